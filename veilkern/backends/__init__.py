@@ -1,0 +1,90 @@
+"""Which backend serves an op: the one place where that is decided.
+
+`list_backends()` names every backend with its ops, or the reason for its absence; `with use_backend("reference"):`
+asks for one by name, and raises where it cannot serve. Without that, the first of ORDER that has the op and whose
+devices hold every tensor serves it. Backends load on first use; a failure is kept as the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+
+from veilkern.errors import BackendError
+
+ORDER = ("cuda", "triton", "cpu", "reference")
+_PLANNED = {
+    "cuda": "not part of this version: CUDA C++ kernels are still to come",
+    "triton": "not part of this version: Triton kernels are still to come",
+}
+_asked: ContextVar[str | None] = ContextVar("veilkern_backend", default=None)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend: its ops by name, the device types it serves ("" for any), and why it is absent, if it is."""
+
+    name: str
+    ops: dict[str, Callable] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    detail: str = ""
+    reason: str | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether it can serve at all."""
+        return self.reason is None
+
+    def serves(self, op: str, tensors: tuple[torch.Tensor, ...]) -> bool:
+        """Whether it has `op` and takes tensors of these devices."""
+        return op in self.ops and (not self.devices or all(t.device.type in self.devices for t in tensors))
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    if name in _PLANNED:
+        return Backend(name, reason=_PLANNED[name])
+    try:
+        module = importlib.import_module(f"veilkern.backends.{name}")
+    except ImportError as error:
+        return Backend(name, reason=f"{error}")
+    return Backend(name, module.OPS, module.DEVICES, module.DETAIL)
+
+
+def list_backends() -> list[Backend]:
+    """Every backend in the order of preference."""
+    return [_load(name) for name in ORDER]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[Backend]:
+    """Serve every op inside the block by this backend; BackendError when it is unknown or absent."""
+    if name not in ORDER:
+        raise BackendError(f"use_backend: no backend {name!r}; there are {', '.join(ORDER)}")
+    backend = _load(name)
+    if not backend.available:
+        raise BackendError(f"use_backend: {name} is not available: {backend.reason}")
+    token = _asked.set(name)
+    try:
+        yield backend
+    finally:
+        _asked.reset(token)
+
+
+def select(op: str, *tensors: torch.Tensor) -> Callable:
+    """The function that serves `op` for these tensors; BackendError, with every reason, when there is none."""
+    asked = _asked.get()
+    for name in ORDER if asked is None else (asked,):
+        backend = _load(name)
+        if backend.serves(op, tensors):
+            return backend.ops[op]
+    devices = sorted({t.device.type for t in tensors})
+    reasons = "; ".join(f"{b.name}: {b.reason or ('no such op' if op not in b.ops else f'serves {b.devices}')}"
+                        for b in list_backends() if asked in (None, b.name))
+    raise BackendError(f"{op}: no backend serves tensors on {', '.join(devices)} ({reasons})")

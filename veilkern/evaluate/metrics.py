@@ -1,0 +1,52 @@
+"""What is left to see: SSIM, PSNR and the residual contour of pairs of 8-bit photos."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from veilkern import ops
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+CHUNK = 64  # photos in float at a time
+
+
+def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SSIM [N] of uint8 [N, 3, H, W]: 11 x 11 Gaussian window of sigma 1.5 (smaller photos: the largest odd window that
+    fits), places where it lies inside, mean over channels."""
+    window = min(11, *((side - 1) // 2 * 2 + 1 for side in x.shape[2:]))
+    return _chunked(lambda a, b: ops.ssim(a / 255, b / 255, window=window), x, y)
+
+
+def psnr(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio [N] in dB of uint8 [N, 3, H, W]; infinite for equal photos."""
+    return _chunked(lambda a, b: 10 * torch.log10(255**2 / (a - b).square().flatten(1).mean(1)), x, y)
+
+
+def contour(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Residual contour [N]: Pearson correlation of the luma of x and y after a Gaussian blur of `sigma` pixels.
+
+    What a human can still make out, which SSIM misses; negative means a photographic negative. 0 where a photo is flat.
+    """
+    return _chunked(lambda a, b: _correlation(_blurred_luma(a, sigma), _blurred_luma(b, sigma)), x, y)
+
+
+def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+    return torch.cat([measure(a.double(), b.double()) for a, b in parts] or [torch.zeros(0, dtype=torch.float64)])
+
+
+def _blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    luma = torch.einsum("nchw,c->nhw", images, images.new_tensor(_LUMA)).unsqueeze(1)
+    radius = min(int(4 * sigma + 0.5), *(side - 1 for side in images.shape[2:]))
+    place = torch.arange(-radius, radius + 1, dtype=luma.dtype)
+    taps = torch.exp(-place.square() / (2 * sigma**2))
+    taps = taps / taps.sum()
+    padded = F.pad(luma, (radius,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).flatten(1)
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    scale = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(scale > 0, (a * b).sum(1) / scale, torch.zeros_like(scale))

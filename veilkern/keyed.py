@@ -1,0 +1,59 @@
+"""Keyed randomness: HKDF (RFC 5869) from the master key to a person's stream, Philox (a counter-based generator) on it.
+
+Whoever has the master key and a person's id can make the person's start again ("unique initial value" of the paper).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import numpy as np
+import torch
+
+MIN_KEY_BYTES = 16
+_SALT = b"veilkern/1"
+
+
+def hkdf_sha256(key: bytes, info: bytes, length: int, salt: bytes = _SALT) -> bytes:
+    """`length` bytes derived from `key` for the purpose `info` (RFC 5869 with SHA-256, extract then expand)."""
+    if not 0 < length <= 255 * 32:
+        raise ValueError(f"hkdf_sha256: length must lie in 1..8160 bytes, got {length}")
+    secret = hmac.new(salt or bytes(32), key, hashlib.sha256).digest()
+    out, block = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.new(secret, block + info + bytes([counter]), hashlib.sha256).digest()
+        out += block
+    return out[:length]
+
+
+def check_key(key: object) -> bytes:
+    """A master key: at least 16 bytes. The message never shows it."""
+    if not isinstance(key, (bytes, bytearray)):
+        raise TypeError(f"key must be bytes, got {type(key).__name__}")
+    if len(key) < MIN_KEY_BYTES:
+        raise ValueError(f"key must have at least {MIN_KEY_BYTES} bytes, got {len(key)}")
+    return bytes(key)
+
+
+def key_id(key: bytes) -> str:
+    """A short name for a key that does not reveal it, to tell which key a bank was crafted with."""
+    return hkdf_sha256(key, b"key id", 8).hex()
+
+
+def stream(key: bytes, person: str, purpose: str) -> np.random.Philox:
+    """The generator of one person and purpose; purposes never share a stream."""
+    info = b"\0".join([purpose.encode(), person.encode(errors="surrogateescape")])
+    material = np.frombuffer(hkdf_sha256(key, info, 16), dtype="<u8")
+    return np.random.Philox(key=material)
+
+
+def uniform(generator: np.random.Philox, shape: tuple[int, ...]) -> torch.Tensor:
+    """float32 uniform in [0, 1) from the top 24 bits of each draw; NumPy guarantees the raw stream for ever."""
+    raw = generator.random_raw(int(np.prod(shape)))
+    return torch.from_numpy(((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32).reshape(shape))
+
+
+def shuffled(generator: np.random.Philox, count: int) -> np.ndarray:
+    """A random order of 0..count - 1: the places of sorted random numbers."""
+    return np.argsort(generator.random_raw(count), kind="stable")

@@ -1,0 +1,125 @@
+"""MobileFaceNet: names of InsightFace_Pytorch; checkpoints of arcface_torch's mbf are renamed to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+class Conv(nn.Module):
+    """Convolution, BN and, unless linear, PReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 1 if kernel == 3 else 0, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.prelu = nn.Identity() if linear else nn.PReLU(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.prelu(self.bn(self.conv(x)))
+
+
+class Bottleneck(nn.Module):
+    """Pointwise to `middle` channels, depthwise with stride, pointwise back; with a shortcut at stride 1."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv = Conv(inputs, middle)
+        self.conv_dw = Conv(middle, middle, 3, stride, middle)
+        self.project = Conv(middle, outputs, linear=True)
+        self.residual = stride == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.project(self.conv_dw(self.conv(x)))
+        return x + y if self.residual else y
+
+
+class Stage(nn.Module):
+    """Bottlenecks in a row (`model`, as the checkpoints call it)."""
+
+    def __init__(self, width: int, middle: int, depth: int):
+        super().__init__()
+        self.model = nn.Sequential(*[Bottleneck(width, middle, width, 1) for _ in range(depth)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What differs between the published networks. stem: blocks of the second layer, 0 for one depthwise convolution."""
+
+    width: int = 64
+    depths: tuple[int, int, int] = (4, 6, 2)
+    stem: int = 0
+    embedding: int = 512
+
+
+class MobileFaceNet(nn.Module):
+    """float [N, 3, 112, 112] RGB in [-1, 1] -> embedding [N, embedding], not normalised."""
+
+    def __init__(self, shape: Shape = Shape()):
+        super().__init__()
+        w = shape.width
+        self.conv1 = Conv(3, w, 3, 2)
+        if shape.stem:
+            self.conv2 = Stage(w, 128, shape.stem)
+        else:
+            self.conv2_dw = Conv(w, w, 3, 1, 64)
+        self.conv_23, self.conv_3 = Bottleneck(w, 128, w, 2), Stage(w, 128, shape.depths[0])
+        self.conv_34, self.conv_4 = Bottleneck(w, 256, 2 * w, 2), Stage(2 * w, 256, shape.depths[1])
+        self.conv_45, self.conv_5 = Bottleneck(2 * w, 512, 2 * w, 2), Stage(2 * w, 256, shape.depths[2])
+        self.conv_6_sep = Conv(2 * w, 512)
+        self.conv_6_dw = Conv(512, 512, 7, groups=512, linear=True)
+        self.linear = nn.Linear(512, shape.embedding, bias=False)
+        self.bn = nn.BatchNorm1d(shape.embedding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        x = self.conv2(x) if hasattr(self, "conv2") else self.conv2_dw(x)
+        x = self.conv_5(self.conv_45(self.conv_4(self.conv_34(self.conv_3(self.conv_23(x))))))
+        return self.bn(self.linear(self.conv_6_dw(self.conv_6_sep(x)).flatten(1)))
+
+
+_PARTS, _LAYERS = ("conv", "conv_dw", "project"), ("conv", "bn", "prelu")
+_PLACES = {"2": "conv_23", "3": "conv_3", "4": "conv_34", "5": "conv_4", "6": "conv_45", "7": "conv_5"}
+
+
+def rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A checkpoint of arcface_torch's mbf in the names used here; any other as it is."""
+    if "features.layers.2.weight" not in state:
+        return dict(state)
+    return {_renamed(key): value for key, value in state.items()}
+
+
+def _renamed(key: str) -> str:
+    if match := re.fullmatch(r"layers\.([0-7])\.layers\.(\d+)\.layers\.(\d)\.layers\.(\d)\.(\w+)", key):
+        place, block, part, layer, leaf = match.groups()
+        return f"{_PLACES.get(place, 'conv2')}.model.{block}.{_PARTS[int(part)]}.{_LAYERS[int(layer)]}.{leaf}"
+    if match := re.fullmatch(r"layers\.([246])\.layers\.(\d)\.layers\.(\d)\.(\w+)", key):
+        place, part, layer, leaf = match.groups()
+        return f"{_PLACES[place]}.{_PARTS[int(part)]}.{_LAYERS[int(layer)]}.{leaf}"
+    if match := re.fullmatch(r"(layers\.0|layers\.1|conv_sep|features\.layers\.0)\.layers\.(\d)\.(\w+)", key):
+        place, layer, leaf = match.groups()
+        names = {"layers.0": "conv1", "layers.1": "conv2_dw", "conv_sep": "conv_6_sep", "features.layers.0": "conv_6_dw"}
+        return f"{names[place]}.{_LAYERS[int(layer)]}.{leaf}"
+    return key.replace("features.layers.2.", "linear.").replace("features.layers.3.", "bn.")
+
+
+def matches(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a checkpoint has one of the two layouts."""
+    return "conv_6_dw.conv.weight" in state or "features.layers.0.layers.0.weight" in state
+
+
+def build(state: Mapping[str, torch.Tensor]) -> tuple[str, MobileFaceNet]:
+    """The network that a checkpoint (renamed) fits, with its name."""
+    def depth(stage: str) -> int:
+        return len({key.split(".")[2] for key in state if key.startswith(f"{stage}.model.")})
+
+    shape = Shape(state["conv1.conv.weight"].shape[0], (depth("conv_3"), depth("conv_4"), depth("conv_5")),
+                  depth("conv2"), state["linear.weight"].shape[0])
+    return "mobilefacenet", MobileFaceNet(shape)

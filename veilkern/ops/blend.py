@@ -1,0 +1,59 @@
+"""blend (eq. 12): protect photos with veils, bit for bit the same on every backend."""
+
+from __future__ import annotations
+
+import torch
+
+from veilkern.backends import select
+from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor
+
+
+def blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, lossless: bool = False,
+          out: torch.Tensor | None = None) -> torch.Tensor:
+    """x' = (a x + (255 - a) v + 127) div 255, the veil of photo i being veils[rows[i]].
+
+    images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64 [N], a integer 0..255 (alpha = a / 255). Returns
+    uint8 [N, 3, H, W], or with lossless uint16 p = a x + (255 - a) v (0..65025), which `recover` inverts exactly.
+    out: where to write (that dtype and shape; it may be `images` itself). Raises TypeError or ValueError naming the
+    argument; rows out of range are ValueError on the CPU.
+    """
+    images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
+    veils = check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
+    check_same_photo("blend", "veils", veils, "images", images)
+    rows = check_rows("blend", rows, len(images), images)
+    a = check_blend("blend", a, 0)
+    if out is None:
+        return torch.ops.veilkern.blend(images, veils, rows, a, lossless)
+    check_tensor("blend", "out", out, [torch.uint16 if lossless else torch.uint8], "[N, 3, H, W]")
+    if out.shape != images.shape:
+        raise ValueError(f"blend: out must be {list(images.shape)}, got {list(out.shape)}")
+    check_same_photo("blend", "out", out, "images", images)
+    torch.ops.veilkern.blend_out(images, veils, rows, a, lossless, out)
+    return out
+
+
+LIBRARY.define("blend(Tensor images, Tensor veils, Tensor rows, int a, bool lossless) -> Tensor")
+LIBRARY.define("blend_out(Tensor images, Tensor veils, Tensor rows, int a, bool lossless, Tensor(a!) out) -> ()")
+
+
+def _fake(images, veils, rows, a, lossless):
+    dtype = torch.uint16 if lossless else torch.uint8
+    return torch.empty(images.shape, dtype=dtype, device=images.device)
+
+
+def _blend(images, veils, rows, a, lossless):
+    out = _fake(images, veils, rows, a, lossless)
+    _blend_out(images, veils, rows, a, lossless, out)
+    return out
+
+
+def _blend_out(images, veils, rows, a, lossless, out):
+    check_row_range("blend", rows, len(veils))
+    if out.numel():
+        select("blend", images, veils, rows, out)(images, veils, rows, a, lossless, out)
+
+
+LIBRARY.impl("blend", _blend, "CompositeExplicitAutograd")
+LIBRARY.impl("blend_out", _blend_out, "CompositeExplicitAutograd")
+torch.library.register_fake("veilkern::blend", _fake, lib=LIBRARY)
+torch.library.register_fake("veilkern::blend_out", lambda *arguments: None, lib=LIBRARY)

@@ -1,0 +1,95 @@
+"""hull_distance (eq. 3-7): squared distance of a feature to the hull of a person's clean features."""
+
+from __future__ import annotations
+
+import torch
+
+KINDS = ("convex", "affine", "span", "centre", "self")
+
+
+def hull_distance(features: torch.Tensor, clean: torch.Tensor, offsets: torch.Tensor, *,
+                  clean_offsets: torch.Tensor | None = None, kind: str = "convex", weights: torch.Tensor | None = None,
+                  own: torch.Tensor | None = None, iterations: int = 2000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """D_i = min_w ||Y^T w - f_i||^2 for the photos f_i of each person, Y that person's clean features.
+
+    features [N, d], person p at rows offsets[p]:offsets[p + 1]; clean [M, d], rows by clean_offsets (default: offsets).
+    kind: `convex` w >= 0, sum w = 1; `affine` sum w = 1; `span` any w; `centre` w = 1 / n; `self` w picks row own[i]
+    of the person (default: the photo's own place). weights [N, m]: a start for `convex`.
+    Returns the distance [N], the weights [N, m] (m the most clean features of a person, zero beyond a person's own)
+    and the gradient [N, d] of the distance with respect to f: 2 (f - Y^T w), by the envelope theorem; the solver is
+    never differentiated through. The distance is differentiable with respect to features, once.
+    """
+    clean_offsets = offsets if clean_offsets is None else clean_offsets
+    person = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+    with torch.no_grad():
+        hull, valid = _padded(clean, clean_offsets)
+        if kind in ("convex", "affine", "span"):
+            w = _solve(features.detach(), hull, valid, person, kind, weights, iterations)
+        elif kind == "centre":
+            w = (valid / valid.sum(1, keepdim=True))[person].to(clean.dtype)
+        else:
+            place = torch.arange(len(features), device=offsets.device) - offsets[person] if own is None else own
+            w = torch.nn.functional.one_hot(place, valid.shape[1]).to(clean.dtype)
+    residual = features - torch.einsum("nm,nmd->nd", w, hull[person])
+    return residual.square().sum(1), w, 2 * residual.detach()
+
+
+def _padded(clean: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean features as [P, m, d] with zero rows beyond a person's own, and the mask [P, m] of what is own."""
+    counts = offsets.diff()
+    width = int(counts.max()) if len(counts) else 0
+    place = torch.arange(width, device=clean.device)
+    valid = place < counts[:, None]
+    index = (offsets[:-1, None] + place).clamp(max=max(len(clean) - 1, 0))
+    return clean[index] * valid[..., None], valid
+
+
+def _solve(features, hull, valid, person, kind, start, iterations):
+    gram = hull @ hull.mT  # [P, m, m], fixed per person
+    cross = torch.einsum("nd,nmd->nm", features, hull[person])
+    if kind == "convex":
+        return _simplex_fista(gram, cross, valid, person, start, iterations)
+    # A ridge far below the features' scale keeps repeated photos solvable; own rows only, the rest stays zero.
+    ridge = 100 * torch.finfo(gram.dtype).eps
+    size = gram.shape[1]
+    system = gram + torch.eye(size, dtype=gram.dtype, device=gram.device) * (ridge + (~valid)[:, None].to(gram.dtype))
+    if kind == "span":
+        return torch.linalg.solve(system[person], cross)
+    one = valid.to(gram.dtype)[..., None]
+    bordered = torch.cat([torch.cat([system, one], 2), torch.cat([one.mT, torch.zeros_like(one[:, :1])], 2)], 1)
+    return torch.linalg.solve(bordered[person], torch.cat([cross, torch.ones_like(cross[:, :1])], 1))[:, :size]
+
+
+def _simplex_fista(gram, cross, valid, person, start, iterations):
+    """Accelerated projected gradient on the simplex with restart, all photos at once, to a small duality gap."""
+    mask = valid[person]
+    w = mask / mask.sum(1, keepdim=True) if start is None else _project(start, mask)
+    w = w.to(gram.dtype)
+    if not w.numel():
+        return w
+    rate = torch.linalg.matrix_norm(gram, ord=float("inf")).clamp_min(1e-12)[person, None]  # >= largest eigenvalue
+    gap_wanted = 1e-6 if gram.dtype == torch.float32 else 1e-11
+    ahead, momentum = w, torch.ones_like(w[:, :1])
+    for count in range(1, iterations + 1):
+        slope = torch.einsum("nm,nmk->nk", ahead, gram[person]) - cross
+        new = _project(ahead - slope / rate, mask)
+        restart = ((ahead - new) * (new - w)).sum(1, keepdim=True) > 0
+        grown = torch.where(restart, torch.ones_like(momentum), (1 + (1 + 4 * momentum**2).sqrt()) / 2)
+        ahead = torch.where(restart, new, new + (momentum - 1) / grown * (new - w))
+        w, momentum = new, grown
+        if count % 10 == 0:
+            slope = torch.einsum("nm,nmk->nk", w, gram[person]) - cross
+            best = slope.masked_fill(~mask, float("inf")).min(1).values
+            if ((slope * w).sum(1) - best).max() <= gap_wanted:
+                break
+    return w
+
+
+def _project(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Euclidean projection of the masked entries of each row onto the simplex (sort and threshold)."""
+    sortable = x.masked_fill(~mask, -1e30)
+    ordered = sortable.sort(1, descending=True).values
+    above = ordered.clamp_min(-1e29).cumsum(1) - 1
+    rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    support = (ordered * rank > above).sum(1, keepdim=True).clamp_min(1)
+    return (sortable - above.gather(1, support - 1) / support).clamp_min(0)

@@ -1,0 +1,30 @@
+"""ssim: structural similarity (Wang et al. 2004) with a Gaussian window."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5, borders: str = "valid",
+         data_range: float = 1.0) -> torch.Tensor:
+    """Mean SSIM [N] of float x, y [N, C, H, W], over channels and places; differentiable.
+
+    borders: `valid` counts only places where the window lies inside; `same` pads with zeros.
+    """
+    channels = x.shape[1]
+    place = torch.arange(window, dtype=x.dtype, device=x.device) - (window - 1) / 2
+    taps = torch.exp(-place.square() / (2 * sigma**2))
+    taps = taps / taps.sum()
+    pad = window // 2 if borders == "same" else 0
+
+    def blur(z: torch.Tensor) -> torch.Tensor:
+        z = F.conv2d(z, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(pad, 0), groups=channels)
+        return F.conv2d(z, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, pad), groups=channels)
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    score = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return score.flatten(1).mean(1)
