@@ -2,8 +2,8 @@
 //
 // images u8 [N, 3HW], veils u8 [P, 3HW], rows i64 [N] -> out u8 or u16 [N, 3HW]. Reads N * 3HW bytes of photos and, as
 // often from cache as from memory, the veils; writes N * 3HW (or twice that) bytes. Nothing else is touched, so the
-// memory is the limit and the arithmetic only has to keep up: p + 127 <= 65152 fits 16 bits, and its division by 255
-// is (p + 127) * 0x8081 >> 23, exact for every 16-bit number.
+// memory is the limit and the arithmetic only has to keep up: (p + 127) div 255 = (p + 128) * 257 >> 16 for every p
+// there is, one 16-bit high multiplication (tests/test_blend.py goes through all p).
 #include "blend.h"
 
 namespace veilkern {
@@ -13,17 +13,17 @@ template <class Out>
 void run_baseline(const std::uint8_t* x, const std::uint8_t* v, Out* out, std::int64_t n, int a) {
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint32_t p = static_cast<std::uint32_t>(a * x[i] + (255 - a) * v[i]);
-    out[i] = static_cast<Out>(sizeof(Out) == 1 ? (p + 127) * 0x8081u >> 23 : p);
+    out[i] = static_cast<Out>(sizeof(Out) == 1 ? (p + 128) * 257u >> 16 : p);
   }
 }
 
 #ifdef VEILKERN_X86
 VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::uint8_t* out, std::int64_t n, int a) {
-  const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi16(127), inverse = _mm256_set1_epi16(short(0x8081));
+  const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi16(128), inverse = _mm256_set1_epi16(257);
   const __m256i wx = _mm256_set1_epi16(short(a)), wv = _mm256_set1_epi16(short(255 - a));
   const auto mix = [&](__m256i x16, __m256i v16) VEILKERN_AVX2 {
     const __m256i p = _mm256_add_epi16(_mm256_mullo_epi16(x16, wx), _mm256_mullo_epi16(v16, wv));
-    return _mm256_srli_epi16(_mm256_mulhi_epu16(_mm256_add_epi16(p, half), inverse), 7);
+    return _mm256_mulhi_epu16(_mm256_add_epi16(p, half), inverse);
   };
   std::int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
@@ -51,11 +51,11 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::u
 
 VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                                 int a) {
-  const __m512i zero = _mm512_setzero_si512(), half = _mm512_set1_epi16(127), inverse = _mm512_set1_epi16(short(0x8081));
+  const __m512i zero = _mm512_setzero_si512(), half = _mm512_set1_epi16(128), inverse = _mm512_set1_epi16(257);
   const __m512i wx = _mm512_set1_epi16(short(a)), wv = _mm512_set1_epi16(short(255 - a));
   const auto mix = [&](__m512i x16, __m512i v16) VEILKERN_AVX512 {
     const __m512i p = _mm512_add_epi16(_mm512_mullo_epi16(x16, wx), _mm512_mullo_epi16(v16, wv));
-    return _mm512_srli_epi16(_mm512_mulhi_epu16(_mm512_add_epi16(p, half), inverse), 7);
+    return _mm512_mulhi_epu16(_mm512_add_epi16(p, half), inverse);
   };
   std::int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
@@ -88,7 +88,7 @@ void blend(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, 
   if (isa() == Isa::avx512) run = run_avx512;
   if (isa() == Isa::avx2) run = run_avx2;
 #endif
-  for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+  for_each_run(rows, count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(images.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, a);
   });
 }

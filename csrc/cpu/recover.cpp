@@ -5,7 +5,9 @@
 //
 // All in unsigned 16 bits: t is an integer, so floor((2 t + a) / (2 a)) = floor((t + a div 2) / a); below zero the
 // result clamps to 0 and above t = 255 a to 255, so d = min(max(t, 0), 255 a) gives the same x = (d + a div 2) div a,
-// and d + a div 2 <= 65152. The division by the run-time constant a is a multiplication (see Divider).
+// and d + a div 2 <= 65152. The division by the run-time constant a is a multiplication (see Divider). The vector code
+// leaves the upper bound to the narrowing at the end: the multiplication grows with d, so d > 255 a gives 255 or more,
+// and for a > 1 less than 2^15, which saturates to 255 (a = 1 takes the plain loop).
 #include "recover.h"
 
 namespace veilkern {
@@ -60,15 +62,15 @@ void run_baseline(const In* hidden, const std::uint8_t* v, std::uint8_t* out, st
 
 #ifdef VEILKERN_X86
 struct Wide256 {
-  __m256i weight, top, add, factor;
+  __m256i weight, add, factor;
   __m128i shift;
   VEILKERN_AVX2 explicit Wide256(const Plan& plan)
-      : weight(_mm256_set1_epi16(short(plan.veil_weight))), top(_mm256_set1_epi16(short(plan.top))),
+      : weight(_mm256_set1_epi16(short(plan.veil_weight))),
         add(_mm256_set1_epi16(short(plan.half + plan.divide.bias))),
         factor(_mm256_set1_epi16(short(plan.divide.factor))), shift(_mm_cvtsi32_si128(plan.divide.shift)) {}
   VEILKERN_AVX2 __m256i operator()(__m256i p, __m256i v) const {
-    const __m256i d = _mm256_min_epu16(_mm256_subs_epu16(p, _mm256_mullo_epi16(v, weight)), top);
-    return _mm256_srl_epi16(_mm256_mulhi_epu16(_mm256_add_epi16(d, add), factor), shift);
+    const __m256i d = _mm256_subs_epu16(p, _mm256_mullo_epi16(v, weight));
+    return _mm256_srl_epi16(_mm256_mulhi_epu16(_mm256_adds_epu16(d, add), factor), shift);
   }
 };
 
@@ -104,15 +106,14 @@ VEILKERN_AVX2 void run_avx2(const std::uint16_t* hidden, const std::uint8_t* v, 
 }
 
 struct Wide512 {
-  __m512i weight, top, add, factor;
-  __m128i shift;
+  __m512i weight, add, factor, shift;
   VEILKERN_AVX512 explicit Wide512(const Plan& plan)
-      : weight(_mm512_set1_epi16(short(plan.veil_weight))), top(_mm512_set1_epi16(short(plan.top))),
+      : weight(_mm512_set1_epi16(short(plan.veil_weight))),
         add(_mm512_set1_epi16(short(plan.half + plan.divide.bias))),
-        factor(_mm512_set1_epi16(short(plan.divide.factor))), shift(_mm_cvtsi32_si128(plan.divide.shift)) {}
+        factor(_mm512_set1_epi16(short(plan.divide.factor))), shift(_mm512_set1_epi16(short(plan.divide.shift))) {}
   VEILKERN_AVX512 __m512i operator()(__m512i p, __m512i v) const {
-    const __m512i d = _mm512_min_epu16(_mm512_subs_epu16(p, _mm512_mullo_epi16(v, weight)), top);
-    return _mm512_srl_epi16(_mm512_mulhi_epu16(_mm512_add_epi16(d, add), factor), shift);
+    const __m512i d = _mm512_subs_epu16(p, _mm512_mullo_epi16(v, weight));
+    return _mm512_srlv_epi16(_mm512_mulhi_epu16(_mm512_adds_epu16(d, add), factor), shift);
   }
 };
 
@@ -138,7 +139,7 @@ VEILKERN_AVX512 void run_avx512(const std::uint16_t* hidden, const std::uint8_t*
   for (; i + 32 <= n; i += 32) {
     const __m512i vs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
     const __m512i x = back(_mm512_loadu_si512(hidden + i), vs);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm512_cvtepi16_epi8(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm512_cvtusepi16_epi8(x));
   }
   run_baseline(hidden + i, v + i, out + i, n - i, plan);
 }
@@ -150,10 +151,10 @@ void recover(Photos<const In> hidden, Photos<const std::uint8_t> veils, const st
   const Plan plan(a);
   auto run = run_baseline<In>;
 #ifdef VEILKERN_X86
-  if (isa() == Isa::avx512) run = run_avx512;
-  if (isa() == Isa::avx2) run = run_avx2;
+  if (isa() == Isa::avx512 && a > 1) run = run_avx512;
+  if (isa() == Isa::avx2 && a > 1) run = run_avx2;
 #endif
-  for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+  for_each_run(rows, count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(hidden.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, plan);
   });
 }

@@ -1,11 +1,11 @@
-// Which instruction set the kernels use, chosen once at run time, and the even split of a batch over threads.
+// Which instruction set the kernels use, chosen at run time, and the even split of a batch over threads.
 #pragma once
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "pool.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define VEILKERN_X86 1
@@ -31,36 +31,31 @@ struct Photos {
   T* photo(std::int64_t i) const { return data + i * stride; }
 };
 
-// Threads are started per call, not kept: a pool does not survive the fork of a serving process, and starting one
-// costs about 20 microseconds, little beside the 1 MiB of work that each is given at least.
-constexpr std::int64_t kValuesPerThread = 1 << 20;
+// Work is handed out in parts of this many values: large beside the cost of handing one out, small enough that a thread
+// that wakes late leaves the rest to the others.
+constexpr std::int64_t kValuesPerPart = 1 << 18;
+
+// Photos in the order of their veils: a veil then stays in the nearest cache while its photos pass.
+std::vector<std::int64_t> by_row(const std::int64_t* rows, std::int64_t count);
 
 // Calls body(photo, begin, end) so that every value of every photo is covered once. The split is by values, not by
-// photos, in multiples of 64, so that two threads share the work evenly and each line of memory has one writer.
+// photos, in multiples of 64, so that threads share the work evenly and each line of memory has one writer. Which
+// thread does what changes no bit of the result: every value is computed on its own.
 template <class Body>
-void for_each_run(std::int64_t count, std::int64_t pixels, int threads, const Body& body) {
+void for_each_run(const std::int64_t* rows, std::int64_t count, std::int64_t pixels, int threads, const Body& body) {
   const std::int64_t total = count * pixels;
-  const std::int64_t parts = std::max<std::int64_t>(1, std::min<std::int64_t>(threads, total / kValuesPerThread));
-  const auto work = [&](std::int64_t part) {
-    const auto cut = [&](std::int64_t k) { return k == parts ? total : total / parts * k / 64 * 64; };
+  if (total == 0) return;
+  const auto order = by_row(rows, count);
+  const auto parts = static_cast<int>(std::max<std::int64_t>(1, total / kValuesPerPart));
+  const auto cut = [&](int k) { return k == parts ? total : total / parts * k / 64 * 64; };
+  run_parts(parts, threads, [&](int part) {
     for (std::int64_t at = cut(part), end = cut(part + 1); at < end;) {
-      const std::int64_t photo = at / pixels, begin = at - photo * pixels;
+      const std::int64_t place = at / pixels, begin = at - place * pixels;
       const std::int64_t stop = std::min(pixels, begin + (end - at));
-      body(photo, begin, stop);
+      body(order[static_cast<std::size_t>(place)], begin, stop);
       at += stop - begin;
     }
-  };
-  std::vector<std::thread> others;
-  others.reserve(static_cast<std::size_t>(parts - 1));
-  for (std::int64_t part = 1; part < parts; ++part) {
-    try {
-      others.emplace_back(work, part);
-    } catch (const std::system_error&) {  // no more threads to be had: do the work here
-      work(part);
-    }
-  }
-  work(0);
-  for (auto& thread : others) thread.join();
+  });
 }
 
 }  // namespace veilkern

@@ -17,17 +17,20 @@ DEVICES = ("cpu",)
 DETAIL = f"C++, {_cpu.isa()}"
 
 
-def _dense(images: torch.Tensor) -> torch.Tensor:
-    """`images` itself when each photo lies whole in memory (photos may be apart, in any order), else a copy."""
-    whole = images.shape[0] < 2 or images[0].is_contiguous()
-    return images if whole and images[:1].is_contiguous() else images.contiguous()
+def _dense(images: torch.Tensor) -> bool:
+    """Whether each photo lies whole in memory; photos may be apart, or in any order."""
+    height, width = images.shape[2:]
+    return images.stride()[1:] == (height * width, width, 1) or images[:1].is_contiguous()
 
 
 def _launch(kernel, images, veils, rows, a, out):
-    source, bank, index = _dense(images), _dense(veils), rows.contiguous()  # named: they must outlive the call
-    target = out if _dense(out) is out else torch.empty_like(out, memory_format=torch.contiguous_format)
+    source = images if _dense(images) else images.contiguous()  # named: they must outlive the call
+    bank = veils if _dense(veils) else veils.contiguous()
+    index = rows.contiguous()
+    target = out if _dense(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+    count, channels, height, width = source.shape
     kernel(source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-           target.stride(0), source.shape[0], source[:1].numel(), a, torch.get_num_threads())
+           target.stride(0), count, channels * height * width, a, torch.get_num_threads())
     if target is not out:
         out.copy_(target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -14,16 +15,31 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
 
     A number in `shape` must match exactly. TypeError for another type or dtype, ValueError for another shape.
     """
+    wanted = _parse(shape) if torch.compiler.is_compiling() else _sides(shape)
+    if isinstance(value, torch.Tensor) and value.dtype in dtypes and value.ndim == len(wanted) \
+            and all(w is None or w == n for w, n in zip(wanted, value.shape, strict=True)):
+        return value
     kinds = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, {kinds} {shape}, got {type(value).__name__}")
     if value.dtype not in dtypes:
         raise TypeError(f"{op}: {name} must be {kinds} {shape}, got {str(value.dtype).removeprefix('torch.')} "
                         f"{list(value.shape)}")
-    wanted = [part.strip() for part in shape.strip("[]").split(",")]
-    if value.ndim != len(wanted) or any(w.isdigit() and int(w) != n for w, n in zip(wanted, value.shape, strict=False)):
-        raise ValueError(f"{op}: {name} must be {kinds} {shape}, got {list(value.shape)}")
-    return value
+    raise ValueError(f"{op}: {name} must be {kinds} {shape}, got {list(value.shape)}")
+
+
+def _parse(shape: str) -> tuple[int | None, ...]:
+    """Each side of a shape as written: a number, or None for a letter."""
+    return tuple([int(part) if part.strip().isdigit() else None for part in shape.strip("[]").split(",")])
+
+
+_sides = functools.lru_cache(maxsize=1024)(_parse)  # torch.compile does not trace caches
+
+
+def runs_now(tensor: torch.Tensor) -> bool:
+    """Whether an op may run its body at once: plain tensors outside of torch.compile. It saves the dispatcher's time,
+    which for small batches is as long as the kernel's."""
+    return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 
 def check_same_photo(op: str, name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:

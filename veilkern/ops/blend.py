@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor
+from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor, runs_now
 
 
 def blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, lossless: bool = False,
@@ -23,12 +23,12 @@ def blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int,
     rows = check_rows("blend", rows, len(images), images)
     a = check_blend("blend", a, 0)
     if out is None:
-        return torch.ops.veilkern.blend(images, veils, rows, a, lossless)
+        return (_blend if runs_now(images) else torch.ops.veilkern.blend)(images, veils, rows, a, lossless)
     check_tensor("blend", "out", out, [torch.uint16 if lossless else torch.uint8], "[N, 3, H, W]")
     if out.shape != images.shape:
         raise ValueError(f"blend: out must be {list(images.shape)}, got {list(out.shape)}")
     check_same_photo("blend", "out", out, "images", images)
-    torch.ops.veilkern.blend_out(images, veils, rows, a, lossless, out)
+    (_blend_out if runs_now(images) else torch.ops.veilkern.blend_out)(images, veils, rows, a, lossless, out)
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor
+from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor, runs_now
 from veilkern.reference.recover import gaussian_weights
 
 
@@ -26,12 +26,12 @@ def recover(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a:
     if gaussian_sigma is not None:
         gaussian_sigma = _check_sigma(gaussian_sigma, protected)
     if out is None:
-        return torch.ops.veilkern.recover(protected, veils, rows, a, gaussian_sigma)
+        return (_recover if runs_now(protected) else torch.ops.veilkern.recover)(protected, veils, rows, a, gaussian_sigma)
     check_tensor("recover", "out", out, [torch.uint8], "[N, 3, H, W]")
     if out.shape != protected.shape:
         raise ValueError(f"recover: out must be {list(protected.shape)}, got {list(out.shape)}")
     check_same_photo("recover", "out", out, "protected", protected)
-    torch.ops.veilkern.recover_out(protected, veils, rows, a, gaussian_sigma, out)
+    (_recover_out if runs_now(protected) else torch.ops.veilkern.recover_out)(protected, veils, rows, a, gaussian_sigma, out)
     return out
 
 

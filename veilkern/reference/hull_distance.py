@@ -26,7 +26,7 @@ def hull_distance(features: torch.Tensor, clean: torch.Tensor, offsets: torch.Te
         if kind in ("convex", "affine", "span"):
             w = _solve(features.detach(), hull, valid, person, kind, weights, iterations)
         elif kind == "centre":
-            w = (valid / valid.sum(1, keepdim=True))[person].to(clean.dtype)
+            w = (valid.to(clean.dtype) / valid.sum(1, keepdim=True))[person]
         else:
             place = torch.arange(len(features), device=offsets.device) - offsets[person] if own is None else own
             w = torch.nn.functional.one_hot(place, valid.shape[1]).to(clean.dtype)
@@ -63,8 +63,7 @@ def _solve(features, hull, valid, person, kind, start, iterations):
 def _simplex_fista(gram, cross, valid, person, start, iterations):
     """Accelerated projected gradient on the simplex with restart, all photos at once, to a small duality gap."""
     mask = valid[person]
-    w = mask / mask.sum(1, keepdim=True) if start is None else _project(start, mask)
-    w = w.to(gram.dtype)
+    w = mask.to(gram.dtype) / mask.sum(1, keepdim=True) if start is None else _project(start, mask)
     if not w.numel():
         return w
     rate = torch.linalg.matrix_norm(gram, ord=float("inf")).clamp_min(1e-12)[person, None]  # >= largest eigenvalue

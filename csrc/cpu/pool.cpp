@@ -1,0 +1,100 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace veilkern {
+namespace {
+
+class Pool {
+ public:
+  // False when another call holds the helpers.
+  bool run(int parts, int threads, const std::function<void(int)>& work) {
+    const std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+    if (!mine) return false;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      grow(std::min(parts, threads) - 1);
+      seats_ = std::min(parts, threads) - 1;
+      work_ = &work;
+      parts_ = parts;
+      next_ = 0;
+      left_ = parts;
+      ++batch_;
+    }
+    wake_.notify_all();
+    take(work, parts);
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [&] { return left_ == 0 && inside_ == 0; });
+    work_ = nullptr;
+    return true;
+  }
+
+ private:
+  // Parts are handed out one by one, so a helper that wakes late takes none from a quick one.
+  void take(const std::function<void(int)>& work, int parts) {
+    for (int part; (part = next_.fetch_add(1)) < parts;) {
+      work(part);
+      left_.fetch_sub(1);
+    }
+  }
+
+  void grow(int wanted) {  // under mutex_
+    try {
+      while (helpers_ < wanted) {
+        std::thread([this] { help(); }).detach();
+        ++helpers_;
+      }
+    } catch (const std::system_error&) {
+      // No more threads to be had: those there, and the caller, do the work.
+    }
+  }
+
+  [[noreturn]] void help() {
+    unsigned long seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return batch_ != seen && work_ != nullptr && seats_ > 0; });
+      seen = batch_;
+      const auto* work = work_;
+      const int parts = parts_;
+      --seats_;
+      ++inside_;
+      lock.unlock();
+      take(*work, parts);
+      lock.lock();
+      --inside_;
+      if (left_ == 0 && inside_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex busy_, mutex_;
+  std::condition_variable wake_, done_;
+  const std::function<void(int)>* work_ = nullptr;
+  std::atomic<int> next_{0}, left_{0};
+  int parts_ = 0, helpers_ = 0, inside_ = 0, seats_ = 0;
+  unsigned long batch_ = 0;
+};
+
+// Never destroyed: helpers may still wait on it while the process ends. A forked child, which has none of the helpers
+// and perhaps a lock held by nobody, gets a new one and leaves the old alone.
+std::atomic<Pool*> pool{new Pool};
+#ifndef _WIN32
+[[maybe_unused]] const int after_fork = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+#endif
+
+}  // namespace
+
+void run_parts(int parts, int threads, const std::function<void(int)>& work) {
+  if (parts > 1 && threads > 1 && pool.load()->run(parts, threads, work)) return;
+  for (int part = 0; part < parts; ++part) work(part);
+}
+
+}  // namespace veilkern

@@ -1,0 +1,49 @@
+"""What the tests share: small people, a small network, the real faces where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import veilkern as vk
+from veilkern.samples import load_model, synthetic_people
+
+
+@pytest.fixture(scope="session")
+def sample_model() -> vk.FaceModel:
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def people() -> vk.People:
+    """Four synthetic people with 6 photos each."""
+    return synthetic_people(4, 6, seed=31)
+
+
+@pytest.fixture(scope="session")
+def small_bank(sample_model, people) -> vk.VeilBank:
+    """Veils of these people, crafted on their first 4 photos."""
+    return vk.craft(sample_model, people.split(2)[0], vk.CraftConfig(seed=1, steps=30), progress=False).bank
+
+
+@pytest.fixture(scope="session")
+def real_faces() -> Path:
+    """The folder of real faces and networks; a test that asks for it skips without it."""
+    folder = os.environ.get("VEILKERN_REAL_FACES")
+    if not folder:
+        pytest.skip("VEILKERN_REAL_FACES is not set: no folder of real faces to test on")
+    path = Path(folder)
+    assert path.is_dir(), f"VEILKERN_REAL_FACES={folder} is not a folder"
+    return path
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def offsets_of(counts) -> torch.Tensor:
+    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)

@@ -1,0 +1,222 @@
+"""blend: the integer formula, on every backend and instruction set, for every value."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import veilkern as vk
+from veilkern import ops
+from veilkern.backends import list_backends
+
+BACKENDS = [b.name for b in list_backends() if b.available]
+native = pytest.mark.skipif("cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"),
+                            reason="the C++ module is not built")
+
+
+def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """All 65536 (x, v), three times, as two photos of 3 x 256 x 256."""
+    x, v = torch.meshgrid(torch.arange(256, dtype=torch.uint8), torch.arange(256, dtype=torch.uint8), indexing="ij")
+    return x.expand(1, 3, 256, 256).contiguous(), v.expand(1, 3, 256, 256).contiguous()
+
+
+def batch(n=5, people=3, side=13, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
+            torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
+            torch.randint(0, people, (n,), generator=g))
+
+
+def formula(images, veils, rows, a, lossless=False):
+    """The contract in NumPy."""
+    p = a * images.numpy().astype(np.int64) + (255 - a) * veils.numpy().astype(np.int64)[rows.numpy()]
+    return torch.from_numpy(p.astype(np.uint16) if lossless else ((p + 127) // 255).astype(np.uint8))
+
+
+@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
+def path(request):
+    """Every way that a CPU may take through the op."""
+    if request.param == "reference":
+        with vk.use_backend("reference"):
+            yield request.param
+        return
+    if "cpu" not in BACKENDS:
+        pytest.skip("the C++ module is not built")
+    from veilkern import _cpu
+
+    if request.param not in ("baseline", "avx2", "avx512")[:["baseline", "avx2", "avx512"].index(_cpu.best_isa()) + 1]:
+        pytest.skip(f"this processor has no {request.param}")
+    _cpu.set_isa(request.param)
+    try:
+        with vk.use_backend("cpu"):
+            yield request.param
+    finally:
+        _cpu.set_isa(_cpu.best_isa())
+
+
+def test_native_is_there_where_it_must_be():
+    if os.environ.get("VEILKERN_REQUIRE_NATIVE"):
+        assert "cpu" in BACKENDS
+
+
+@pytest.mark.parametrize("a", [0, 1, 2, 50, 51, 127, 128, 200, 254, 255])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_every_value(path, a, lossless):
+    x, v = every_pair()
+    rows = torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(ops.blend(x, v, rows, a, lossless=lossless), formula(x, v, rows, a, lossless))
+
+
+def test_rounding_trick_is_exact():
+    p = np.arange(65026)
+    assert np.array_equal((p + 127) // 255, (p + 128) * 257 >> 16)
+
+
+@pytest.mark.parametrize("n,side", [(0, 8), (1, 1), (1, 7), (3, 13), (9, 33)])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_odd_sizes_and_mixed_rows(path, n, side, lossless):
+    images, veils, rows = batch(n, 3, side)
+    assert torch.equal(ops.blend(images, veils, rows, 51, lossless=lossless), formula(images, veils, rows, 51, lossless))
+
+
+def test_strided_inputs_and_outputs(path):
+    images, veils, rows = batch(8, 5, 12)
+    wanted = formula(images, veils, rows, 51)
+    assert torch.equal(ops.blend(images.to(memory_format=torch.channels_last), veils, rows, 51), wanted)
+    assert torch.equal(ops.blend(images, veils.to(memory_format=torch.channels_last), rows, 51), wanted)
+    assert torch.equal(ops.blend(images[::2], veils, rows[::2], 51), wanted[::2])
+    assert torch.equal(ops.blend(images.transpose(2, 3), veils.transpose(2, 3), rows, 51), wanted.transpose(2, 3))
+    assert torch.equal(ops.blend(images[:, :, 2:9], veils[:, :, 2:9], rows, 51), wanted[:, :, 2:9])
+    assert torch.equal(ops.blend(images[:1].expand(4, -1, -1, -1), veils, rows[:4], 51),
+                       formula(images[:1].repeat(4, 1, 1, 1), veils, rows[:4], 51))
+    out = torch.zeros((16, 3, 12, 12), dtype=torch.uint8)
+    assert ops.blend(images, veils, rows, 51, out=out[::2]).data_ptr() == out.data_ptr()
+    assert torch.equal(out[::2], wanted) and not out[1::2].any()
+    nhwc = torch.zeros((8, 12, 12, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    assert torch.equal(ops.blend(images, veils, rows, 51, out=nhwc), wanted)
+    assert torch.equal(ops.blend(images, veils, rows, 51, out=images), wanted)  # in place
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 6), people=st.integers(1, 4), h=st.integers(1, 40), w=st.integers(1, 40), a=st.integers(0, 255),
+       seed=st.integers(0, 1000), lossless=st.booleans())
+def test_any_shape(n, people, h, w, a, seed, lossless):
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
+    veils = torch.randint(0, 256, (people, 3, h, w), dtype=torch.uint8, generator=g)
+    rows = torch.randint(0, people, (n,), generator=g)
+    assert torch.equal(ops.blend(images, veils, rows, a, lossless=lossless), formula(images, veils, rows, a, lossless))
+
+
+@native
+def test_any_number_of_threads_and_callers():
+    images, veils, rows = batch(64, 9, 112)
+    wanted = formula(images, veils, rows, 51)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            assert torch.equal(ops.blend(images, veils, rows, 51), wanted)
+    finally:
+        torch.set_num_threads(before)
+    wrong = []
+
+    def call():
+        for _ in range(10):
+            if not torch.equal(ops.blend(images, veils, rows, 51), wanted):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_after_a_fork():
+    """A serving backend forks its workers after the pool has run in the parent."""
+    images, veils, rows = batch(64, 9, 112)
+    wanted = ops.blend(images, veils, rows, 51)
+    expected, out = wanted.numpy().tobytes(), torch.empty_like(images)
+    child = os.fork()
+    if child == 0:  # no torch op but ours: torch's own OpenMP threads do not survive a fork
+        ops.blend(images, veils, rows, 51, out=out)
+        os._exit(0 if out.numpy().tobytes() == expected else 1)
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the forked child hangs")
+    assert status == 0
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_torch_schema(lossless):
+    images, veils, rows = batch()
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.veilkern.blend, (images, veils, rows, 51, lossless), test_utils=checks)
+    out = torch.empty(images.shape, dtype=torch.uint16 if lossless else torch.uint8)
+    torch.library.opcheck(torch.ops.veilkern.blend_out, (images, veils, rows, 51, lossless, out), test_utils=checks[:3])
+
+
+def test_compiles_whole():
+    images, veils, rows = batch()
+    compiled = torch.compile(lambda i, v, r: ops.blend(i, v, r, 51), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(images, veils, rows), formula(images, veils, rows, 51))
+
+
+@pytest.mark.parametrize("change,error,words", [
+    ({"images": torch.zeros(2, 3, 4, 4)}, TypeError, "blend: images must be uint8"),
+    ({"images": [1]}, TypeError, "blend: images must be a tensor"),
+    ({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, ValueError, "images must be uint8 \\[N, 3, H, W\\]"),
+    ({"veils": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)}, ValueError, "veils must hold photos like images"),
+    ({"rows": torch.zeros(2)}, TypeError, "rows must be int64"),
+    ({"rows": torch.zeros(3, dtype=torch.int64)}, ValueError, "rows must have one entry per photo, 2, got 3"),
+    ({"rows": torch.tensor([0, 2])}, ValueError, "rows must lie in 0..1"),
+    ({"rows": torch.tensor([0, -1])}, ValueError, "rows must lie in 0..1"),
+    ({"a": 256}, ValueError, "a must lie in 0..255"),
+    ({"a": 0.2}, TypeError, "a must be an integer"),
+    ({"a": True}, TypeError, "a must be an integer"),
+    ({"out": torch.zeros(2, 3, 4, 4)}, TypeError, "out must be uint8"),
+    ({"out": torch.zeros(3, 3, 4, 4, dtype=torch.uint8)}, ValueError, "out must be"),
+])
+def test_wrong_arguments(change, error, words):
+    images, veils, rows = batch(2, 2, 4)
+    arguments = {"images": images, "veils": veils, "rows": rows, "a": 51} | change
+    with pytest.raises(error, match=words):
+        ops.blend(**arguments)
+
+
+def test_a_bad_row_writes_nothing():
+    images, veils, _ = batch(2, 2, 4)
+    out = torch.full_like(images, 7)
+    with pytest.raises(ValueError, match="rows must lie in"):
+        ops.blend(images, veils, torch.tensor([0, 9]), 51, out=out)
+    assert (out == 7).all()
+
+
+@pytest.mark.large
+@pytest.mark.skipif(not os.environ.get("VEILKERN_LARGE"), reason="VEILKERN_LARGE is not set: needs 9 GiB")
+def test_more_than_2_to_31_values():
+    side, n = 1024, 700  # 2.2e9 values
+    images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
+    veils = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    rows = torch.arange(n) % 2
+    out = ops.blend(images, veils, rows, 51, out=torch.empty_like(images))
+    for i in (0, 1, n - 1):
+        assert torch.equal(out[i:i + 1], formula(images[i:i + 1], veils, rows[i:i + 1], 51))

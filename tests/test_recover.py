@@ -1,0 +1,140 @@
+"""recover: the integer formula on every backend, the error bound, exactness from the lossless form."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import veilkern as vk
+from veilkern import ops, reference
+from veilkern.reference.recover import gaussian_weights
+
+_spec = importlib.util.spec_from_file_location("veilkern_test_blend", Path(__file__).with_name("test_blend.py"))
+_blend_tests = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_blend_tests)
+path, every_pair, batch, native = (getattr(_blend_tests, n) for n in ("path", "every_pair", "batch", "native"))
+
+
+def formula(hidden, veils, rows, a):
+    """The contract in NumPy: exact integers."""
+    scale = 255 if hidden.dtype == torch.uint8 else 1
+    t = scale * hidden.numpy().astype(np.int64) - (255 - a) * veils.numpy().astype(np.int64)[rows.numpy()]
+    return torch.from_numpy(np.clip((2 * t + a) // (2 * a), 0, 255).astype(np.uint8))
+
+
+ROW = torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("a", [1, 2, 3, 7, 50, 51, 64, 127, 128, 129, 200, 253, 254, 255])
+def test_every_value(path, a):
+    hidden, veils = every_pair()
+    assert torch.equal(ops.recover(hidden, veils, ROW, a), formula(hidden, veils, ROW, a))
+
+
+@native
+def test_every_blend(path):
+    """Every (x, v, a): within the bound from 8 bits, exact from 16."""
+    x, v = every_pair()
+    x, v = x[:, :, :, :].contiguous(), v
+    for a in range(1, 256):
+        error = (ops.recover(ops.blend(x, v, ROW, a), v, ROW, a).int() - x.int()).abs().max().item()
+        assert error <= (a + 254) // (2 * a), f"a = {a}: {error}"
+        assert torch.equal(ops.recover(ops.blend(x, v, ROW, a, lossless=True), v, ROW, a), x), f"a = {a}"
+
+
+def test_bound_at_the_default_is_two_levels():
+    assert (51 + 254) // (2 * 51) == 2
+
+
+@pytest.mark.parametrize("a", [1, 2, 51, 128, 255])
+def test_any_sixteen_bit_number(path, a):
+    """A damaged lossless photo may hold anything up to 65535."""
+    hidden = torch.from_numpy(np.resize(np.arange(65536, dtype=np.uint16), 3 * 256 * 256).reshape(1, 3, 256, 256))
+    veils = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ops.recover(hidden, veils, ROW, a), formula(hidden, veils, ROW, a))
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 6), people=st.integers(1, 4), h=st.integers(1, 40), w=st.integers(1, 40), a=st.integers(1, 255),
+       seed=st.integers(0, 1000), wide=st.booleans())
+def test_any_shape(n, people, h, w, a, seed, wide):
+    g = torch.Generator().manual_seed(seed)
+    hidden = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
+    hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
+    veils = torch.randint(0, 256, (people, 3, h, w), dtype=torch.uint8, generator=g)
+    rows = torch.randint(0, people, (n,), generator=g)
+    assert torch.equal(ops.recover(hidden, veils, rows, a), formula(hidden, veils, rows, a))
+
+
+def test_strided_and_out(path):
+    hidden, veils, rows = batch(8, 5, 12)
+    wanted = formula(hidden, veils, rows, 51)
+    assert torch.equal(ops.recover(hidden.to(memory_format=torch.channels_last), veils, rows, 51), wanted)
+    assert torch.equal(ops.recover(hidden[::2], veils, rows[::2], 51), wanted[::2])
+    out = torch.empty_like(hidden)
+    assert ops.recover(hidden, veils, rows, 51, out=out) is out and torch.equal(out, wanted)
+
+
+def test_float_form_inverts_the_float_blend():
+    g = torch.Generator().manual_seed(0)
+    x, v = torch.rand(4, 3, 5, 5, generator=g, dtype=torch.float64), torch.rand(2, 3, 5, 5, generator=g, dtype=torch.float64)
+    rows = torch.tensor([0, 1, 1, 0])
+    hidden = reference.blend_float(x, v, rows, 0.2)
+    torch.testing.assert_close(reference.recover_float(hidden, v, rows, 0.2), x, atol=1e-12, rtol=0)
+    assert torch.autograd.gradcheck(lambda a, b: reference.blend_float(a, b, rows, 0.2), (x.requires_grad_(), v.requires_grad_()))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
+def test_gaussian_filter(path, sigma):
+    from scipy.ndimage import correlate1d
+
+    hidden, veils, rows = batch(4, 2, 20)
+    found = ops.recover(hidden, veils, rows, 51, gaussian_sigma=sigma)
+    weights = np.array(gaussian_weights(sigma))
+    assert weights.sum() == 4096 and (weights >= 0).all()
+    plain = formula(hidden, veils, rows, 51).numpy().astype(np.int64)
+    wanted = correlate1d(correlate1d(plain, weights, axis=2, mode="mirror"), weights, axis=3, mode="mirror")
+    assert np.array_equal(found.numpy(), ((wanted + 2**23) // 2**24).astype(np.uint8))
+
+
+def test_gaussian_is_five_by_five_at_one():
+    assert len(gaussian_weights(1.0)) == 5
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_torch_schema(wide):
+    hidden, veils, rows = batch()
+    hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.veilkern.recover, (hidden, veils, rows, 51, None), test_utils=checks)
+    torch.library.opcheck(torch.ops.veilkern.recover_out, (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])),
+                          test_utils=checks[:3])
+
+
+def test_compiles_whole():
+    hidden, veils, rows = batch()
+    compiled = torch.compile(lambda h, v, r: ops.recover(h, v, r, 51, gaussian_sigma=1.0), fullgraph=True, backend="aot_eager")
+    with vk.use_backend("reference"):
+        wanted = ops.recover(hidden, veils, rows, 51, gaussian_sigma=1.0)
+    assert torch.equal(compiled(hidden, veils, rows), wanted)
+
+
+@pytest.mark.parametrize("change,error,words", [
+    ({"protected": torch.zeros(2, 3, 4, 4)}, TypeError, "recover: protected must be uint8 or uint16"),
+    ({"a": 0}, ValueError, "a must lie in 1..255"),
+    ({"rows": torch.tensor([5, 0])}, ValueError, "rows must lie in 0..1"),
+    ({"gaussian_sigma": 0.0}, ValueError, "gaussian_sigma must lie in"),
+    ({"gaussian_sigma": "1"}, TypeError, "gaussian_sigma must be a number"),
+    ({"gaussian_sigma": 9.0}, ValueError, "too far for photos of 4 x 4"),
+    ({"out": torch.zeros(2, 3, 4, 4, dtype=torch.uint16)}, TypeError, "out must be uint8"),
+])
+def test_wrong_arguments(change, error, words):
+    hidden, veils, rows = batch(2, 2, 4)
+    with pytest.raises(error, match=words):
+        ops.recover(**({"protected": hidden, "veils": veils, "rows": rows, "a": 51} | change))
