@@ -197,11 +197,14 @@ def _alternatives(spec: InputSpec) -> dict[str, InputSpec]:
 
 def _frozen(module: nn.Module) -> nn.Module:
     try:
-        module = copy.deepcopy(module)  # the caller's network keeps its mode and its gradients
+        with torch.no_grad():  # or the copied parameters of a scripted module would be no leaves
+            module = copy.deepcopy(module)  # the caller's network keeps its mode and its gradients
     except (RuntimeError, TypeError, NotImplementedError):
         pass  # some scripted modules cannot be copied
     try:
         module.eval()
     except NotImplementedError:
         pass  # torch.export modules have no modes; they are exported in the mode they were in
-    return module.requires_grad_(False)
+    for parameter in module.parameters():  # scripted modules have no requires_grad_ of their own
+        parameter.requires_grad_(False)
+    return module

@@ -17,7 +17,7 @@ from veilkern.errors import BankError
 from veilkern.files import atomic_write, is_plain_name
 
 FORMAT, FORMAT_VERSION = "veilkern.bank", 1
-MAX_SIDE, MAX_PEOPLE, MAX_ABOUT_BYTES = 8192, 10_000_000, 1 << 30
+MAX_SIDE, MAX_PEOPLE = 8192, 10_000_000
 
 
 def photo_id(image: torch.Tensor) -> str:
@@ -101,8 +101,9 @@ class VeilBank:
                             "config": self.config, "key_id": self.key_id, "key": self.key, "version": self.version},
                            sort_keys=True, ensure_ascii=True)
         veils = self.veils.detach().cpu().contiguous()
-        meta = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "about": about, "sha256": _digest(veils, about)}
-        atomic_write(path, save({"veils": veils}, meta), mode=0o600)
+        # One entry, since safetensors writes several in any order and the same bank should be the same bytes.
+        entry = json.dumps({"version": FORMAT_VERSION, "sha256": _digest(veils, about), "about": about})
+        atomic_write(path, save({"veils": veils}, {FORMAT: entry}), mode=0o600)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> VeilBank:
@@ -133,32 +134,41 @@ def _digest(veils: torch.Tensor, about: str) -> str:
 
 
 def _check_header(path: Path, file) -> tuple[str, str]:
-    meta = file.metadata() or {}
-    if meta.get("format") != FORMAT:
+    entry = (file.metadata() or {}).get(FORMAT)
+    if entry is None:
         raise BankError(f"{path}: a safetensors file, but not a veil bank")
-    if meta.get("format_version") != str(FORMAT_VERSION):
-        raise BankError(f"{path}: veil bank format {meta.get('format_version')!r}; this veilkern reads {FORMAT_VERSION}")
-    about = meta.get("about", "")
-    if len(about) > MAX_ABOUT_BYTES or set(file.keys()) != {"veils"} or "sha256" not in meta:
+    meta = _parse(path, entry)
+    if meta.get("version") != FORMAT_VERSION:
+        raise BankError(f"{path}: veil bank format {meta.get('version')!r}; this veilkern reads {FORMAT_VERSION}")
+    about, sha256 = meta.get("about"), meta.get("sha256")
+    if not isinstance(about, str) or not isinstance(sha256, str) or set(file.keys()) != {"veils"}:
         raise BankError(f"{path}: not the parts of a veil bank")
     part = file.get_slice("veils")
     shape, dtype = part.get_shape(), part.get_dtype()
     if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not all(1 <= n <= MAX_SIDE for n in shape[2:]) \
             or shape[0] > MAX_PEOPLE:
         raise BankError(f"{path}: veils must be uint8 [P, 3, H, W], got {dtype} {shape}")
-    try:
-        values = json.loads(about)
-    except ValueError as error:
-        raise BankError(f"{path}: damaged description: {error}") from error
+    values = _parse(path, about)
     wanted = {"names", "blend", "records", "model", "config", "key_id", "key", "version"}
-    if not isinstance(values, dict) or set(values) != wanted:
+    if set(values) != wanted:
         raise BankError(f"{path}: damaged description: wanted the entries {', '.join(sorted(wanted))}")
     kinds = {"names": list, "records": list, "model": dict, "config": dict, "key_id": str, "key": str, "version": str}
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
             raise BankError(f"{path}: damaged description: {name} must be a {kind.__name__}")
     _check_names(values["names"], shape[0], BankError, str(path))
-    return about, meta["sha256"]
+    return about, sha256
+
+
+def _parse(path: Path, text: str) -> dict:
+    """A JSON object, or BankError."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BankError(f"{path}: damaged description: {error}") from error
+    if not isinstance(values, dict):
+        raise BankError(f"{path}: damaged description: not a JSON object")
+    return values
 
 
 def _check_names(names: Sequence[object], count: int, error: type[Exception], where: str) -> None:

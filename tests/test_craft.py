@@ -1,0 +1,223 @@
+"""craft: what it promises about bits, persons, failures, interruption and quality on the embedded default."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import veilkern as vk
+from veilkern import reference
+from veilkern.craft import _Draws, _waves
+from veilkern.errors import ModelError
+from veilkern.evaluate import metrics
+
+KEY = b"sixteen bytes at least"
+FAST = vk.CraftConfig(steps=4)
+
+
+def test_quality_on_the_embedded_default(sample_model, people):
+    crafting, unseen = people.split(2)
+    result = vk.craft(sample_model, crafting, key=KEY, held_out=unseen, progress=False)
+    assert result.bank.names == people.names and result.key is None
+    for record in result.report:
+        assert record["status"] == "converged" and 20 <= record["steps"] <= 80
+        assert record["cosine"] > 0.9 and record["held_out"]["cosine"] > 0.85 and record["held_out"]["rank1"] == 1.0
+    hidden = vk.protect(people.images, result.bank, result.bank.rows(people.names)[people.rows])
+    assert metrics.ssim(people.images, hidden).mean() < 0.02
+    back = vk.recover(hidden, result.bank, people.rows)
+    assert (back.int() - people.images.int()).abs().max() <= 2
+
+
+def test_the_recorded_losses_are_those_of_the_finished_veils(sample_model, people):
+    result = vk.craft(sample_model, people, FAST, key=KEY, progress=False)
+    for p, record in enumerate(result.report):
+        x, veil = people.photos(p), result.bank.veils[p:p + 1]
+        hidden = reference.blend(x, veil, torch.zeros(len(x), dtype=torch.int64), 51)
+        features, clean = sample_model.features(hidden), sample_model.features(x)
+        distance = (features - clean.mean(0)).square().sum(1).mean().item()
+        assert record["feature_distance"] == pytest.approx(distance, abs=1e-4)
+        mixed = 0.2 * x.double() / 255 + 0.8 * veil.double() / 255
+        visual = (x.double() / 255 - mixed).flatten(1).norm(dim=1).mean().item()
+        assert record["visual"] == pytest.approx(visual, rel=1e-4)
+        total = distance - 0.05 * visual + 0.01 * reference.block_variance(mixed).mean().item()
+        assert record["total"] == pytest.approx(total, abs=1e-3)
+
+
+def test_same_bits_again_and_other_bits_for_another_key(sample_model, people, tmp_path):
+    paths = []
+    for i, key in enumerate((KEY, KEY, b"another key of enough bytes")):
+        bank = vk.craft(sample_model, people, FAST, key=key, progress=False).bank
+        bank.save(tmp_path / f"{i}")
+        paths.append((tmp_path / f"{i}").read_bytes())
+    assert paths[0] == paths[1] != paths[2]
+    assert KEY.hex().encode() not in paths[0] and KEY not in paths[0]
+
+
+def test_keys_and_seeds(sample_model, people):
+    fresh = vk.craft(sample_model, people, FAST, progress=False)
+    assert len(fresh.key) == 32 and fresh.bank.key == fresh.key.hex() and fresh.key.hex() not in repr(fresh)
+    again = vk.craft(sample_model, people, FAST, key=fresh.key, progress=False)
+    assert torch.equal(again.bank.veils, fresh.bank.veils) and again.bank.key == "" and again.bank.key_id == fresh.bank.key_id
+    seeded = [vk.craft(sample_model, people, vk.CraftConfig(steps=4, seed=s), progress=False).bank.veils for s in (1, 1, 2)]
+    assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
+    with pytest.raises(ValueError, match="not both"):
+        vk.craft(sample_model, people, vk.CraftConfig(seed=1), key=KEY)
+    with pytest.raises(ValueError, match="at least 16 bytes"):
+        vk.craft(sample_model, people, FAST, key=b"short")
+
+
+@pytest.mark.parametrize("change", [
+    {"subspace": "convex"}, {"subspace": "affine"}, {"subspace": "span"}, {"subspace": "self", "mu": 0.0},
+    {"visual": "mse", "lam": 3.0}, {"variance": "literal"}, {"block": (4, 4), "block_stride": 4}, {"schedule": "cosine"},
+    {"schedule": "constant"}, {"photos_per_step": 3}, {"photos_per_step": 0}, {"decay": 0.0}, {"alpha": 102 / 255},
+    {"lam": 0.0}, {"mu": 0.0}, {"step_size": 2 / 255}])
+def test_every_option_does_something_and_works(sample_model, people, change):
+    few = people.split(3)[0]
+    plain = vk.craft(sample_model, few, vk.CraftConfig(steps=6, seed=3), progress=False)
+    other = vk.craft(sample_model, few, vk.CraftConfig(steps=6, seed=3, **change), progress=False)
+    assert not torch.equal(plain.bank.veils, other.bank.veils)
+    start = vk.craft(sample_model, few, vk.CraftConfig(steps=1, seed=3, **change), progress=False)
+    mean = [sum(r["feature_distance"] for r in result.report) for result in (start, other)]
+    assert mean[1] < mean[0] or change.get("step_size")
+
+
+def test_ragged_people_one_photo_included(sample_model, people):
+    ragged = people.take([0, 6, 7, 12, 13, 14, 15, 16, 17])
+    result = vk.craft(sample_model, ragged, vk.CraftConfig(steps=5, photos_per_step=4), key=KEY, progress=False)
+    assert [r["photos"] for r in result.report] == [1, 2, 6]
+    assert all(not r["status"].startswith("failed") for r in result.report)
+
+
+def test_photos_in_flight_bounds_the_batch(people):
+    sizes = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+
+    model = vk.FaceModel(Watch())
+    for flight, per_step in ((3, 1), (2, 5), (7, 0)):
+        sizes.clear()
+        vk.craft(model, people, vk.CraftConfig(steps=2, photos_in_flight=flight, photos_per_step=per_step), progress=False)
+        assert max(sizes) <= flight
+    assert _waves(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
+
+
+def test_photos_are_drawn_without_replacement():
+    from veilkern import keyed
+
+    draws = _Draws(keyed.stream(KEY, "p", "photos"), 10, 3)
+    drawn = [draws.next().tolist() for _ in range(40)]
+    assert all(len(set(d)) == 3 for d in drawn)
+    flat = [i for d in drawn for i in d]
+    for start in range(0, 120, 10):
+        assert len(set(flat[start:start + 10])) >= 8  # all ten, but for who stood aside to not come twice in a step
+    assert all(11 <= flat.count(i) <= 13 for i in range(10))
+
+
+class Poisoned(nn.Module):
+    """Features are NaN for photos whose first pixel is white."""
+
+    def forward(self, x):
+        f = nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+        return f + torch.where(x[:, 0, 0, 0] > 0.99, float("nan"), 0.0)[:, None]
+
+
+def test_one_persons_failure_is_hers_alone(people):
+    images = people.images.clone()
+    images[:, 0, 0, 0] = 100
+    images[6:12, 0, 0, 0] = 255
+    marked = vk.People(images, people.offsets, people.names, people.files)
+    result = vk.craft(vk.FaceModel(Poisoned()), marked, FAST, key=KEY, progress=False)
+    assert [r["status"].startswith("failed: the network's features of the clean photos") for r in result.report] == \
+        [False, True, False, False]
+    assert result.bank.names == [people.names[i] for i in (0, 2, 3)]
+    alone = vk.craft(vk.FaceModel(Poisoned()), marked.take([*range(6), *range(12, 24)]), FAST, key=KEY, progress=False)
+    assert torch.equal(alone.bank.veils, result.bank.veils)
+
+
+def test_gradients_that_are_not_finite(people):
+    class NoGradient(nn.Module):
+        def forward(self, x):
+            f = nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+            return f + torch.sqrt(f * 0)  # the value is right, its gradient 0 / 0
+
+    result = vk.craft(vk.FaceModel(NoGradient()), people, FAST, key=KEY, progress=False)
+    assert all(r["status"] == "failed: the gradient was not finite in step 1" for r in result.report)
+    assert len(result.bank) == 0
+
+
+def test_a_network_of_nan_is_an_error(people):
+    class Nothing(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :8] * float("nan")
+
+    with pytest.raises(ModelError, match="NaN, infinity or a zero vector"):
+        vk.craft(vk.FaceModel(Nothing()), people, FAST, progress=False)
+
+
+def test_ctrl_c_keeps_what_is_finished(sample_model, people):
+    config = vk.CraftConfig(steps=4, photos_in_flight=2, early_stop=False)
+
+    def stop(done, total):
+        if done > 8 + 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(vk.CraftInterrupted) as caught:
+        vk.craft(sample_model, people, config, key=KEY, progress=stop)
+    result = caught.value.result
+    assert isinstance(caught.value, KeyboardInterrupt) and result.bank.names == people.names[:2]
+    assert [r["status"] for r in result.report[2:]] == ["failed: interrupted"] * 2
+    whole = vk.craft(sample_model, people, config, key=KEY, progress=False)
+    assert torch.equal(whole.bank.veils[:2], result.bank.veils)
+
+
+def test_early_stop_and_statuses(sample_model, people):
+    base = {"seed": 1, "steps": 60}
+    eager = vk.craft(sample_model, people, vk.CraftConfig(**base, stop_improvement=0.5, patience=5), progress=False)
+    assert all(r["steps"] < 60 and r["status"] == "converged" for r in eager.report)
+    never = vk.craft(sample_model, people, vk.CraftConfig(**base, early_stop=False), progress=False)
+    assert all(r["steps"] == 60 for r in never.report)
+    strict = vk.craft(sample_model, people, vk.CraftConfig(seed=1, steps=3, stop_distance=0.0), progress=False)
+    assert all(r["status"] == "step limit" and r["steps"] == 3 for r in strict.report)
+
+
+def test_progress_is_told(sample_model, people):
+    seen = []
+    vk.craft(sample_model, people, FAST, key=KEY, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (16, 16) and seen == sorted(seen)
+
+
+def test_wrong_arguments(sample_model, people):
+    with pytest.raises(TypeError, match="model must be a FaceModel"):
+        vk.craft(nn.Identity(), people)
+    with pytest.raises(TypeError, match="config must be a CraftConfig"):
+        vk.craft(sample_model, people, {"steps": 3})
+    small = vk.People.from_images([torch.zeros((2, 3, 50, 50), dtype=torch.uint8)])
+    with pytest.raises(ValueError, match="the network wants photos of"):
+        vk.craft(sample_model, small)
+    with pytest.raises(ValueError, match="held_out must hold photos of the same persons"):
+        vk.craft(sample_model, people.take(range(6)), held_out=people)
+
+
+def test_config():
+    assert vk.CraftConfig().blend == 51 and vk.CraftConfig(alpha=100 / 255).blend == 100
+    with pytest.warns(UserWarning, match="alpha 0.3 rounded to 76/255"):
+        assert vk.CraftConfig(alpha=0.3).blend == 76
+    config = vk.CraftConfig(block=[4, 5], steps=7)
+    assert vk.CraftConfig(**config.as_dict()) == config
+    steps = [vk.CraftConfig(steps=10, step_size=0.1, schedule=s) for s in ("linear", "cosine", "constant")]
+    assert [round(c.step_at(5), 3) for c in steps] == [0.05, 0.05, 0.1]
+
+
+@pytest.mark.parametrize("change,error", [
+    ({"alpha": 0.0}, ValueError), ({"alpha": 1}, ValueError), ({"alpha": "0.2"}, TypeError), ({"steps": 0}, ValueError),
+    ({"steps": 1.5}, TypeError), ({"lam": -1.0}, ValueError), ({"mu": float("nan")}, ValueError), ({"schedule": "x"}, ValueError),
+    ({"subspace": "x"}, ValueError), ({"visual": "x"}, ValueError), ({"variance": "x"}, ValueError), ({"block": (0, 3)}, ValueError),
+    ({"block": 3}, TypeError), ({"seed": -1}, ValueError), ({"seed": 1.0}, TypeError), ({"photos_in_flight": 0}, ValueError),
+    ({"step_size": 3.0}, ValueError), ({"early_stop": 1}, TypeError), ({"patience": True}, TypeError)])
+def test_config_refuses(change, error):
+    with pytest.raises(error, match=f"CraftConfig: {next(iter(change))}"):
+        vk.CraftConfig(**change)

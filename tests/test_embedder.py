@@ -1,0 +1,241 @@
+"""FaceModel: its input, its output, what is wrong with a network, and every way to load one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import veilkern as vk
+from veilkern.errors import ModelError
+from veilkern.models import IR, IResNet, MobileFaceNet, iresnet, loading, mobilefacenet
+
+
+class Net(nn.Module):
+    """Small enough for any test: mean colours of 4 x 4 places, mixed."""
+
+    def __init__(self, size=16):
+        super().__init__()
+        self.mix = nn.Linear(48, size)
+
+    def forward(self, x):
+        return self.mix(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+
+
+class Returns(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, x):
+        return self.what(x)
+
+
+X = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_normalised_and_the_callers_network_is_left_alone():
+    net = Net().train()
+    model = vk.FaceModel(net)
+    features = model.embed(X.clone().requires_grad_())
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+    (gradient,) = torch.autograd.grad(model.embed(x := X.clone().requires_grad_())[0, 0], x)
+    assert gradient[0].any() and not gradient[1].any()
+    assert net.training and all(p.requires_grad for p in net.parameters())
+    assert not any(p.requires_grad for p in model.module.parameters())
+
+
+def test_input_spec():
+    seen = {}
+    net = Returns(lambda x: seen.setdefault("x", x).flatten(1)[:, :5] + 1)
+    vk.FaceModel(net, mean=(1, 2, 3), std=(2, 4, 5), bgr=True, value_range=255).embed(X)
+    wanted = (X.flip(1) * 255 - torch.tensor([1, 2, 3.0]).view(3, 1, 1)) / torch.tensor([2, 4, 5.0]).view(3, 1, 1)
+    torch.testing.assert_close(seen["x"], wanted)
+
+
+@pytest.mark.parametrize("what,words", [
+    (lambda x: x, r"float tensor \[2, d\]"), (lambda x: (x, x), "must return a tensor"),
+    (lambda x: x.flatten(1)[:1], r"one row a photo"), (lambda x: x.flatten(1).long(), "float tensor"),
+    (lambda x: x.flatten(1)[:, :1], "float tensor"), (lambda x: x @ torch.zeros(7, 7), "the network failed on"),
+])
+def test_wrong_outputs(what, words):
+    with pytest.raises(ModelError, match=words):
+        vk.FaceModel(Returns(what)).embed(X)
+
+
+@pytest.mark.parametrize("what", [lambda x: x.flatten(1)[:, :4] * float("nan"), lambda x: x.flatten(1)[:, :4] * 0])
+def test_nan_and_zero_features(what):
+    images = torch.zeros(3, 3, 112, 112, dtype=torch.uint8) + 9
+    with pytest.raises(ModelError, match="NaN, infinity or a zero vector for 3 of 3 photos"):
+        vk.FaceModel(Returns(what)).features(images)
+
+
+def test_un_normalised_and_4d_outputs_are_taken():
+    long = vk.FaceModel(Returns(lambda x: 1000 * x.flatten(1)[:, :8, None, None]))
+    torch.testing.assert_close(long.embed(X).norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("change,error", [({"size": (1, 2, 3)}, ValueError), ({"std": (0, 1, 1)}, ValueError),
+                                          ({"mean": (1,)}, ValueError), ({"module": 3}, TypeError)])
+def test_wrong_arguments(change, error):
+    with pytest.raises(error):
+        vk.FaceModel(**({"module": Net()} | change))
+    with pytest.raises(ValueError, match="x must be"):
+        vk.FaceModel(Net()).embed(torch.zeros(1, 3, 64, 64))
+
+
+def test_fingerprint():
+    net = Net()
+    one = vk.FaceModel(net).fingerprint
+    assert one == vk.FaceModel(net).fingerprint
+    assert one != vk.FaceModel(net, bgr=True).fingerprint
+    with torch.no_grad():
+        net.mix.bias[3] += 1e-6
+    assert one != vk.FaceModel(net).fingerprint
+
+
+def test_check_passes_and_names_the_cause(sample_model, people):
+    assert sample_model.check(people).auc > 0.99
+    picky = nn.Sequential(nn.Hardtanh(), sample_model.module)  # sees nothing outside of [-1, 1]
+    wrong = vk.FaceModel(picky, mean=(-9.0,) * 3, std=(0.5,) * 3)
+    with pytest.raises(ModelError, match=r"does not tell these people apart.*likely cause: .*\[-1, 1\]"):
+        wrong.check(people)
+    untrained = vk.FaceModel(Returns(lambda x: torch.randn(len(x), 8, generator=torch.Generator().manual_seed(3))))
+    with pytest.raises(ModelError, match="aligned"):
+        untrained.check(people)
+    with pytest.raises(ValueError, match="two persons"):
+        sample_model.check(people.take([0, 1]))
+
+
+def randomised(net):
+    """Weights and running statistics that are not the defaults."""
+    g = torch.Generator().manual_seed(1)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            if value.ndim > 1:  # keep the size of what flows through
+                value.copy_(torch.randn(value.shape, generator=g) * value[0].numel() ** -0.5)
+            else:
+                value.copy_(0.2 * torch.rand(value.shape, generator=g) + 0.9 * ("mean" not in name and "bias" not in name))
+    return net.eval()
+
+
+MBF = mobilefacenet.Shape(embedding=128)
+NETWORKS = {"iresnet18": lambda: IResNet(iresnet.DEPTHS["iresnet18"]), "ir50": IR, "ir_se50": lambda: IR(excite=True),
+            "mobilefacenet": lambda: MobileFaceNet(MBF)}
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_checkpoints_load_by_layout(tmp_path, name, suffix):
+    net = randomised(NETWORKS[name]())
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}}, path)
+    else:
+        save_file(net.state_dict(), path)
+    for source in (path, f"{name}:{path}"):
+        model = vk.FaceModel.load(source)
+        assert model.name == name and model.input.mean == (0.5,) * 3
+        with torch.no_grad():
+            wanted = nn.functional.normalize(net((X - 0.5) / 0.5))
+        torch.testing.assert_close(model.embed(X), wanted)
+
+
+@pytest.mark.parametrize("name", ["iresnet18", "iresnet34", "iresnet50", "iresnet100"])
+def test_parameter_counts_are_the_published_ones(name):
+    millions = {"iresnet18": 24.0, "iresnet34": 34.1, "iresnet50": 43.6, "iresnet100": 65.2}[name]
+    with torch.device("meta"):
+        net = IResNet(iresnet.DEPTHS[name])
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def arcface_names(state):
+    """A MobileFaceNet state dict in the names of arcface_torch's mbf."""
+    places = {"conv1": "layers.0", "conv2_dw": "layers.1", "conv_23": "layers.2", "conv_3": "layers.3", "conv_34": "layers.4",
+              "conv_4": "layers.5", "conv_45": "layers.6", "conv_5": "layers.7", "conv_6_sep": "conv_sep",
+              "conv_6_dw": "features.layers.0", "linear": "features.layers.2", "bn": "features.layers.3"}
+    parts = {"conv": "0", "bn": "1", "prelu": "2", "conv_dw": "1", "project": "2"}
+    renamed = {}
+    for key, value in state.items():
+        place, *middle, leaf = key.split(".")
+        new = places[place]
+        for part in middle:
+            new += "" if part == "model" else f".layers.{part if part.isdigit() else parts[part]}"
+        renamed[f"{new}.{leaf}"] = value
+    return renamed
+
+
+def test_the_other_mobilefacenet_layout(tmp_path):
+    net = randomised(MobileFaceNet(mobilefacenet.Shape(width=128, embedding=512)))
+    torch.save(arcface_names(net.state_dict()), tmp_path / "mbf.pt")
+    model = vk.FaceModel.load(tmp_path / "mbf.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(model.embed(X), nn.functional.normalize(net((X - 0.5) / 0.5)))
+
+
+def test_torchscript_and_export(tmp_path):
+    net = Net().eval()
+    torch.jit.script(net).save(str(tmp_path / "net.pt"))
+    batch = torch.export.Dim("batch", min=1, max=512)
+    torch.export.save(torch.export.export(net, (X,), dynamic_shapes=({0: batch},)), tmp_path / "net.pt2")
+    wanted = vk.FaceModel(net).embed(X)
+    for name in ("net.pt", "net.pt2"):
+        model = vk.FaceModel.load(tmp_path / name)
+        torch.testing.assert_close(model.embed(X), wanted)
+        assert torch.autograd.grad(model.embed(x := X.clone().requires_grad_()).sum(), x)[0].any()
+        assert len(model.fingerprint) == 64
+
+
+def test_onnx_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "onnx2torch", None)
+    with pytest.raises(ModelError, match=r"veilkern\[onnx\]"):
+        vk.FaceModel.load(tmp_path / "net.onnx")
+
+
+def test_python_files_with_neighbours_of_one_name(tmp_path):
+    for folder, size in (("one", 4), ("two", 6)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "common.py").write_text(f"SIZE = {size}\n")
+        (tmp_path / folder / "net.py").write_text(
+            "import torch\nfrom common import SIZE\n\n\ndef load():\n"
+            "    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, SIZE))\n")
+        model = vk.FaceModel.load(f"{tmp_path / folder}/net.py:load")
+        assert model.embed(X).shape == (2, size) and model.name == "net:load"
+    assert "common" not in sys.modules and str(tmp_path / "one") not in sys.path
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("def load():\n    raise RuntimeError('no weights')\n\n\ndef number():\n    return 3\n")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    state = IR().state_dict()
+    state.pop("body.3.res_layer.0.weight")
+    torch.save(state, tmp_path / "part.pth")
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    for source, words in ((f"{file}:load", "RuntimeError: no weights"), (f"{file}:number", "must return a torch.nn.Module"),
+                          (f"{file}:absent", "AttributeError"), (f"{tmp_path}/none.py:load", "no such file"),
+                          (tmp_path / "other.pth", "no known layout"), (tmp_path / "list.pth", "not a state dict"),
+                          (tmp_path / "part.pth", "not a whole ir50 checkpoint"), (tmp_path / "junk.pth", "cannot be read"),
+                          (f"iresnet18:{tmp_path}/absent.pth", "no such checkpoint"), ("nothing", "no such network file")):
+        with pytest.raises(ModelError, match=words):
+            vk.FaceModel.load(source)
+    torch.save(IR().state_dict(), tmp_path / "ir.pth")
+    with pytest.raises(ModelError, match="holds ir50, not ir_se50"):
+        vk.FaceModel.load(f"ir_se50:{tmp_path}/ir.pth")
+    with pytest.raises(TypeError, match="source must be"):
+        vk.FaceModel.load(3)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match="weights only"):
+        loading.load(tmp_path / "evil.pth")
