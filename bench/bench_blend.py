@@ -36,11 +36,13 @@ def rivals(photos: int, people: int = 64) -> dict:
     rows = torch.randint(0, people, (photos,), generator=generator)
     out = torch.empty_like(images)
     compiled = torch.compile(reference.blend, dynamic=False)
-    return {"veilkern": functools.partial(ops.blend, images, veils, rows, A, out=out),
-            "eager": functools.partial(reference.blend, images, veils, rows, A),
-            "eager_float": functools.partial(eager_float, images, veils, rows, A),
-            "compile": functools.partial(compiled, images, veils, rows, A),
-            "copy": functools.partial(out.copy_, images)}
+    return {
+        "veilkern": functools.partial(ops.blend, images, veils, rows, A, out=out),
+        "eager": functools.partial(reference.blend, images, veils, rows, A),
+        "eager_float": functools.partial(eager_float, images, veils, rows, A),
+        "compile": functools.partial(compiled, images, veils, rows, A),
+        "copy": functools.partial(out.copy_, images),
+    }
 
 
 @pytest.mark.parametrize("photos", SIZES)

@@ -37,11 +37,13 @@ def rivals(photos: int, people: int = 64) -> dict:
     images = ops.blend(originals, veils, rows, A)
     out = torch.empty_like(images)
     compiled = torch.compile(reference.recover, dynamic=False)
-    return {"veilkern": functools.partial(ops.recover, images, veils, rows, A, out=out),
-            "eager": functools.partial(reference.recover, images, veils, rows, A),
-            "eager_float": functools.partial(eager_float, images, veils, rows, A),
-            "compile": functools.partial(compiled, images, veils, rows, A),
-            "copy": functools.partial(out.copy_, images)}
+    return {
+        "veilkern": functools.partial(ops.recover, images, veils, rows, A, out=out),
+        "eager": functools.partial(reference.recover, images, veils, rows, A),
+        "eager_float": functools.partial(eager_float, images, veils, rows, A),
+        "compile": functools.partial(compiled, images, veils, rows, A),
+        "copy": functools.partial(out.copy_, images),
+    }
 
 
 @pytest.mark.parametrize("photos", SIZES)
@@ -56,4 +58,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
     for photos in SIZES:
-        report("recover", f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, interleaved(rivals(photos)), out)
+        report(
+            "recover", f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, interleaved(rivals(photos)), out
+        )

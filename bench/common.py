@@ -15,7 +15,9 @@ import torch
 import veilkern
 
 
-def interleaved(rivals: dict[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 0.05) -> dict[str, float]:
+def interleaved(
+    rivals: dict[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 0.05
+) -> dict[str, float]:
     """Median seconds a call of each rival. Every round times every rival in turn, so that a slow moment of the machine
     hits all alike; each sample repeats a call for about `seconds`."""
     repeats = {}
@@ -39,18 +41,42 @@ def machine() -> dict:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__, "veilkern": veilkern.__version__,
-            "python": platform.python_version(), "commit": commit}
+        cpu = next(
+            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "veilkern": veilkern.__version__,
+        "python": platform.python_version(),
+        "commit": commit,
+    }
+
+
+def described(about: dict) -> str:
+    """machine() as a line of text."""
+    return (
+        f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, Python {about['python']}, "
+        f"commit {about['commit']}."
+    )
 
 
 def report(op: str, size: str, moved: int, times: dict[str, float], out: Path | None = None) -> dict:
     """Print and return one row: times and ratios to ours, bytes moved, share of the copy's speed."""
     ours = times["veilkern"]
-    row = {"op": op, "size": size, "bytes": moved, "ours_ms": round(ours * 1e3, 3), "gb_s": round(moved / ours / 1e9, 2),
-           **{f"x_{name}": round(t / ours, 2) for name, t in times.items() if name not in ("veilkern", "copy")},
-           "x_copy_time": round(ours / times["copy"], 2)}
+    row = {
+        "op": op,
+        "size": size,
+        "bytes": moved,
+        "ours_ms": round(ours * 1e3, 3),
+        "gb_s": round(moved / ours / 1e9, 2),
+        **{f"x_{name}": round(t / ours, 2) for name, t in times.items() if name not in ("veilkern", "copy")},
+        "x_copy_time": round(ours / times["copy"], 2),
+    }
     print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

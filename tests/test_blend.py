@@ -18,8 +18,9 @@ from veilkern import ops
 from veilkern.backends import list_backends
 
 BACKENDS = [b.name for b in list_backends() if b.available]
-native = pytest.mark.skipif("cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"),
-                            reason="the C++ module is not built")
+native = pytest.mark.skipif(
+    "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
+)
 
 
 def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,9 +31,11 @@ def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def batch(n=5, people=3, side=13, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return (torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
-            torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
-            torch.randint(0, people, (n,), generator=g))
+    return (
+        torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
+        torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
+        torch.randint(0, people, (n,), generator=g),
+    )
 
 
 def formula(images, veils, rows, a, lossless=False):
@@ -52,7 +55,7 @@ def path(request):
         pytest.skip("the C++ module is not built")
     from veilkern import _cpu
 
-    if request.param not in ("baseline", "avx2", "avx512")[:["baseline", "avx2", "avx512"].index(_cpu.best_isa()) + 1]:
+    if request.param not in ("baseline", "avx2", "avx512")[: ["baseline", "avx2", "avx512"].index(_cpu.best_isa()) + 1]:
         pytest.skip(f"this processor has no {request.param}")
     _cpu.set_isa(request.param)
     try:
@@ -84,7 +87,9 @@ def test_rounding_trick_is_exact():
 @pytest.mark.parametrize("lossless", [False, True])
 def test_odd_sizes_and_mixed_rows(path, n, side, lossless):
     images, veils, rows = batch(n, 3, side)
-    assert torch.equal(ops.blend(images, veils, rows, 51, lossless=lossless), formula(images, veils, rows, 51, lossless))
+    assert torch.equal(
+        ops.blend(images, veils, rows, 51, lossless=lossless), formula(images, veils, rows, 51, lossless)
+    )
 
 
 def test_strided_inputs_and_outputs(path):
@@ -95,8 +100,10 @@ def test_strided_inputs_and_outputs(path):
     assert torch.equal(ops.blend(images[::2], veils, rows[::2], 51), wanted[::2])
     assert torch.equal(ops.blend(images.transpose(2, 3), veils.transpose(2, 3), rows, 51), wanted.transpose(2, 3))
     assert torch.equal(ops.blend(images[:, :, 2:9], veils[:, :, 2:9], rows, 51), wanted[:, :, 2:9])
-    assert torch.equal(ops.blend(images[:1].expand(4, -1, -1, -1), veils, rows[:4], 51),
-                       formula(images[:1].repeat(4, 1, 1, 1), veils, rows[:4], 51))
+    assert torch.equal(
+        ops.blend(images[:1].expand(4, -1, -1, -1), veils, rows[:4], 51),
+        formula(images[:1].repeat(4, 1, 1, 1), veils, rows[:4], 51),
+    )
     out = torch.zeros((16, 3, 12, 12), dtype=torch.uint8)
     assert ops.blend(images, veils, rows, 51, out=out[::2]).data_ptr() == out.data_ptr()
     assert torch.equal(out[::2], wanted) and not out[1::2].any()
@@ -106,8 +113,15 @@ def test_strided_inputs_and_outputs(path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(0, 6), people=st.integers(1, 4), h=st.integers(1, 40), w=st.integers(1, 40), a=st.integers(0, 255),
-       seed=st.integers(0, 1000), lossless=st.booleans())
+@given(
+    n=st.integers(0, 6),
+    people=st.integers(1, 4),
+    h=st.integers(1, 40),
+    w=st.integers(1, 40),
+    a=st.integers(0, 255),
+    seed=st.integers(0, 1000),
+    lossless=st.booleans(),
+)
 def test_any_shape(n, people, h, w, a, seed, lossless):
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
@@ -180,21 +194,24 @@ def test_compiles_whole():
     assert torch.equal(compiled(images, veils, rows), formula(images, veils, rows, 51))
 
 
-@pytest.mark.parametrize("change,error,words", [
-    ({"images": torch.zeros(2, 3, 4, 4)}, TypeError, "blend: images must be uint8"),
-    ({"images": [1]}, TypeError, "blend: images must be a tensor"),
-    ({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, ValueError, "images must be uint8 \\[N, 3, H, W\\]"),
-    ({"veils": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)}, ValueError, "veils must hold photos like images"),
-    ({"rows": torch.zeros(2)}, TypeError, "rows must be int64"),
-    ({"rows": torch.zeros(3, dtype=torch.int64)}, ValueError, "rows must have one entry per photo, 2, got 3"),
-    ({"rows": torch.tensor([0, 2])}, ValueError, "rows must lie in 0..1"),
-    ({"rows": torch.tensor([0, -1])}, ValueError, "rows must lie in 0..1"),
-    ({"a": 256}, ValueError, "a must lie in 0..255"),
-    ({"a": 0.2}, TypeError, "a must be an integer"),
-    ({"a": True}, TypeError, "a must be an integer"),
-    ({"out": torch.zeros(2, 3, 4, 4)}, TypeError, "out must be uint8"),
-    ({"out": torch.zeros(3, 3, 4, 4, dtype=torch.uint8)}, ValueError, "out must be"),
-])
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"images": torch.zeros(2, 3, 4, 4)}, TypeError, "blend: images must be uint8"),
+        ({"images": [1]}, TypeError, "blend: images must be a tensor"),
+        ({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, ValueError, "images must be uint8 \\[N, 3, H, W\\]"),
+        ({"veils": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)}, ValueError, "veils must hold photos like images"),
+        ({"rows": torch.zeros(2)}, TypeError, "rows must be int64"),
+        ({"rows": torch.zeros(3, dtype=torch.int64)}, ValueError, "rows must have one entry per photo, 2, got 3"),
+        ({"rows": torch.tensor([0, 2])}, ValueError, "rows must lie in 0..1"),
+        ({"rows": torch.tensor([0, -1])}, ValueError, "rows must lie in 0..1"),
+        ({"a": 256}, ValueError, "a must lie in 0..255"),
+        ({"a": 0.2}, TypeError, "a must be an integer"),
+        ({"a": True}, TypeError, "a must be an integer"),
+        ({"out": torch.zeros(2, 3, 4, 4)}, TypeError, "out must be uint8"),
+        ({"out": torch.zeros(3, 3, 4, 4, dtype=torch.uint8)}, ValueError, "out must be"),
+    ],
+)
 def test_wrong_arguments(change, error, words):
     images, veils, rows = batch(2, 2, 4)
     arguments = {"images": images, "veils": veils, "rows": rows, "a": 51} | change
@@ -219,4 +236,4 @@ def test_more_than_2_to_31_values():
     rows = torch.arange(n) % 2
     out = ops.blend(images, veils, rows, 51, out=torch.empty_like(images))
     for i in (0, 1, n - 1):
-        assert torch.equal(out[i:i + 1], formula(images[i:i + 1], veils, rows[i:i + 1], 51))
+        assert torch.equal(out[i : i + 1], formula(images[i : i + 1], veils, rows[i : i + 1], 51))

@@ -34,4 +34,6 @@ def test_empty_and_wrong_arguments():
     with pytest.raises(TypeError, match="dtype must be float32"):
         ops.blend_normalize(images, veils, none, 51, mean=(0,) * 3, std=(1,) * 3, dtype=torch.int32)
     with pytest.raises(ValueError, match="rows must lie in"):
-        ops.blend_normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), veils, torch.tensor([3]), 51, mean=(0,) * 3, std=(1,) * 3)
+        ops.blend_normalize(
+            torch.zeros(1, 3, 4, 4, dtype=torch.uint8), veils, torch.tensor([3]), 51, mean=(0,) * 3, std=(1,) * 3
+        )

@@ -13,7 +13,7 @@ def by_loops(image, block, stride, form):
     (h, w), total = block, 0.0
     for channel in image:
         rows, columns = range(0, channel.shape[0] - h + 1, stride), range(0, channel.shape[1] - w + 1, stride)
-        sums = torch.stack([channel[r:r + h, c:c + w].sum() for r in rows for c in columns])
+        sums = torch.stack([channel[r : r + h, c : c + w].sum() for r in rows for c in columns])
         inner = ((sums - sums.mean()) ** 2).mean()
         if form == "consistent":
             total += inner + (((sums - sums.mean()) / (h * w)) ** 2).mean()
@@ -28,7 +28,9 @@ def test_values(form, block, stride, generator):
     images = torch.rand(3, 2, 11, 9, dtype=torch.float64, generator=generator)
     wanted = torch.stack([by_loops(image, block, stride, form) for image in images])
     torch.testing.assert_close(ops.block_variance(images, block=block, stride=stride, form=form), wanted)
-    torch.testing.assert_close(ops.block_variance(images.float(), block=block, stride=stride, form=form), wanted.float())
+    torch.testing.assert_close(
+        ops.block_variance(images.float(), block=block, stride=stride, form=form), wanted.float()
+    )
 
 
 def test_literal_is_mostly_brightness(generator):
@@ -60,19 +62,24 @@ def test_flat_empty_and_strided(generator):
     assert ops.block_variance(torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-20)
     assert ops.block_variance(torch.zeros(0, 3, 8, 8)).shape == (0,)
     images = torch.rand(2, 3, 9, 9, generator=generator)
-    torch.testing.assert_close(ops.block_variance(images.to(memory_format=torch.channels_last)), ops.block_variance(images))
+    torch.testing.assert_close(
+        ops.block_variance(images.to(memory_format=torch.channels_last)), ops.block_variance(images)
+    )
     compiled = torch.compile(ops.block_variance, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images), ops.block_variance(images))
 
 
-@pytest.mark.parametrize("change,error,words", [
-    ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, TypeError, "images must be float32 or float64"),
-    ({"images": torch.zeros(3, 8, 8)}, ValueError, "\\[N, C, H, W\\]"),
-    ({"form": "other"}, ValueError, "form must be one of consistent, literal"),
-    ({"block": (9, 3)}, ValueError, "block must fit the image, 8 x 8"),
-    ({"block": 3}, ValueError, "block must be two positive integers"),
-    ({"stride": 0}, ValueError, "stride must be a positive integer"),
-])
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, TypeError, "images must be float32 or float64"),
+        ({"images": torch.zeros(3, 8, 8)}, ValueError, "\\[N, C, H, W\\]"),
+        ({"form": "other"}, ValueError, "form must be one of consistent, literal"),
+        ({"block": (9, 3)}, ValueError, "block must fit the image, 8 x 8"),
+        ({"block": 3}, ValueError, "block must be two positive integers"),
+        ({"stride": 0}, ValueError, "stride must be a positive integer"),
+    ],
+)
 def test_wrong_arguments(change, error, words):
     with pytest.raises(error, match=words):
         ops.block_variance(**({"images": torch.zeros(1, 3, 8, 8)} | change))

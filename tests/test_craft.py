@@ -32,7 +32,7 @@ def test_quality_on_the_embedded_default(sample_model, people):
 def test_the_recorded_losses_are_those_of_the_finished_veils(sample_model, people):
     result = vk.craft(sample_model, people, FAST, key=KEY, progress=False)
     for p, record in enumerate(result.report):
-        x, veil = people.photos(p), result.bank.veils[p:p + 1]
+        x, veil = people.photos(p), result.bank.veils[p : p + 1]
         hidden = reference.blend(x, veil, torch.zeros(len(x), dtype=torch.int64), 51)
         features, clean = sample_model.features(hidden), sample_model.features(x)
         distance = (features - clean.mean(0)).square().sum(1).mean().item()
@@ -58,8 +58,14 @@ def test_keys_and_seeds(sample_model, people):
     fresh = vk.craft(sample_model, people, FAST, progress=False)
     assert len(fresh.key) == 32 and fresh.bank.key == fresh.key.hex() and fresh.key.hex() not in repr(fresh)
     again = vk.craft(sample_model, people, FAST, key=fresh.key, progress=False)
-    assert torch.equal(again.bank.veils, fresh.bank.veils) and again.bank.key == "" and again.bank.key_id == fresh.bank.key_id
-    seeded = [vk.craft(sample_model, people, vk.CraftConfig(steps=4, seed=s), progress=False).bank.veils for s in (1, 1, 2)]
+    assert (
+        torch.equal(again.bank.veils, fresh.bank.veils)
+        and again.bank.key == ""
+        and again.bank.key_id == fresh.bank.key_id
+    )
+    seeded = [
+        vk.craft(sample_model, people, vk.CraftConfig(steps=4, seed=s), progress=False).bank.veils for s in (1, 1, 2)
+    ]
     assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
     with pytest.raises(ValueError, match="not both"):
         vk.craft(sample_model, people, vk.CraftConfig(seed=1), key=KEY)
@@ -67,11 +73,27 @@ def test_keys_and_seeds(sample_model, people):
         vk.craft(sample_model, people, FAST, key=b"short")
 
 
-@pytest.mark.parametrize("change", [
-    {"subspace": "convex"}, {"subspace": "affine"}, {"subspace": "span"}, {"subspace": "self", "mu": 0.0},
-    {"visual": "mse", "lam": 3.0}, {"variance": "literal"}, {"block": (4, 4), "block_stride": 4}, {"schedule": "cosine"},
-    {"schedule": "constant"}, {"photos_per_step": 3}, {"photos_per_step": 0}, {"decay": 0.0}, {"alpha": 102 / 255},
-    {"lam": 0.0}, {"mu": 0.0}, {"step_size": 2 / 255}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subspace": "convex"},
+        {"subspace": "affine"},
+        {"subspace": "span"},
+        {"subspace": "self", "mu": 0.0},
+        {"visual": "mse", "lam": 3.0},
+        {"variance": "literal"},
+        {"block": (4, 4), "block_stride": 4},
+        {"schedule": "cosine"},
+        {"schedule": "constant"},
+        {"photos_per_step": 3},
+        {"photos_per_step": 0},
+        {"decay": 0.0},
+        {"alpha": 102 / 255},
+        {"lam": 0.0},
+        {"mu": 0.0},
+        {"step_size": 2 / 255},
+    ],
+)
 def test_every_option_does_something_and_works(sample_model, people, change):
     few = people.split(3)[0]
     plain = vk.craft(sample_model, few, vk.CraftConfig(steps=6, seed=3), progress=False)
@@ -100,7 +122,9 @@ def test_photos_in_flight_bounds_the_batch(people):
     model = vk.FaceModel(Watch())
     for flight, per_step in ((3, 1), (2, 5), (7, 0)):
         sizes.clear()
-        vk.craft(model, people, vk.CraftConfig(steps=2, photos_in_flight=flight, photos_per_step=per_step), progress=False)
+        vk.craft(
+            model, people, vk.CraftConfig(steps=2, photos_in_flight=flight, photos_per_step=per_step), progress=False
+        )
         assert max(sizes) <= flight
     assert _waves(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
 
@@ -113,7 +137,7 @@ def test_photos_are_drawn_without_replacement():
     assert all(len(set(d)) == 3 for d in drawn)
     flat = [i for d in drawn for i in d]
     for start in range(0, 120, 10):
-        assert len(set(flat[start:start + 10])) >= 8  # all ten, but for who stood aside to not come twice in a step
+        assert len(set(flat[start : start + 10])) >= 8  # all ten, but for who stood aside to not come twice in a step
     assert all(11 <= flat.count(i) <= 13 for i in range(10))
 
 
@@ -131,8 +155,12 @@ def test_one_persons_failure_is_hers_alone(people):
     images[6:12, 0, 0, 0] = 255
     marked = vk.People(images, people.offsets, people.names, people.files)
     result = vk.craft(vk.FaceModel(Poisoned()), marked, FAST, key=KEY, progress=False)
-    assert [r["status"].startswith("failed: the network's features of the clean photos") for r in result.report] == \
-        [False, True, False, False]
+    assert [r["status"].startswith("failed: the network's features of the clean photos") for r in result.report] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     assert result.bank.names == [people.names[i] for i in (0, 2, 3)]
     alone = vk.craft(vk.FaceModel(Poisoned()), marked.take([*range(6), *range(12, 24)]), FAST, key=KEY, progress=False)
     assert torch.equal(alone.bank.veils, result.bank.veils)
@@ -212,12 +240,30 @@ def test_config():
     assert [round(c.step_at(5), 3) for c in steps] == [0.05, 0.05, 0.1]
 
 
-@pytest.mark.parametrize("change,error", [
-    ({"alpha": 0.0}, ValueError), ({"alpha": 1}, ValueError), ({"alpha": "0.2"}, TypeError), ({"steps": 0}, ValueError),
-    ({"steps": 1.5}, TypeError), ({"lam": -1.0}, ValueError), ({"mu": float("nan")}, ValueError), ({"schedule": "x"}, ValueError),
-    ({"subspace": "x"}, ValueError), ({"visual": "x"}, ValueError), ({"variance": "x"}, ValueError), ({"block": (0, 3)}, ValueError),
-    ({"block": 3}, TypeError), ({"seed": -1}, ValueError), ({"seed": 1.0}, TypeError), ({"photos_in_flight": 0}, ValueError),
-    ({"step_size": 3.0}, ValueError), ({"early_stop": 1}, TypeError), ({"patience": True}, TypeError)])
+@pytest.mark.parametrize(
+    "change,error",
+    [
+        ({"alpha": 0.0}, ValueError),
+        ({"alpha": 1}, ValueError),
+        ({"alpha": "0.2"}, TypeError),
+        ({"steps": 0}, ValueError),
+        ({"steps": 1.5}, TypeError),
+        ({"lam": -1.0}, ValueError),
+        ({"mu": float("nan")}, ValueError),
+        ({"schedule": "x"}, ValueError),
+        ({"subspace": "x"}, ValueError),
+        ({"visual": "x"}, ValueError),
+        ({"variance": "x"}, ValueError),
+        ({"block": (0, 3)}, ValueError),
+        ({"block": 3}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"seed": 1.0}, TypeError),
+        ({"photos_in_flight": 0}, ValueError),
+        ({"step_size": 3.0}, ValueError),
+        ({"early_stop": 1}, TypeError),
+        ({"patience": True}, TypeError),
+    ],
+)
 def test_config_refuses(change, error):
     with pytest.raises(error, match=f"CraftConfig: {next(iter(change))}"):
         vk.CraftConfig(**change)

@@ -56,11 +56,17 @@ def test_input_spec():
     torch.testing.assert_close(seen["x"], wanted)
 
 
-@pytest.mark.parametrize("what,words", [
-    (lambda x: x, r"float tensor \[2, d\]"), (lambda x: (x, x), "must return a tensor"),
-    (lambda x: x.flatten(1)[:1], r"one row a photo"), (lambda x: x.flatten(1).long(), "float tensor"),
-    (lambda x: x.flatten(1)[:, :1], "float tensor"), (lambda x: x @ torch.zeros(7, 7), "the network failed on"),
-])
+@pytest.mark.parametrize(
+    "what,words",
+    [
+        (lambda x: x, r"float tensor \[2, d\]"),
+        (lambda x: (x, x), "must return a tensor"),
+        (lambda x: x.flatten(1)[:1], r"one row a photo"),
+        (lambda x: x.flatten(1).long(), "float tensor"),
+        (lambda x: x.flatten(1)[:, :1], "float tensor"),
+        (lambda x: x @ torch.zeros(7, 7), "the network failed on"),
+    ],
+)
 def test_wrong_outputs(what, words):
     with pytest.raises(ModelError, match=words):
         vk.FaceModel(Returns(what)).embed(X)
@@ -78,8 +84,15 @@ def test_un_normalised_and_4d_outputs_are_taken():
     torch.testing.assert_close(long.embed(X).norm(dim=1), torch.ones(2))
 
 
-@pytest.mark.parametrize("change,error", [({"size": (1, 2, 3)}, ValueError), ({"std": (0, 1, 1)}, ValueError),
-                                          ({"mean": (1,)}, ValueError), ({"module": 3}, TypeError)])
+@pytest.mark.parametrize(
+    "change,error",
+    [
+        ({"size": (1, 2, 3)}, ValueError),
+        ({"std": (0, 1, 1)}, ValueError),
+        ({"mean": (1,)}, ValueError),
+        ({"module": 3}, TypeError),
+    ],
+)
 def test_wrong_arguments(change, error):
     with pytest.raises(error):
         vk.FaceModel(**({"module": Net()} | change))
@@ -118,13 +131,19 @@ def randomised(net):
             if value.ndim > 1:  # keep the size of what flows through
                 value.copy_(torch.randn(value.shape, generator=g) * value[0].numel() ** -0.5)
             else:
-                value.copy_(0.2 * torch.rand(value.shape, generator=g) + 0.9 * ("mean" not in name and "bias" not in name))
+                value.copy_(
+                    0.2 * torch.rand(value.shape, generator=g) + 0.9 * ("mean" not in name and "bias" not in name)
+                )
     return net.eval()
 
 
 MBF = mobilefacenet.Shape(embedding=128)
-NETWORKS = {"iresnet18": lambda: IResNet(iresnet.DEPTHS["iresnet18"]), "ir50": IR, "ir_se50": lambda: IR(excite=True),
-            "mobilefacenet": lambda: MobileFaceNet(MBF)}
+NETWORKS = {
+    "iresnet18": lambda: IResNet(iresnet.DEPTHS["iresnet18"]),
+    "ir50": IR,
+    "ir_se50": lambda: IR(excite=True),
+    "mobilefacenet": lambda: MobileFaceNet(MBF),
+}
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -133,7 +152,9 @@ def test_checkpoints_load_by_layout(tmp_path, name, suffix):
     net = randomised(NETWORKS[name]())
     path = tmp_path / f"weights.{suffix}"
     if suffix == "pth":
-        torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}}, path)
+        torch.save(
+            {"state_dict": {f"module.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}}, path
+        )
     else:
         save_file(net.state_dict(), path)
     for source in (path, f"{name}:{path}"):
@@ -154,9 +175,20 @@ def test_parameter_counts_are_the_published_ones(name):
 
 def arcface_names(state):
     """A MobileFaceNet state dict in the names of arcface_torch's mbf."""
-    places = {"conv1": "layers.0", "conv2_dw": "layers.1", "conv_23": "layers.2", "conv_3": "layers.3", "conv_34": "layers.4",
-              "conv_4": "layers.5", "conv_45": "layers.6", "conv_5": "layers.7", "conv_6_sep": "conv_sep",
-              "conv_6_dw": "features.layers.0", "linear": "features.layers.2", "bn": "features.layers.3"}
+    places = {
+        "conv1": "layers.0",
+        "conv2_dw": "layers.1",
+        "conv_23": "layers.2",
+        "conv_3": "layers.3",
+        "conv_34": "layers.4",
+        "conv_4": "layers.5",
+        "conv_45": "layers.6",
+        "conv_5": "layers.7",
+        "conv_6_sep": "conv_sep",
+        "conv_6_dw": "features.layers.0",
+        "linear": "features.layers.2",
+        "bn": "features.layers.3",
+    }
     parts = {"conv": "0", "bn": "1", "prelu": "2", "conv_dw": "1", "project": "2"}
     renamed = {}
     for key, value in state.items():
@@ -202,7 +234,8 @@ def test_python_files_with_neighbours_of_one_name(tmp_path):
         (tmp_path / folder / "common.py").write_text(f"SIZE = {size}\n")
         (tmp_path / folder / "net.py").write_text(
             "import torch\nfrom common import SIZE\n\n\ndef load():\n"
-            "    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, SIZE))\n")
+            "    nn = torch.nn\n    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, SIZE))\n"
+        )
         model = vk.FaceModel.load(f"{tmp_path / folder}/net.py:load")
         assert model.embed(X).shape == (2, size) and model.name == "net:load"
     assert "common" not in sys.modules and str(tmp_path / "one") not in sys.path
@@ -217,11 +250,18 @@ def test_what_cannot_be_loaded(tmp_path):
     state.pop("body.3.res_layer.0.weight")
     torch.save(state, tmp_path / "part.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")
-    for source, words in ((f"{file}:load", "RuntimeError: no weights"), (f"{file}:number", "must return a torch.nn.Module"),
-                          (f"{file}:absent", "AttributeError"), (f"{tmp_path}/none.py:load", "no such file"),
-                          (tmp_path / "other.pth", "no known layout"), (tmp_path / "list.pth", "not a state dict"),
-                          (tmp_path / "part.pth", "not a whole ir50 checkpoint"), (tmp_path / "junk.pth", "cannot be read"),
-                          (f"iresnet18:{tmp_path}/absent.pth", "no such checkpoint"), ("nothing", "no such network file")):
+    for source, words in (
+        (f"{file}:load", "RuntimeError: no weights"),
+        (f"{file}:number", "must return a torch.nn.Module"),
+        (f"{file}:absent", "AttributeError"),
+        (f"{tmp_path}/none.py:load", "no such file"),
+        (tmp_path / "other.pth", "no known layout"),
+        (tmp_path / "list.pth", "not a state dict"),
+        (tmp_path / "part.pth", "not a whole ir50 checkpoint"),
+        (tmp_path / "junk.pth", "cannot be read"),
+        (f"iresnet18:{tmp_path}/absent.pth", "no such checkpoint"),
+        ("nothing", "no such network file"),
+    ):
         with pytest.raises(ModelError, match=words):
             vk.FaceModel.load(source)
     torch.save(IR().state_dict(), tmp_path / "ir.pth")

@@ -17,13 +17,16 @@ def offsets_of(counts):
 def features(counts, clean_counts=None, d=16, seed=0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
     clean_counts = counts if clean_counts is None else clean_counts
+
     def unit(n):
         return torch.nn.functional.normalize(torch.randn(n, d, generator=g, dtype=torch.float64) + 1.0)
+
     return unit(sum(counts)).to(dtype), unit(sum(clean_counts)).to(dtype), offsets_of(counts), offsets_of(clean_counts)
 
 
 def best_on_simplex(hull, f):
     """SLSQP from scipy, to its own tolerance."""
+
     def value(w):
         return float(((w @ hull - f) ** 2).sum())
 
@@ -31,9 +34,15 @@ def best_on_simplex(hull, f):
         return 2 * hull @ (w @ hull - f)
 
     n = len(hull)
-    found = minimize(value, np.full(n, 1 / n), jac=slope, method="SLSQP", bounds=[(0, 1)] * n,
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(n)},
-                     options={"ftol": 1e-14, "maxiter": 1000})
+    found = minimize(
+        value,
+        np.full(n, 1 / n),
+        jac=slope,
+        method="SLSQP",
+        bounds=[(0, 1)] * n,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(n)},
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
     assert found.success
     return found.fun
 
@@ -45,7 +54,7 @@ def test_convex_is_the_optimum(dtype, tolerance):
     distance, weights, _ = ops.hull_distance(f, clean, offsets)
     for p in range(4):
         for i in range(int(offsets[p]), int(offsets[p + 1])):
-            hull = clean[offsets[p]:offsets[p + 1]].double().numpy()
+            hull = clean[offsets[p] : offsets[p + 1]].double().numpy()
             assert distance[i].item() <= best_on_simplex(hull, f[i].double().numpy()) + tolerance
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(1), torch.ones_like(distance))
@@ -55,15 +64,21 @@ def test_convex_is_the_optimum(dtype, tolerance):
 
 def test_span_is_least_squares_and_affine_in_between():
     f, clean, offsets, _ = features((5, 3))
-    distance = {kind: ops.hull_distance(f, clean, offsets, kind=kind)[0] for kind in ("convex", "affine", "span", "centre")}
+    distance = {
+        kind: ops.hull_distance(f, clean, offsets, kind=kind)[0] for kind in ("convex", "affine", "span", "centre")
+    }
     for i in range(8):
         p = 0 if i < 5 else 1
-        hull = clean[offsets[p]:offsets[p + 1]].numpy()
+        hull = clean[offsets[p] : offsets[p + 1]].numpy()
         assert distance["span"][i].item() == pytest.approx(2 * lsq_linear(hull.T, f[i].numpy()).cost, abs=1e-9)
         base, rest = hull[0], (hull[1:] - hull[0])  # sum w = 1: the first photo plus any mix of differences
         assert distance["affine"][i].item() == pytest.approx(2 * lsq_linear(rest.T, f[i].numpy() - base).cost, abs=1e-9)
-        assert distance["centre"][i].item() == pytest.approx(float(((hull.mean(0) - f[i].numpy()) ** 2).sum()), abs=1e-12)
-    assert (distance["span"] <= distance["affine"] + 1e-9).all() and (distance["affine"] <= distance["convex"] + 1e-9).all()
+        assert distance["centre"][i].item() == pytest.approx(
+            float(((hull.mean(0) - f[i].numpy()) ** 2).sum()), abs=1e-12
+        )
+    assert (distance["span"] <= distance["affine"] + 1e-9).all() and (
+        distance["affine"] <= distance["convex"] + 1e-9
+    ).all()
     assert (distance["convex"] <= distance["centre"] + 1e-9).all()
 
 
@@ -83,12 +98,13 @@ def test_gradient_is_the_envelope(kind):
     distance, weights, gradient = ops.hull_distance(f, clean, offsets, kind=kind)
     person = [0, 0, 0, 1, 1]
     for i, p in enumerate(person):
-        hull = clean[offsets[p]:offsets[p + 1]]
-        residual = f[i] - weights[i, :len(hull)] @ hull
+        hull = clean[offsets[p] : offsets[p + 1]]
+        residual = f[i] - weights[i, : len(hull)] @ hull
         torch.testing.assert_close(distance[i], residual.square().sum())
         torch.testing.assert_close(gradient[i], 2 * residual)
-    assert torch.autograd.gradcheck(lambda x: ops.hull_distance(x, clean, offsets, kind=kind)[0], f.requires_grad_(),
-                                    atol=1e-4)
+    assert torch.autograd.gradcheck(
+        lambda x: ops.hull_distance(x, clean, offsets, kind=kind)[0], f.requires_grad_(), atol=1e-4
+    )
 
 
 def test_other_photo_counts_and_a_warm_start():
@@ -109,14 +125,17 @@ def test_inside_the_hull_is_zero_and_empty_is_empty():
     assert none[0].shape == (0,) and none[2].shape == (0, 16)
 
 
-@pytest.mark.parametrize("change,error,words", [
-    ({"features": torch.zeros(3, 16, dtype=torch.int64)}, TypeError, "features must be float32 or float64"),
-    ({"clean": torch.zeros(3, 8, dtype=torch.float64)}, ValueError, "clean must be float64 \\[M, 16\\]"),
-    ({"offsets": torch.tensor([0, 5])}, ValueError, "offsets must rise from 0 to 3"),
-    ({"kind": "cone"}, ValueError, "kind must be one of"),
-    ({"clean": torch.zeros(4, 16, dtype=torch.float64)}, ValueError, "clean_offsets must be given"),
-    ({"weights": torch.zeros(3, 9, dtype=torch.float64)}, ValueError, "weights must be"),
-])
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"features": torch.zeros(3, 16, dtype=torch.int64)}, TypeError, "features must be float32 or float64"),
+        ({"clean": torch.zeros(3, 8, dtype=torch.float64)}, ValueError, "clean must be float64 \\[M, 16\\]"),
+        ({"offsets": torch.tensor([0, 5])}, ValueError, "offsets must rise from 0 to 3"),
+        ({"kind": "cone"}, ValueError, "kind must be one of"),
+        ({"clean": torch.zeros(4, 16, dtype=torch.float64)}, ValueError, "clean_offsets must be given"),
+        ({"weights": torch.zeros(3, 9, dtype=torch.float64)}, ValueError, "weights must be"),
+    ],
+)
 def test_wrong_arguments(change, error, words):
     f, clean, offsets, _ = features((3,))
     with pytest.raises(error, match=words):

@@ -24,6 +24,7 @@ def picture(seed=0, size=(112, 112)):
 @pytest.fixture
 def photo(tmp_path):
     """Save a picture made by `change` and return its path."""
+
     def make(change=lambda p: p, name="photo.png", **options):
         path = tmp_path / name
         change(picture()).save(path, **options)
@@ -37,15 +38,18 @@ def test_a_good_photo_comes_as_it_is(photo):
     assert torch.equal(image, torch.from_numpy(np.array(picture())).permute(2, 0, 1)) and notices == []
 
 
-@pytest.mark.parametrize("change,name,words", [
-    (lambda p: p.convert("L"), "grey.png", "greyscale photo"),
-    (lambda p: p.convert("RGBA"), "alpha.png", "RGBA photo"),
-    (lambda p: p.convert("P"), "palette.png", "palette photo"),
-    (lambda p: p.convert("CMYK"), "print.jpg", "CMYK photo"),
-    (lambda p: p.convert("LA"), "la.png", "greyscale photo with transparency"),
-    (lambda p: p.convert("1"), "bits.png", "black-and-white photo"),
-    (lambda p: Image.fromarray(np.full((112, 112), 40000, np.uint16)), "deep.png", "16-bit photo"),
-])
+@pytest.mark.parametrize(
+    "change,name,words",
+    [
+        (lambda p: p.convert("L"), "grey.png", "greyscale photo"),
+        (lambda p: p.convert("RGBA"), "alpha.png", "RGBA photo"),
+        (lambda p: p.convert("P"), "palette.png", "palette photo"),
+        (lambda p: p.convert("CMYK"), "print.jpg", "CMYK photo"),
+        (lambda p: p.convert("LA"), "la.png", "greyscale photo with transparency"),
+        (lambda p: p.convert("1"), "bits.png", "black-and-white photo"),
+        (lambda p: Image.fromarray(np.full((112, 112), 40000, np.uint16)), "deep.png", "16-bit photo"),
+    ],
+)
 def test_other_kinds_are_refused_or_converted(photo, change, name, words):
     path = photo(change, name)
     with pytest.raises(PhotoError, match=words) as caught:
@@ -85,7 +89,7 @@ def test_exif_orientation_is_applied(tmp_path):
 def test_damaged_files(photo, tmp_path):
     for name, options in (("a.png", {}), ("a.jpg", {"quality": 95}), ("a.webp", {"lossless": True})):
         whole = photo(name=name, **options).read_bytes()
-        for part in (b"", whole[:10], whole[:len(whole) // 2], b"not a picture at all"):
+        for part in (b"", whole[:10], whole[: len(whole) // 2], b"not a picture at all"):
             path = tmp_path / f"broken-{name}"
             path.write_bytes(part)
             with pytest.raises(PhotoError, match="empty|not a PNG|corrupt|truncated") as caught:
@@ -105,8 +109,15 @@ def test_damaged_files(photo, tmp_path):
 def test_a_bomb_and_an_animation(tmp_path):
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-                                       + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
     with pytest.raises(PhotoError, match="far too many pixels"):
         read_photo(tmp_path / "bomb.png")
     picture().save(tmp_path / "moving.webp", save_all=True, append_images=[picture(1)], lossless=True)
@@ -162,8 +173,16 @@ def test_a_folder_with_mistakes(tmp_path):
     people = vk.read_people(tmp_path)
     assert people.names == ["ann", "bob", "single"] and len(people.images) == usable
     causes = {problem.file.removeprefix(f"{tmp_path}/"): problem.cause for problem in people.problems}
-    assert set(causes) == {"ann/broken.png", "ann/grey.png", "bob/small.png", "bob/Thumbs", "empty", "only-bad",
-                           "only-bad/x.jpg", "loose.png"}
+    assert set(causes) == {
+        "ann/broken.png",
+        "ann/grey.png",
+        "bob/small.png",
+        "bob/Thumbs",
+        "empty",
+        "only-bad",
+        "only-bad/x.jpg",
+        "loose.png",
+    }
     assert "greyscale" in causes["ann/grey.png"] and "50 x 50" in causes["bob/small.png"]
     notices = "\n".join(map(str, people.notices))
     assert "one photo only" in notices and "the same picture as twin-a.png" in notices and "notes.txt" in notices
@@ -190,15 +209,22 @@ def test_people_take_and_split():
         people.split(-1)
 
 
-@pytest.mark.parametrize("change,words", [
-    ({"images": torch.zeros(2, 3, 4, 4)}, "images must be uint8"),
-    ({"offsets": torch.tensor([0, 1])}, "offsets must rise from 0 to 2"),
-    ({"names": ["a", "b"]}, "offsets must be int64 \\[3\\]"),
-    ({"files": []}, "files must have 2 entries"),
-])
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"images": torch.zeros(2, 3, 4, 4)}, "images must be uint8"),
+        ({"offsets": torch.tensor([0, 1])}, "offsets must rise from 0 to 2"),
+        ({"names": ["a", "b"]}, "offsets must be int64 \\[3\\]"),
+        ({"files": []}, "files must have 2 entries"),
+    ],
+)
 def test_people_refuse_nonsense(change, words):
-    good = {"images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "offsets": torch.tensor([0, 2]), "names": ["a"],
-            "files": ["x", "y"]}
+    good = {
+        "images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+        "offsets": torch.tensor([0, 2]),
+        "names": ["a"],
+        "files": ["x", "y"],
+    }
     with pytest.raises(ValueError, match=words):
         vk.People(**(good | change))
 

@@ -61,8 +61,15 @@ def test_any_sixteen_bit_number(path, a):
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(0, 6), people=st.integers(1, 4), h=st.integers(1, 40), w=st.integers(1, 40), a=st.integers(1, 255),
-       seed=st.integers(0, 1000), wide=st.booleans())
+@given(
+    n=st.integers(0, 6),
+    people=st.integers(1, 4),
+    h=st.integers(1, 40),
+    w=st.integers(1, 40),
+    a=st.integers(1, 255),
+    seed=st.integers(0, 1000),
+    wide=st.booleans(),
+)
 def test_any_shape(n, people, h, w, a, seed, wide):
     g = torch.Generator().manual_seed(seed)
     hidden = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
@@ -83,11 +90,16 @@ def test_strided_and_out(path):
 
 def test_float_form_inverts_the_float_blend():
     g = torch.Generator().manual_seed(0)
-    x, v = torch.rand(4, 3, 5, 5, generator=g, dtype=torch.float64), torch.rand(2, 3, 5, 5, generator=g, dtype=torch.float64)
+    x, v = (
+        torch.rand(4, 3, 5, 5, generator=g, dtype=torch.float64),
+        torch.rand(2, 3, 5, 5, generator=g, dtype=torch.float64),
+    )
     rows = torch.tensor([0, 1, 1, 0])
     hidden = reference.blend_float(x, v, rows, 0.2)
     torch.testing.assert_close(reference.recover_float(hidden, v, rows, 0.2), x, atol=1e-12, rtol=0)
-    assert torch.autograd.gradcheck(lambda a, b: reference.blend_float(a, b, rows, 0.2), (x.requires_grad_(), v.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda a, b: reference.blend_float(a, b, rows, 0.2), (x.requires_grad_(), v.requires_grad_())
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
@@ -113,27 +125,35 @@ def test_torch_schema(wide):
     hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.veilkern.recover, (hidden, veils, rows, 51, None), test_utils=checks)
-    torch.library.opcheck(torch.ops.veilkern.recover_out, (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])),
-                          test_utils=checks[:3])
+    torch.library.opcheck(
+        torch.ops.veilkern.recover_out,
+        (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])),
+        test_utils=checks[:3],
+    )
 
 
 def test_compiles_whole():
     hidden, veils, rows = batch()
-    compiled = torch.compile(lambda h, v, r: ops.recover(h, v, r, 51, gaussian_sigma=1.0), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda h, v, r: ops.recover(h, v, r, 51, gaussian_sigma=1.0), fullgraph=True, backend="aot_eager"
+    )
     with vk.use_backend("reference"):
         wanted = ops.recover(hidden, veils, rows, 51, gaussian_sigma=1.0)
     assert torch.equal(compiled(hidden, veils, rows), wanted)
 
 
-@pytest.mark.parametrize("change,error,words", [
-    ({"protected": torch.zeros(2, 3, 4, 4)}, TypeError, "recover: protected must be uint8 or uint16"),
-    ({"a": 0}, ValueError, "a must lie in 1..255"),
-    ({"rows": torch.tensor([5, 0])}, ValueError, "rows must lie in 0..1"),
-    ({"gaussian_sigma": 0.0}, ValueError, "gaussian_sigma must lie in"),
-    ({"gaussian_sigma": "1"}, TypeError, "gaussian_sigma must be a number"),
-    ({"gaussian_sigma": 9.0}, ValueError, "too far for photos of 4 x 4"),
-    ({"out": torch.zeros(2, 3, 4, 4, dtype=torch.uint16)}, TypeError, "out must be uint8"),
-])
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"protected": torch.zeros(2, 3, 4, 4)}, TypeError, "recover: protected must be uint8 or uint16"),
+        ({"a": 0}, ValueError, "a must lie in 1..255"),
+        ({"rows": torch.tensor([5, 0])}, ValueError, "rows must lie in 0..1"),
+        ({"gaussian_sigma": 0.0}, ValueError, "gaussian_sigma must lie in"),
+        ({"gaussian_sigma": "1"}, TypeError, "gaussian_sigma must be a number"),
+        ({"gaussian_sigma": 9.0}, ValueError, "too far for photos of 4 x 4"),
+        ({"out": torch.zeros(2, 3, 4, 4, dtype=torch.uint16)}, TypeError, "out must be uint8"),
+    ],
+)
 def test_wrong_arguments(change, error, words):
     hidden, veils, rows = batch(2, 2, 4)
     with pytest.raises(error, match=words):

@@ -17,8 +17,12 @@ def pair(generator, n=3, side=24):
 
 def test_against_scikit_image(generator):
     x, y = pair(generator)
-    wanted = [structural_similarity(a, b, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                    data_range=1.0) for a, b in zip(x.numpy(), y.numpy(), strict=True)]
+    wanted = [
+        structural_similarity(
+            a, b, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0
+        )
+        for a, b in zip(x.numpy(), y.numpy(), strict=True)
+    ]
     np.testing.assert_allclose(ops.ssim(x, y).numpy(), wanted, atol=1e-9)
     np.testing.assert_allclose(ops.ssim(x.float(), y.float()).numpy(), wanted, atol=1e-5)
     np.testing.assert_allclose(ops.ssim(255 * x, 255 * y, data_range=255).numpy(), wanted, atol=1e-9)
@@ -37,7 +41,7 @@ def test_by_direct_sums(borders, generator):
         a, b = np.pad(a, pad), np.pad(b, pad)
         for r in range(a.shape[0] - 4):
             for c in range(a.shape[1] - 4):
-                p, q = a[r:r + 5, c:c + 5], b[r:r + 5, c:c + 5]
+                p, q = a[r : r + 5, c : c + 5], b[r : r + 5, c : c + 5]
                 mp, mq = (weights * p).sum(), (weights * q).sum()
                 vp, vq = (weights * p * p).sum() - mp**2, (weights * q * q).sum() - mq**2
                 cov = (weights * p * q).sum() - mp * mq
@@ -55,14 +59,17 @@ def test_equal_is_one_and_gradients(generator):
     torch.testing.assert_close(ops.ssim(x.transpose(2, 3), y.transpose(2, 3)), ops.ssim(x, y))
 
 
-@pytest.mark.parametrize("change,error,words", [
-    ({"x": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, TypeError, "x must be float32 or float64"),
-    ({"y": torch.zeros(2, 3, 16, 16)}, ValueError, "y must have the shape of x"),
-    ({"window": 10}, ValueError, "window must be an odd positive integer"),
-    ({"window": 17}, ValueError, "window must fit the image"),
-    ({"borders": "wrap"}, ValueError, "borders must be one of"),
-    ({"sigma": 0.0}, ValueError, "must be positive"),
-])
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"x": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, TypeError, "x must be float32 or float64"),
+        ({"y": torch.zeros(2, 3, 16, 16)}, ValueError, "y must have the shape of x"),
+        ({"window": 10}, ValueError, "window must be an odd positive integer"),
+        ({"window": 17}, ValueError, "window must fit the image"),
+        ({"borders": "wrap"}, ValueError, "borders must be one of"),
+        ({"sigma": 0.0}, ValueError, "must be positive"),
+    ],
+)
 def test_wrong_arguments(change, error, words):
     with pytest.raises(error, match=words):
         ops.ssim(**({"x": torch.zeros(1, 3, 16, 16), "y": torch.zeros(1, 3, 16, 16)} | change))

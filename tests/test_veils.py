@@ -15,10 +15,19 @@ from veilkern.veils import _digest
 
 
 def bank(people=3, side=8, **change):
-    veils = torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    values = {"veils": veils, "names": [f"p{i}" for i in range(people)], "blend": 51,
-              "records": [{"status": "converged"}] * people, "model": {"name": "net", "fingerprint": "f"},
-              "config": {"steps": 3}, "key_id": "k", "version": "0"}
+    veils = torch.randint(
+        0, 256, (people, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    values = {
+        "veils": veils,
+        "names": [f"p{i}" for i in range(people)],
+        "blend": 51,
+        "records": [{"status": "converged"}] * people,
+        "model": {"name": "net", "fingerprint": "f"},
+        "config": {"steps": 3},
+        "key_id": "k",
+        "version": "0",
+    }
     return vk.VeilBank(**(values | change))
 
 
@@ -29,7 +38,13 @@ def test_round_trip_and_mode(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     two = vk.VeilBank.load(path)
     assert torch.equal(one.veils, two.veils)
-    assert (one.names, one.blend, one.records, one.model, one.config) == (two.names, two.blend, two.records, two.model, two.config)
+    assert (one.names, one.blend, one.records, one.model, one.config) == (
+        two.names,
+        two.blend,
+        two.records,
+        two.model,
+        two.config,
+    )
     one.save(tmp_path / "again")
     assert path.read_bytes() == (tmp_path / "again").read_bytes()
     assert two.size == (8, 8) and two.alpha == 0.2 and two.rows(["p2", "p0"]).tolist() == [2, 0]
@@ -71,28 +86,44 @@ def test_any_changed_byte_is_refused(tmp_path):
 def forge(path, veils=None, names=("p0",), meta=(), about=()):
     """A file with a good checksum and other content, as somebody with bad intentions would make it."""
     veils = torch.zeros((1, 3, 4, 4), dtype=torch.uint8) if veils is None else veils
-    text = json.dumps({"names": list(names), "blend": 51, "records": [], "model": {}, "config": {}, "key_id": "", "key": "",
-                       "version": "0"} | dict(about))
-    entry = {"version": 1, "about": text, "sha256": _digest(veils, text) if veils.dtype == torch.uint8 else ""} | dict(meta)
+    text = json.dumps(
+        {
+            "names": list(names),
+            "blend": 51,
+            "records": [],
+            "model": {},
+            "config": {},
+            "key_id": "",
+            "key": "",
+            "version": "0",
+        }
+        | dict(about)
+    )
+    entry = {"version": 1, "about": text, "sha256": _digest(veils, text) if veils.dtype == torch.uint8 else ""} | dict(
+        meta
+    )
     save_file({"veils": veils}, path, {"veilkern.bank": json.dumps(entry)})
 
 
-@pytest.mark.parametrize("options,words", [
-    ({"meta": {"version": 2}}, "format 2; this veilkern reads 1"),
-    ({"meta": {"about": 3}}, "not the parts of a veil bank"),
-    ({"meta": {"sha256": "0" * 64}}, "does not match its checksum"),
-    ({"meta": {"about": "{"}}, "damaged description"),
-    ({"veils": torch.zeros(1, 3, 4, 4)}, "veils must be uint8"),
-    ({"veils": torch.zeros((1, 1, 4, 4), dtype=torch.uint8)}, "veils must be uint8"),
-    ({"names": ("a", "b")}, "names must have 1 entries"),
-    ({"names": ("../../etc",)}, "plain folder names"),
-    ({"names": ("",)}, "plain folder names"),
-    ({"names": (3,)}, "plain folder names"),
-    ({"about": {"blend": 0}}, "blend must be an integer 1..254"),
-    ({"about": {"blend": "51"}}, "blend must be an integer"),
-    ({"about": {"extra": 1}}, "damaged description"),
-    ({"about": {"records": {}}}, "records must be a list"),
-])
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"meta": {"version": 2}}, "format 2; this veilkern reads 1"),
+        ({"meta": {"about": 3}}, "not the parts of a veil bank"),
+        ({"meta": {"sha256": "0" * 64}}, "does not match its checksum"),
+        ({"meta": {"about": "{"}}, "damaged description"),
+        ({"veils": torch.zeros(1, 3, 4, 4)}, "veils must be uint8"),
+        ({"veils": torch.zeros((1, 1, 4, 4), dtype=torch.uint8)}, "veils must be uint8"),
+        ({"names": ("a", "b")}, "names must have 1 entries"),
+        ({"names": ("../../etc",)}, "plain folder names"),
+        ({"names": ("",)}, "plain folder names"),
+        ({"names": (3,)}, "plain folder names"),
+        ({"about": {"blend": 0}}, "blend must be an integer 1..254"),
+        ({"about": {"blend": "51"}}, "blend must be an integer"),
+        ({"about": {"extra": 1}}, "damaged description"),
+        ({"about": {"records": {}}}, "records must be a list"),
+    ],
+)
 def test_forged_files_are_refused(tmp_path, options, words):
     forge(tmp_path / "bank", **options)
     with pytest.raises(BankError, match=words) as caught:
@@ -112,7 +143,9 @@ def test_repeated_names_absent_files_and_other_files(tmp_path):
 
 
 def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
-    header = json.dumps({"veils": {"dtype": "U8", "shape": [10**6, 3, 8192, 8192], "data_offsets": [0, 10**6 * 3 * 8192**2]}})
+    header = json.dumps(
+        {"veils": {"dtype": "U8", "shape": [10**6, 3, 8192, 8192], "data_offsets": [0, 10**6 * 3 * 8192**2]}}
+    )
     (tmp_path / "huge").write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * 64)
     with pytest.raises(BankError, match="truncated"):
         vk.VeilBank.load(tmp_path / "huge")
@@ -143,11 +176,17 @@ def test_join():
             one.join(bank(2, names=["q0", "q1"], **change))
 
 
-@pytest.mark.parametrize("change,words", [
-    ({"veils": torch.zeros(3, 3, 8, 8)}, "veils must be uint8"), ({"names": ["a"]}, "names must have 3 entries"),
-    ({"names": ["a", "a", "b"]}, "unique"), ({"names": ["a", "..", "b"]}, "plain folder names"),
-    ({"blend": 255}, "1..254"), ({"records": [{}]}, "records must have 3 entries"),
-])
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"veils": torch.zeros(3, 3, 8, 8)}, "veils must be uint8"),
+        ({"names": ["a"]}, "names must have 3 entries"),
+        ({"names": ["a", "a", "b"]}, "unique"),
+        ({"names": ["a", "..", "b"]}, "plain folder names"),
+        ({"blend": 255}, "1..254"),
+        ({"records": [{}]}, "records must have 3 entries"),
+    ],
+)
 def test_wrong_arguments(change, words):
     with pytest.raises(ValueError, match=words):
         bank(**change)

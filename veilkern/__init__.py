@@ -21,7 +21,23 @@ from veilkern.protect import protect, recover
 from veilkern.veils import VeilBank
 
 __all__ = [
-    "BackendError", "BankError", "CraftConfig", "CraftInterrupted", "CraftResult", "FaceModel", "ModelError",
-    "OutputError", "People", "PhotoError", "VeilBank", "VeilkernError", "__version__", "craft", "list_backends",
-    "protect", "read_people", "recover", "use_backend",
+    "BackendError",
+    "BankError",
+    "CraftConfig",
+    "CraftInterrupted",
+    "CraftResult",
+    "FaceModel",
+    "ModelError",
+    "OutputError",
+    "People",
+    "PhotoError",
+    "VeilBank",
+    "VeilkernError",
+    "__version__",
+    "craft",
+    "list_backends",
+    "protect",
+    "read_people",
+    "recover",
+    "use_backend",
 ]

@@ -67,14 +67,24 @@ class CraftConfig:
         for name in (*positive, "lam", "mu", "photos_per_step", "decay", "stop_distance", "stop_improvement"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (name in positive and value == 0):
-                raise ValueError(f"CraftConfig: {name} must be {'positive' if name in positive else '0 or more'}, got {value}")
-        choices = {"schedule": SCHEDULES, "subspace": KINDS, "visual": ("norm", "mse"),
-                   "variance": ("consistent", "literal")}
+                raise ValueError(
+                    f"CraftConfig: {name} must be {'positive' if name in positive else '0 or more'}, got {value}"
+                )
+        choices = {
+            "schedule": SCHEDULES,
+            "subspace": KINDS,
+            "visual": ("norm", "mse"),
+            "variance": ("consistent", "literal"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"CraftConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"CraftConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
         if self.step_size > 1:
-            raise ValueError(f"CraftConfig: step_size must be at most 1 (pixel values are in [0, 1]), got {self.step_size}")
+            raise ValueError(
+                f"CraftConfig: step_size must be at most 1 (pixel values are in [0, 1]), got {self.step_size}"
+            )
         if len(self.block) != 2 or min(self.block) < 1:
             raise ValueError(f"CraftConfig: block must be two positive integers (h, w), got {self.block}")
         if self.seed is not None and not 0 <= self.seed < 2**64:
@@ -86,7 +96,9 @@ class CraftConfig:
             raise ValueError(f"CraftConfig: alpha must lie between 0 and 1, got {self.alpha}")
         a = min(max(round(self.alpha * 255), 1), 254)
         if abs(self.alpha * 255 - a) > 1e-6:
-            warnings.warn(f"CraftConfig: alpha {self.alpha} rounded to {a}/255 = {a / 255:.6f}", UserWarning, stacklevel=4)
+            warnings.warn(
+                f"CraftConfig: alpha {self.alpha} rounded to {a}/255 = {a / 255:.6f}", UserWarning, stacklevel=4
+            )
         object.__setattr__(self, "alpha", a / 255)
 
     @property
@@ -121,5 +133,7 @@ def _check_type(name: str, value: object, default: object) -> None:
     else:
         good = isinstance(value, type(default))
     if not good:
-        raise TypeError(f"CraftConfig: {name} must be {type(default).__name__ if default is not None else 'int or None'}, "
-                        f"got {value!r}")
+        raise TypeError(
+            f"CraftConfig: {name} must be {type(default).__name__ if default is not None else 'int or None'}, "
+            f"got {value!r}"
+        )

@@ -22,7 +22,8 @@ class CraftResult:
 
     A record: name, photos, status (`converged`, `step limit`, `failed: why`), steps, feature_distance (mean D of all
     crafting photos under the finished 8-bit veil), cosine (mean, to the person's mean clean feature), visual (L_vis),
-    variance (L_var), total (the loss), photo_ids, and held_out (photos, cosine, rank1) where held-out photos were given.
+    variance (L_var), total (the loss), photo_ids, and held_out (photos, cosine, rank1) where such
+    photos were given.
     key: the master key when craft made a fresh one, else None.
     """
 
@@ -39,8 +40,15 @@ class CraftInterrupted(KeyboardInterrupt):
         self.result = result
 
 
-def craft(model: FaceModel, people: People, config: CraftConfig | None = None, *, key: bytes | None = None,
-          held_out: People | None = None, progress: bool | Callable[[int, int], None] | None = None) -> CraftResult:
+def craft(
+    model: FaceModel,
+    people: People,
+    config: CraftConfig | None = None,
+    *,
+    key: bytes | None = None,
+    held_out: People | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> CraftResult:
     """Craft one veil per person of `people` for `model` (eq. 13 by MI-FGSM), many persons at a time.
 
     key: master key of at least 16 bytes; each veil starts from noise keyed by it and the person's name. None: a fresh
@@ -88,7 +96,9 @@ def _check(model, people, config, held_out) -> None:
     if not len(people):
         raise ValueError("craft: people must hold at least one person, got none")
     if tuple(people.images.shape[2:]) != model.input.size:
-        raise ValueError(f"craft: the network wants photos of {model.input.size}, people has {tuple(people.images.shape[2:])}")
+        raise ValueError(
+            f"craft: the network wants photos of {model.input.size}, people has {tuple(people.images.shape[2:])}"
+        )
     if min(people.images.shape[2:]) < max(config.block):
         raise ValueError(f"craft: config.block must fit the photos, got {config.block}")
     if held_out is not None and (unknown := sorted(set(held_out.names) - set(people.names))):
@@ -120,22 +130,32 @@ def _waves(people: People, config: CraftConfig) -> list[tuple[int, int]]:
 class _Wave:
     """Some persons crafted together, from the start to their records."""
 
-    def __init__(self, model: FaceModel, people: People, clean: torch.Tensor, first: int, last: int,
-                 config: CraftConfig, key: bytes):
+    def __init__(
+        self,
+        model: FaceModel,
+        people: People,
+        clean: torch.Tensor,
+        first: int,
+        last: int,
+        config: CraftConfig,
+        key: bytes,
+    ):
         begin, end = int(people.offsets[first]), int(people.offsets[last])
         self.model, self.config = model, config
         self.names = people.names[first:last]
         device = model.device
         self.images = people.images[begin:end].to(device)
-        self.offsets = people.offsets[first:last + 1] - begin
+        self.offsets = people.offsets[first : last + 1] - begin
         self.clean = clean[begin:end].to(device)
         self.counts = self.offsets.diff()
         shape = people.images.shape[1:]
         start = [keyed.uniform(keyed.stream(key, name, "start"), tuple(shape)) for name in self.names]
         self.veils = torch.stack(start).to(device)
         self.momentum = torch.zeros_like(self.veils)
-        self.draws = [_Draws(keyed.stream(key, name, "photos"), int(n), config.photos_per_step)
-                      for name, n in zip(self.names, self.counts, strict=True)]
+        self.draws = [
+            _Draws(keyed.stream(key, name, "photos"), int(n), config.photos_per_step)
+            for name, n in zip(self.names, self.counts, strict=True)
+        ]
         self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
         self.mean_images = (self.mean_images / 255).float()
         self.weights: torch.Tensor | None = None
@@ -168,8 +188,10 @@ class _Wave:
     def _step(self, step: int, active: torch.Tensor) -> torch.Tensor:
         """One step of the active persons; returns [P, 2], their feature distance and total loss."""
         config, people = self.config, len(self.names)
-        drawn = [draws.next() + self.offsets[p] if active[p] else torch.zeros(0, dtype=torch.int64)
-                 for p, draws in enumerate(self.draws)]
+        drawn = [
+            draws.next() + self.offsets[p] if active[p] else torch.zeros(0, dtype=torch.int64)
+            for p, draws in enumerate(self.draws)
+        ]
         rows, counts = torch.cat(drawn), torch.tensor([len(d) for d in drawn])
         person = torch.repeat_interleave(torch.arange(people), counts)
         share = 1 / counts[person].to(torch.float32)  # each photo's part in its person's mean
@@ -182,11 +204,24 @@ class _Wave:
             distance.index_add_(0, person[place], (d * weight).cpu())
         seen = rows.sort().values
         statistics = ops.veil_step_(
-            self.veils, self.momentum, gradients, self.images[seen.to(self.images.device)], _prefix(counts, self.veils),
-            blend=config.blend, lam=config.lam, mu=config.mu, step=config.step_at(step), decay=config.decay,
-            active=active.to(self.veils.device), gradient_offsets=torch.arange(people + 1, device=self.veils.device),
-            mean_images=self.mean_images, visual=config.visual, block=config.block, stride=config.block_stride,
-            form=config.variance).cpu()
+            self.veils,
+            self.momentum,
+            gradients,
+            self.images[seen.to(self.images.device)],
+            _prefix(counts, self.veils),
+            blend=config.blend,
+            lam=config.lam,
+            mu=config.mu,
+            step=config.step_at(step),
+            decay=config.decay,
+            active=active.to(self.veils.device),
+            gradient_offsets=torch.arange(people + 1, device=self.veils.device),
+            mean_images=self.mean_images,
+            visual=config.visual,
+            block=config.block,
+            stride=config.block_stride,
+            form=config.variance,
+        ).cpu()
         total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2]
         return torch.stack([distance, torch.where(statistics[:, 0].isfinite(), total, statistics[:, 0])], 1)
 
@@ -212,8 +247,14 @@ class _Wave:
         offsets = _prefix(torch.bincount(person, minlength=len(self.names)), features)
         own = (rows - self.offsets[person]).to(device)
         distance, weights, slope = ops.hull_distance(
-            features, self.clean, offsets, clean_offsets=self.offsets.to(device), kind=self.config.subspace,
-            weights=start, own=own)
+            features,
+            self.clean,
+            offsets,
+            clean_offsets=self.offsets.to(device),
+            kind=self.config.subspace,
+            weights=start,
+            own=own,
+        )
         if self.weights is not None:
             self.weights[rows.to(device)] = weights
         return distance, slope
@@ -223,7 +264,7 @@ class _Wave:
         config, n = self.config, self.config.patience
         if len(history) < 2 * n:
             return torch.zeros(len(self.names), dtype=torch.bool)
-        before, now = torch.stack(history[-2 * n:-n]).mean(0), torch.stack(history[-n:]).mean(0)
+        before, now = torch.stack(history[-2 * n : -n]).mean(0), torch.stack(history[-n:]).mean(0)
         better = before[:, 1] - now[:, 1]
         return (now[:, 0] <= config.stop_distance) & (better <= config.stop_improvement * before[:, 1].abs())
 
@@ -241,13 +282,17 @@ class _Wave:
         alpha, images = config.blend / 255, self.images.cpu()
         for p, name in enumerate(self.names):
             part = slice(int(self.offsets[p]), int(self.offsets[p + 1]))
-            record = {"name": name, "photos": int(self.counts[p]), "status": self.failed.get(p, ""),
-                      "steps": int(self.taken[p])}
+            record: dict = {
+                "name": name,
+                "photos": int(self.counts[p]),
+                "status": self.failed.get(p, ""),
+                "steps": int(self.taken[p]),
+            }
             if not record["status"] and not bool(usable[part].all()):
                 record["status"] = "failed: the network's features of the protected photos are not finite"
             if not record["status"]:
                 record |= _losses(features[part], self.clean[part].cpu(), images[part], veils[p], alpha, config)
-                reached = record["feature_distance"] <= config.stop_distance
+                reached = float(record["feature_distance"]) <= config.stop_distance
                 record["status"] = "converged" if reached else "step limit"
                 record["photo_ids"] = [photo_id(image) for image in images[part]]
             self.records.append(record)
@@ -288,18 +333,34 @@ def _losses(features, clean, images, veil, alpha: float, config: CraftConfig) ->
     visual = gap.flatten(1).norm(dim=1).mean() if config.visual == "norm" else gap.square().mean()
     variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.variance).mean()
     centre = torch.nn.functional.normalize(clean.mean(0), dim=0)
-    figures = {"feature_distance": distance.mean(), "cosine": (features @ centre).mean(), "visual": visual,
-               "variance": variance, "total": distance.mean() - config.lam * visual + config.mu * variance}
+    figures = {
+        "feature_distance": distance.mean(),
+        "cosine": (features @ centre).mean(),
+        "visual": visual,
+        "variance": variance,
+        "total": distance.mean() - config.lam * visual + config.mu * variance,
+    }
     return {name: round(float(value), 6) for name, value in figures.items()}
 
 
 def _bank(waves, report, people: People, config: CraftConfig, fingerprint: dict, key_id: str, key: str) -> VeilBank:
     good = [record for record in report if not record["status"].startswith("failed")]
-    veils = torch.cat([wave.finished() for wave in waves] or [torch.zeros((0, *people.images.shape[1:]), dtype=torch.uint8)])
+    veils = torch.cat(
+        [wave.finished() for wave in waves] or [torch.zeros((0, *people.images.shape[1:]), dtype=torch.uint8)]
+    )
     place = {name: i for i, name in enumerate(name for wave in waves for name in wave.names)}
     rows = torch.tensor([place[record["name"]] for record in good], dtype=torch.int64)
-    return VeilBank(veils[rows], [record["name"] for record in good], config.blend, good, fingerprint,
-                    config.as_dict(), key_id, key, __version__)
+    return VeilBank(
+        veils[rows],
+        [record["name"] for record in good],
+        config.blend,
+        good,
+        fingerprint,
+        config.as_dict(),
+        key_id,
+        key,
+        __version__,
+    )
 
 
 def _report_held_out(model, people, clean, held_out: People, result: CraftResult, config: CraftConfig) -> None:
@@ -315,10 +376,12 @@ def _report_held_out(model, people, clean, held_out: People, result: CraftResult
     parts = dict(zip(people.names, clean.split(people.counts.tolist()), strict=True))
     others = torch.stack([part[0] for part in parts.values()])
     for p, name in enumerate(kept.names):
-        own = features[kept.offsets[p]:kept.offsets[p + 1]]
+        own = features[kept.offsets[p] : kept.offsets[p + 1]]
         rank = ranks_against(own, parts[name], others[[n != name for n in parts]])
         centre = torch.nn.functional.normalize(parts[name].mean(0), dim=0)
         record = next(r for r in result.report if r["name"] == name)
-        record["held_out"] = {"photos": len(own), "cosine": round(float((own @ centre).mean()), 6),
-                              "rank1": round(float((rank == 1).double().mean()), 6)}
-
+        record["held_out"] = {
+            "photos": len(own),
+            "cosine": round(float((own @ centre).mean()), 6),
+            "rank1": round(float((rank == 1).double().mean()), 6),
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Sequence
@@ -45,23 +46,32 @@ class Check:
     auc: float
 
     def __str__(self) -> str:
-        return f"cosine same person {self.same:.3f}, different people {self.different:.3f}, separation (AUC) {self.auc:.4f}"
+        return f"cosine same person {self.same:.3f}, different {self.different:.3f}, separation (AUC) {self.auc:.4f}"
 
 
 class FaceModel:
     """A frozen FR network: float [N, 3, H, W] RGB in [0, 1] -> L2-normalised features [N, d].
 
-    module: any nn.Module whose output is [N, d] (or [N, d, 1, 1]), normalised or not; it is copied, set to eval mode and
-    its parameters frozen. size, mean, std, bgr, value_range: its input, see InputSpec; the default is RGB in [0, 1]
+    module: any nn.Module whose output is [N, d] (or [N, d, 1, 1]), normalised or not; it is copied, set to eval mode
+    and its parameters frozen. size, mean, std, bgr, value_range: its input, see InputSpec; the default is RGB in [0, 1]
     with nothing to normalise. Raises TypeError or ValueError for wrong arguments.
     """
 
-    def __init__(self, module: nn.Module, *, size: int | Sequence[int] = 112, mean: Sequence[float] = (0.0,) * 3,
-                 std: Sequence[float] = (1.0,) * 3, bgr: bool = False, value_range: float = 1.0, name: str = ""):
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        size: int | Sequence[int] = 112,
+        mean: Sequence[float] = (0.0,) * 3,
+        std: Sequence[float] = (1.0,) * 3,
+        bgr: bool = False,
+        value_range: float = 1.0,
+        name: str = "",
+    ):
         if not isinstance(module, nn.Module):
             raise TypeError(f"FaceModel: module must be a torch.nn.Module, got {type(module).__name__}")
         size = (size, size) if isinstance(size, int) else tuple(size)
-        self.input = InputSpec(size, tuple(map(float, mean)), tuple(map(float, std)), bgr, float(value_range))
+        self.input = InputSpec(size, _floats(mean), _floats(std), bgr, float(value_range))  # type: ignore[arg-type]
         self.module = _frozen(module)
         self.name = name or type(module).__name__
 
@@ -90,7 +100,9 @@ class FaceModel:
         passed on: see `features`.
         """
         if x.shape[1:] != (3, *self.input.size):
-            raise ValueError(f"FaceModel.embed: x must be [N, 3, {self.input.size[0]}, {self.input.size[1]}], got {list(x.shape)}")
+            raise ValueError(
+                f"FaceModel.embed: x must be [N, 3, {self.input.size[0]}, {self.input.size[1]}], got {list(x.shape)}"
+            )
         try:
             out = self.module(self._prepare(x))
         except (RuntimeError, ValueError, TypeError) as error:
@@ -102,8 +114,10 @@ class FaceModel:
         if out.ndim == 4 and out.shape[2:] == (1, 1):
             out = out.flatten(1)
         if out.ndim != 2 or len(out) != len(x) or out.shape[1] < 2 or not out.is_floating_point():
-            raise ModelError(f"{self.name}: the network must return a float tensor [{len(x)}, d], one row a photo, got "
-                             f"{out.dtype} {list(out.shape)}")
+            raise ModelError(
+                f"{self.name}: the network must return a float tensor [{len(x)}, d], one row a photo, got "
+                f"{out.dtype} {list(out.shape)}"
+            )
         return F.normalize(out, eps=0.0)  # a zero feature has no direction: NaN, which `features` reports
 
     def _prepare(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,16 +142,20 @@ class FaceModel:
         found = torch.cat(parts).to(images.device)
         bad = (~found.isfinite().all(1)).nonzero().flatten()
         if check and len(bad):
-            raise ModelError(f"{self.name}: the network returned NaN, infinity or a zero vector for {len(bad)} of "
-                             f"{len(images)} photos (first: number {int(bad[0])}); its weights or the stated input are wrong")
+            raise ModelError(
+                f"{self.name}: the network returned NaN, infinity or a zero vector for {len(bad)} of "
+                f"{len(images)} photos (first: number {int(bad[0])}); its weights or the stated input are wrong"
+            )
         return found
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the stated input and every weight and buffer by name: which network a bank was crafted for."""
         digest = hashlib.sha256(repr(self.input).encode())
-        tensors = {**dict(self.module.named_parameters(remove_duplicate=False)),
-                   **dict(self.module.named_buffers(remove_duplicate=False))}
+        tensors = {
+            **dict(self.module.named_parameters(remove_duplicate=False)),
+            **dict(self.module.named_buffers(remove_duplicate=False)),
+        }
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
@@ -155,7 +173,10 @@ class FaceModel:
         result = self._separation(people)
         if result.auc >= least_auc:
             return result
-        cause = "none of the usual input mistakes explains it: are the faces aligned to the ArcFace template, and is the network trained?"
+        cause = (
+            "none of the usual input mistakes explains it: are the faces aligned to the ArcFace template, and is the "
+            "network trained?"
+        )
         best = result.auc + 0.03
         for label, spec in _alternatives(self.input).items():
             other = copy.copy(self)
@@ -179,12 +200,19 @@ class FaceModel:
         return Check(inside.mean().item(), across.mean().item(), (below / 2 / len(across)).mean().item())
 
 
+def _floats(values: Sequence[float]) -> tuple[float, float, float]:
+    return tuple(float(value) for value in values)  # type: ignore[return-value]  # InputSpec checks how many
+
+
 def _alternatives(spec: InputSpec) -> dict[str, InputSpec]:
     """The usual mistakes, undone."""
     half, none, imagenet = (0.5,) * 3, ((0.0,) * 3, (1.0,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    inputs = {"values to be normalised to [-1, 1] (mean 0.5, std 0.5)": (half, half, 1.0),
-              "values in [0, 1] without normalisation": (*none, 1.0), "values in 0..255": (*none, 255.0),
-              "ImageNet mean and std": (*imagenet, 1.0)}
+    inputs = {
+        "values to be normalised to [-1, 1] (mean 0.5, std 0.5)": (half, half, 1.0),
+        "values in [0, 1] without normalisation": (*none, 1.0),
+        "values in 0..255": (*none, 255.0),
+        "ImageNet mean and std": (*imagenet, 1.0),
+    }
     found = {}
     for bgr in (spec.bgr, not spec.bgr):
         order = "" if bgr == spec.bgr else f"{'BGR' if bgr else 'RGB'} channel order"
@@ -201,10 +229,8 @@ def _frozen(module: nn.Module) -> nn.Module:
             module = copy.deepcopy(module)  # the caller's network keeps its mode and its gradients
     except (RuntimeError, TypeError, NotImplementedError):
         pass  # some scripted modules cannot be copied
-    try:
+    with contextlib.suppress(NotImplementedError):  # torch.export modules stay in the mode they were exported in
         module.eval()
-    except NotImplementedError:
-        pass  # torch.export modules have no modes; they are exported in the mode they were in
     for parameter in module.parameters():  # scripted modules have no requires_grad_ of their own
         parameter.requires_grad_(False)
     return module

@@ -68,5 +68,9 @@ def inside(root: Path, *parts: str) -> Path:
 
 def is_plain_name(name: str) -> bool:
     """Whether `name` is one path component that stays in its folder on every platform."""
-    return (bool(name) and name not in (".", "..") and len(name.encode(errors="surrogatepass")) <= 255
-            and not any(c in '/\\:' or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name))
+    return (
+        bool(name)
+        and name not in (".", "..")
+        and len(name.encode(errors="surrogatepass")) <= 255
+        and not any(c in "/\\:" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name)
+    )

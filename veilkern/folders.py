@@ -27,9 +27,17 @@ class Outcome:
     notices: list[Problem] = field(default_factory=list)
 
 
-def protect_folder(faces: str | os.PathLike[str], bank: VeilBank, out: str | os.PathLike[str], *, lossless: bool = False,
-                   resize: bool = False, convert: bool = False, overwrite: bool = False,
-                   progress: bool | None = None) -> Outcome:
+def protect_folder(
+    faces: str | os.PathLike[str],
+    bank: VeilBank,
+    out: str | os.PathLike[str],
+    *,
+    lossless: bool = False,
+    resize: bool = False,
+    convert: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Outcome:
     """FACES/<person>/<photo>.* -> OUT/<person>/<photo>.png, 8-bit, or 16-bit RGB with lossless.
 
     A photo that cannot be read or written, and a person without a veil, are listed and passed over. Files that are
@@ -50,8 +58,15 @@ def protect_folder(faces: str | os.PathLike[str], bank: VeilBank, out: str | os.
     return outcome
 
 
-def recover_folder(protected: str | os.PathLike[str], bank: VeilBank, out: str | os.PathLike[str], *,
-                   gaussian_sigma: float | None = None, overwrite: bool = False, progress: bool | None = None) -> Outcome:
+def recover_folder(
+    protected: str | os.PathLike[str],
+    bank: VeilBank,
+    out: str | os.PathLike[str],
+    *,
+    gaussian_sigma: float | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Outcome:
     """DIR/<person>/<photo>.png, 8-bit or 16-bit, as `protect_folder` wrote them -> OUT/<person>/<photo>.png, 8-bit.
 
     Lists and raises as `protect_folder` does.
@@ -96,7 +111,9 @@ def _output_names(files: list[Path]) -> list[str]:
     return [f"{file.stem if stems[file.stem.lower()] == 1 else file.name}.png" for file in files]
 
 
-def _write(target: Path, person: str, name: str, pixels: torch.Tensor, source: Path, overwrite: bool, outcome: Outcome) -> None:
+def _write(
+    target: Path, person: str, name: str, pixels: torch.Tensor, source: Path, overwrite: bool, outcome: Outcome
+) -> None:
     try:
         path = inside(target, person, name)
         if path.exists() and (not overwrite or path.samefile(source)):

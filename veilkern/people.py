@@ -42,13 +42,19 @@ class People:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"People: images must be uint8 [N, 3, H, W], got {self.images.dtype} {list(self.images.shape)}")
+            raise ValueError(
+                f"People: images must be uint8 [N, 3, H, W], got {self.images.dtype} {list(self.images.shape)}"
+            )
         if self.offsets.dtype != torch.int64 or self.offsets.shape != (len(self.names) + 1,):
-            raise ValueError(f"People: offsets must be int64 [{len(self.names) + 1}], one more than there are names, "
-                             f"got {self.offsets.dtype} {list(self.offsets.shape)}")
+            raise ValueError(
+                f"People: offsets must be int64 [{len(self.names) + 1}], one more than there are names, "
+                f"got {self.offsets.dtype} {list(self.offsets.shape)}"
+            )
         marks = self.offsets.tolist()
         if marks[0] != 0 or marks[-1] != len(self.images) or marks != sorted(marks):
-            raise ValueError(f"People: offsets must rise from 0 to {len(self.images)} (the number of images), got {marks}")
+            raise ValueError(
+                f"People: offsets must rise from 0 to {len(self.images)} (the number of images), got {marks}"
+            )
         if len(self.files) != len(self.images):
             raise ValueError(f"People: files must have {len(self.images)} entries, one an image, got {len(self.files)}")
         if len(set(self.names)) != len(self.names):
@@ -82,7 +88,7 @@ class People:
     def photos(self, person: int | str) -> torch.Tensor:
         """The photos of one person, uint8 [n, 3, H, W], a view."""
         p = self.names.index(person) if isinstance(person, str) else person
-        return self.images[self.offsets[p]:self.offsets[p + 1]]
+        return self.images[self.offsets[p] : self.offsets[p + 1]]
 
     def take(self, photos: Iterable[int] | torch.Tensor) -> People:
         """These photos only (row numbers, kept in order); persons left without a photo go."""
@@ -91,8 +97,9 @@ class People:
         counts = torch.bincount(self.rows[index], minlength=len(self))
         names = [name for name, n in zip(self.names, counts.tolist(), strict=True) if n]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts[counts > 0].cumsum(0)])
-        return People(self.images[index], offsets, names, [self.files[i] for i in index.tolist()], self.problems,
-                      self.notices)
+        return People(
+            self.images[index], offsets, names, [self.files[i] for i in index.tolist()], self.problems, self.notices
+        )
 
     def split(self, held_out: int) -> tuple[People, People]:
         """The first photos of each person, and the last `held_out` ones of each (never a person's only photo)."""
@@ -104,8 +111,9 @@ class People:
         return self.take(first.nonzero().flatten()), self.take((~first).nonzero().flatten())
 
 
-def read_people(folder: str | os.PathLike[str], *, size: int | tuple[int, int] = 112, resize: bool = False,
-                convert: bool = False) -> People:
+def read_people(
+    folder: str | os.PathLike[str], *, size: int | tuple[int, int] = 112, resize: bool = False, convert: bool = False
+) -> People:
     """Read FOLDER/<person>/<photo>.{png,jpg,jpeg,webp}: one folder per person, one aligned face per photo.
 
     size: pixels wanted, an int or (height, width); resize and convert as in `read_photo`. A bad photo is left out and
@@ -124,7 +132,9 @@ def read_people(folder: str | os.PathLike[str], *, size: int | tuple[int, int] =
             problems.append(Problem(str(person), "no usable photo of this person"))
             continue
         if len(photos) == 1:
-            notices.append(Problem(str(person), "one photo only: a veil can be crafted, but its recognition not be judged"))
+            notices.append(
+                Problem(str(person), "one photo only: a veil can be crafted, but its recognition not be judged")
+            )
         images += [image for _, image in photos]
         files += [f"{person.name}/{file.name}" for file, _ in photos]
         names.append(person.name)

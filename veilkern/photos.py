@@ -19,8 +19,9 @@ MAX_FILE_BYTES = 256 << 20  # larger than any photo; read whole into memory
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def read_photo(path: str | os.PathLike[str], *, size: tuple[int, int] = (112, 112), resize: bool = False,
-               convert: bool = False) -> tuple[torch.Tensor, list[str]]:
+def read_photo(
+    path: str | os.PathLike[str], *, size: tuple[int, int] = (112, 112), resize: bool = False, convert: bool = False
+) -> tuple[torch.Tensor, list[str]]:
     """Read one aligned face photo: uint8 [3, H, W] RGB, and notices (for instance "turned by its EXIF orientation").
 
     size: (height, width) wanted. resize: bring another size to it (bicubic) instead of refusing. convert: turn
@@ -59,7 +60,9 @@ def _checked(path, data, image, size, resize, convert):
     notices = []
     kind = _kind(image, data)
     if kind and not convert:
-        raise PhotoError(f"{path}: {kind}, wanted 8-bit RGB; convert it, or ask for conversion (convert=True, --convert)")
+        raise PhotoError(
+            f"{path}: {kind}, wanted 8-bit RGB; convert it, or ask for conversion (convert=True, --convert)"
+        )
     if getattr(image, "n_frames", 1) > 1:
         raise PhotoError(f"{path}: an animation of {image.n_frames} frames, wanted one photo")
     turned = image.getexif().get(0x0112, 1) in range(2, 9)
@@ -67,8 +70,10 @@ def _checked(path, data, image, size, resize, convert):
     if turned and image.getexif()[0x0112] >= 5:
         got = got[::-1]
     if got != size and not resize:
-        raise PhotoError(f"{path}: {got[0]} x {got[1]} pixels (height x width), wanted {size[0]} x {size[1]}; align and "
-                         "crop it, or ask for resizing (resize=True, --resize)")
+        raise PhotoError(
+            f"{path}: {got[0]} x {got[1]} pixels (height x width), wanted {size[0]} x {size[1]}; align and "
+            "crop it, or ask for resizing (resize=True, --resize)"
+        )
     image.load()
     if turned:
         image = ImageOps.exif_transpose(image)
@@ -87,9 +92,16 @@ def _kind(image: Image.Image, data: bytes) -> str | None:
     """What the photo is when it is not plain 8-bit RGB."""
     if _png_depth(data) == 16 or image.mode.startswith(("I", "F")):
         return "16-bit photo"
-    names = {"1": "black-and-white photo", "L": "greyscale photo", "LA": "greyscale photo with transparency",
-             "P": "palette photo", "PA": "palette photo with transparency", "RGBA": "RGBA photo (with transparency)",
-             "CMYK": "CMYK photo", "YCCK": "CMYK photo"}
+    names = {
+        "1": "black-and-white photo",
+        "L": "greyscale photo",
+        "LA": "greyscale photo with transparency",
+        "P": "palette photo",
+        "PA": "palette photo with transparency",
+        "RGBA": "RGBA photo (with transparency)",
+        "CMYK": "CMYK photo",
+        "YCCK": "CMYK photo",
+    }
     return None if image.mode == "RGB" else names.get(image.mode, f"photo of mode {image.mode}")
 
 
@@ -100,7 +112,9 @@ def _png_depth(data: bytes) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16-bit greyscale: Pillow would clip, not scale
-        return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            (np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
     return image.convert("RGB")
 
 
@@ -119,7 +133,9 @@ def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> to
     try:
         width, height, rows, info = png.Reader(bytes=data).read()
         if (height, width) != tuple(size) or info["planes"] != 3:
-            raise PhotoError(f"{path}: {height} x {width} x {info['planes']} 16-bit PNG, wanted {size[0]} x {size[1]} x 3")
+            raise PhotoError(
+                f"{path}: {height} x {width} x {info['planes']} 16-bit PNG, wanted {size[0]} x {size[1]} x 3"
+            )
         pixels = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows]).reshape(height, width, 3)
     except (png.Error, ValueError, EOFError, OSError, IndexError, MemoryError) as error:
         raise PhotoError(f"{path}: corrupt or truncated: {error}") from error

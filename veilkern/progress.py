@@ -35,8 +35,12 @@ def progress_bar(wanted: bool | Callable[[int, int], None] | None, total: int, t
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
     except ImportError:
-        yield Progress(total, lambda done, all_: print(f"\r{title}: {done}/{all_}", end="" if done < all_ else "\n",
-                                                       file=sys.stderr, flush=True))
+        yield Progress(
+            total,
+            lambda done, all_: print(
+                f"\r{title}: {done}/{all_}", end="" if done < all_ else "\n", file=sys.stderr, flush=True
+            ),
+        )
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -1,4 +1,4 @@
-"""VeilBank: the veils of many persons, and the file that keeps them. A veil is a key: whoever has it sees the photos."""
+"""VeilBank: the veils of many persons, and their file. A veil is a key: whoever has it sees the photos."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class VeilBank:
     """Veils of P persons, all of one image size and blend.
 
     veils: uint8 [P, 3, H, W] RGB. names: P unique names. blend: a of alpha = a / 255. records: one dict a person
-    (status, steps, losses, photo_ids). model: name and fingerprint of the network they were crafted for. config: the CraftConfig.
-    key_id: tells which master key made the starts. key: that key in hex, only where craft made a fresh one, which
-    serves this bank alone and is no more secret than its veils. version: of the veilkern that crafted them.
+    (status, steps, losses, photo_ids). model: name and fingerprint of the network they were crafted for. config: the
+    CraftConfig. key_id: tells which master key made the starts. key: that key in hex, only where craft made a fresh
+    one, which serves this bank alone and is no more secret than its veils. version: of the veilkern that crafted them.
     """
 
     veils: torch.Tensor
@@ -46,18 +46,29 @@ class VeilBank:
     version: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.veils, torch.Tensor) or self.veils.dtype != torch.uint8 or self.veils.ndim != 4 \
-                or self.veils.shape[1] != 3:
-            got = f"{self.veils.dtype} {list(self.veils.shape)}" if isinstance(self.veils, torch.Tensor) else type(self.veils)
+        if (
+            not isinstance(self.veils, torch.Tensor)
+            or self.veils.dtype != torch.uint8
+            or self.veils.ndim != 4
+            or self.veils.shape[1] != 3
+        ):
+            got = (
+                f"{self.veils.dtype} {list(self.veils.shape)}"
+                if isinstance(self.veils, torch.Tensor)
+                else type(self.veils)
+            )
             raise ValueError(f"VeilBank: veils must be uint8 [P, 3, H, W], got {got}")
         _check_names(self.names, len(self.veils), ValueError, "VeilBank")
         if isinstance(self.blend, bool) or not isinstance(self.blend, int) or not 1 <= self.blend <= 254:
             raise ValueError(f"VeilBank: blend must be an integer 1..254 (alpha = blend / 255), got {self.blend!r}")
         if self.records and len(self.records) != len(self.names):
-            raise ValueError(f"VeilBank: records must have {len(self.names)} entries, one a person, got {len(self.records)}")
+            raise ValueError(
+                f"VeilBank: records must have {len(self.names)} entries, one a person, got {len(self.records)}"
+            )
 
     def __repr__(self) -> str:  # never the veils or the key
-        return f"VeilBank({len(self)} veils of {self.size[0]} x {self.size[1]}, blend {self.blend}/255, for {self.model.get('name')})"
+        size = f"{self.size[0]} x {self.size[1]}"
+        return f"VeilBank({len(self)} veils of {size}, blend {self.blend}/255, for {self.model.get('name')})"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,23 +94,45 @@ class VeilBank:
 
     def join(self, other: VeilBank) -> VeilBank:
         """Both banks in one; ValueError unless they agree on size, blend, network and config and share no name."""
-        for name, a, b in (("size", self.size, other.size), ("blend", self.blend, other.blend),
-                           ("network", self.model.get("fingerprint"), other.model.get("fingerprint")),
-                           ("config", self.config, other.config)):
+        for name, a, b in (
+            ("size", self.size, other.size),
+            ("blend", self.blend, other.blend),
+            ("network", self.model.get("fingerprint"), other.model.get("fingerprint")),
+            ("config", self.config, other.config),
+        ):
             if a != b:
                 raise ValueError(f"VeilBank.join: the banks differ in {name}: {a} and {b}")
         if both := sorted(set(self.names) & set(other.names)):
             raise ValueError(f"VeilBank.join: both banks have a veil of {', '.join(both[:10])}")
         keep_key = self.key if self.key_id == other.key_id else ""
-        return VeilBank(torch.cat([self.veils, other.veils]), self.names + other.names, self.blend,
-                        self.records + other.records, self.model, self.config,
-                        self.key_id if self.key_id == other.key_id else f"{self.key_id}+{other.key_id}", keep_key, self.version)
+        return VeilBank(
+            torch.cat([self.veils, other.veils]),
+            self.names + other.names,
+            self.blend,
+            self.records + other.records,
+            self.model,
+            self.config,
+            self.key_id if self.key_id == other.key_id else f"{self.key_id}+{other.key_id}",
+            keep_key,
+            self.version,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, readable by its owner alone (0600), whole or not at all (OutputError)."""
-        about = json.dumps({"names": self.names, "blend": self.blend, "records": self.records, "model": self.model,
-                            "config": self.config, "key_id": self.key_id, "key": self.key, "version": self.version},
-                           sort_keys=True, ensure_ascii=True)
+        about = json.dumps(
+            {
+                "names": self.names,
+                "blend": self.blend,
+                "records": self.records,
+                "model": self.model,
+                "config": self.config,
+                "key_id": self.key_id,
+                "key": self.key,
+                "version": self.version,
+            },
+            sort_keys=True,
+            ensure_ascii=True,
+        )
         veils = self.veils.detach().cpu().contiguous()
         # One entry, since safetensors writes several in any order and the same bank should be the same bytes.
         entry = json.dumps({"version": FORMAT_VERSION, "sha256": _digest(veils, about), "about": about})
@@ -145,8 +178,13 @@ def _check_header(path: Path, file) -> tuple[str, str]:
         raise BankError(f"{path}: not the parts of a veil bank")
     part = file.get_slice("veils")
     shape, dtype = part.get_shape(), part.get_dtype()
-    if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not all(1 <= n <= MAX_SIDE for n in shape[2:]) \
-            or shape[0] > MAX_PEOPLE:
+    if (
+        dtype != "U8"
+        or len(shape) != 4
+        or shape[1] != 3
+        or not all(1 <= n <= MAX_SIDE for n in shape[2:])
+        or shape[0] > MAX_PEOPLE
+    ):
         raise BankError(f"{path}: veils must be uint8 [P, 3, H, W], got {dtype} {shape}")
     values = _parse(path, about)
     wanted = {"names", "blend", "records", "model", "config", "key_id", "key", "version"}

@@ -90,6 +90,9 @@ def select(op: str, *tensors: torch.Tensor) -> Callable:
         if backend.serves(op, tensors):
             return backend.ops[op]
     devices = sorted({t.device.type for t in tensors})
-    reasons = "; ".join(f"{b.name}: {b.reason or ('no such op' if op not in b.ops else f'serves {b.devices}')}"
-                        for b in list_backends() if asked in (None, b.name))
+    reasons = "; ".join(
+        f"{b.name}: {b.reason or ('no such op' if op not in b.ops else f'serves {b.devices}')}"
+        for b in list_backends()
+        if asked in (None, b.name)
+    )
     raise BackendError(f"{op}: no backend serves tensors on {', '.join(devices)} ({reasons})")

@@ -7,11 +7,13 @@ import torch
 from veilkern.reference.recover import gaussian_filter
 
 try:
-    from veilkern import _cpu
+    from veilkern import _cpu  # type: ignore[attr-defined]  # compiled
 except ImportError as error:
-    raise ImportError(f"the C++ module veilkern._cpu is missing ({error}); this package was built without a C++ "
-                      "compiler, or is run from its source tree: install a compiler (g++ or clang++) and reinstall "
-                      "with `pip install --force-reinstall --no-deps veilkern`") from error
+    raise ImportError(
+        f"the C++ module veilkern._cpu is missing ({error}); this package was built without a C++ "
+        "compiler, or is run from its source tree: install a compiler (g++ or clang++) and reinstall "
+        "with `pip install --force-reinstall --no-deps veilkern`"
+    ) from error
 
 DEVICES = ("cpu",)
 DETAIL = f"C++, {_cpu.isa()}"
@@ -29,8 +31,19 @@ def _launch(kernel, images, veils, rows, a, out):
     index = rows.contiguous()
     target = out if _dense(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
     count, channels, height, width = source.shape
-    kernel(source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-           target.stride(0), count, channels * height * width, a, torch.get_num_threads())
+    kernel(
+        source.data_ptr(),
+        source.stride(0),
+        bank.data_ptr(),
+        bank.stride(0),
+        index.data_ptr(),
+        target.data_ptr(),
+        target.stride(0),
+        count,
+        channels * height * width,
+        a,
+        torch.get_num_threads(),
+    )
     if target is not out:
         out.copy_(target)
 

@@ -19,7 +19,11 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
 
 
 OPS = {
-    "blend": blend, "recover": recover, "blend_normalize": reference.blend_normalize,
-    "block_variance": reference.block_variance, "hull_distance": reference.hull_distance, "ssim": reference.ssim,
+    "blend": blend,
+    "recover": recover,
+    "blend_normalize": reference.blend_normalize,
+    "block_variance": reference.block_variance,
+    "hull_distance": reference.hull_distance,
+    "ssim": reference.ssim,
     "veil_step_": reference.veil_step_,
 }

@@ -50,12 +50,13 @@ def identify(hidden: torch.Tensor, clean: torch.Tensor, people: People, gallery:
         ranks, own = [], []
         for j in range(int(counts[p])):
             rivals = clean[(starts + j % counts)[others]]
-            rank = ranks_against(hidden[part], clean[part][j:j + 1], torch.cat([rivals, gallery]))[:, 0]
+            rank = ranks_against(hidden[part], clean[part][j : j + 1], torch.cat([rivals, gallery]))[:, 0]
             own.append(rank[j])
-            ranks.append(torch.cat([rank[:j], rank[j + 1:]]))
+            ranks.append(torch.cat([rank[:j], rank[j + 1 :]]))
         ranked = torch.cat(ranks).double()
         centre = torch.nn.functional.normalize(clean[part].mean(0), dim=0)
-        rates = [(ranked <= k).double().mean().item() for k in (1, 5, 10)]
-        found.append(Identification(*rates, (torch.stack(own) == 1).double().mean().item(),
-                                    (hidden[part] @ centre).mean().item(), len(ranked)))
+        rates = {f"rank{k}": (ranked <= k).double().mean().item() for k in (1, 5, 10)}
+        own_rank1 = (torch.stack(own) == 1).double().mean().item()
+        cosine = (hidden[part] @ centre).mean().item()
+        found.append(Identification(**rates, own_rank1=own_rank1, cosine=cosine, pairs=len(ranked)))
     return found

@@ -49,4 +49,4 @@ def _blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     scale = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(scale > 0, (a * b).sum(1) / scale, torch.zeros_like(scale))
+    return torch.where(scale > 1e-6, (a * b).sum(1) / scale, torch.zeros_like(scale))

@@ -21,17 +21,23 @@ from veilkern.protect import protect, recover
 from veilkern.veils import VeilBank
 
 SHOWN_PEOPLE, SHOWN_PHOTOS = 12, 4
-_HISTOGRAMS = {"ssim_protected": "SSIM of protected photos (less is better hidden)",
-               "contour2": "residual contour, sigma 2 (0 is best; below 0: a photographic negative)",
-               "cosine": "cosine of protected photos to the person (more is better recognised)",
-               "ssim_recovered": "SSIM of recovered photos (1 is perfect)"}
+_HISTOGRAMS = {
+    "ssim_protected": "SSIM of protected photos (less is better hidden)",
+    "contour2": "residual contour, sigma 2 (0 is best; below 0: a photographic negative)",
+    "cosine": "cosine of protected photos to the person (more is better recognised)",
+    "ssim_recovered": "SSIM of recovered photos (1 is perfect)",
+}
 
 
-def write_report(folder: str | Path, evaluation: Evaluation, people: People, bank: VeilBank, *, title: str = "veilkern") -> Path:
+def write_report(
+    folder: str | Path, evaluation: Evaluation, people: People, bank: VeilBank, *, title: str = "veilkern"
+) -> Path:
     """Write the three files into `folder`; returns the path of report.html. Raises OutputError."""
     folder = make_folder(folder)
     shown = _examples(people, bank)
-    atomic_write(folder / "report.json", json.dumps(evaluation.as_dict() | {"veilkern": __version__}, indent=1).encode())
+    atomic_write(
+        folder / "report.json", json.dumps(evaluation.as_dict() | {"veilkern": __version__}, indent=1).encode()
+    )
     buffer = io.BytesIO()
     contact_sheet(shown).save(buffer, "PNG")
     atomic_write(folder / "contact_sheet.png", buffer.getvalue())
@@ -48,7 +54,9 @@ def _examples(people: People, bank: VeilBank) -> list[dict]:
         original = photos[pick]
         rows = bank.rows([name]).expand(len(original)).contiguous()
         hidden = protect(original, bank, rows)
-        shown.append({"name": name, "original": original, "protected": hidden, "recovered": recover(hidden, bank, rows)})
+        shown.append(
+            {"name": name, "original": original, "protected": hidden, "recovered": recover(hidden, bank, rows)}
+        )
     return shown
 
 
@@ -74,13 +82,28 @@ def contact_sheet(shown: list[dict]) -> Image.Image:
 def _html(evaluation: Evaluation, shown: list[dict], title: str) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    environment = Environment(loader=PackageLoader("veilkern.evaluate"), autoescape=select_autoescape(["html"]),
-                              trim_blocks=True, lstrip_blocks=True)
-    pictures = [{"name": p["name"], **{kind: [_data_uri(image) for image in p[kind]]
-                                       for kind in ("original", "protected", "recovered")}} for p in shown]
+    environment = Environment(
+        loader=PackageLoader("veilkern.evaluate"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = [
+        {
+            "name": p["name"],
+            **{kind: [_data_uri(image) for image in p[kind]] for kind in ("original", "protected", "recovered")},
+        }
+        for p in shown
+    ]
     return environment.get_template("report.html").render(
-        title=title, e=evaluation, measures=MEASURES, pictures=pictures, version=__version__, number=format_number,
-        histograms=[(_HISTOGRAMS[name], _histogram(evaluation, name)) for name in _HISTOGRAMS])
+        title=title,
+        e=evaluation,
+        measures=MEASURES,
+        pictures=pictures,
+        version=__version__,
+        number=format_number,
+        histograms=[(_HISTOGRAMS[name], _histogram(evaluation, name)) for name in _HISTOGRAMS],
+    )
 
 
 def format_number(name: str, value: float | None) -> str:
@@ -103,7 +126,7 @@ def _histogram(evaluation: Evaluation, name: str) -> str:
     figure = Figure(figsize=(4.6, 2.2), layout="constrained")
     axes = figure.add_subplot()
     series = {label: values[name] for label, values in evaluation.photos.items()}
-    axes.hist(list(series.values()), bins=24, label=list(series), color=["#30638e", "#edae49"][:len(series)])
+    axes.hist(list(series.values()), bins=24, label=list(series), color=["#30638e", "#edae49"][: len(series)])
     axes.set_ylabel("photos")
     axes.legend(frameon=False, fontsize=8)
     for side in ("top", "right"):
@@ -111,4 +134,4 @@ def _histogram(evaluation: Evaluation, name: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]

@@ -18,10 +18,18 @@ from veilkern.veils import VeilBank, photo_id
 SETS = ("crafting", "unseen")
 # measure: (what it is, whether more is better)
 MEASURES = {
-    "rank1": "MSR rank-1", "rank5": "MSR rank-5", "rank10": "MSR rank-10", "own_rank1": "rank-1, own clean photo",
-    "cosine": "cosine to clean", "ssim_protected": "SSIM protected", "psnr_protected": "PSNR protected, dB",
-    "contour2": "|contour| sigma 2", "contour4": "|contour| sigma 4", "ssim_recovered": "SSIM recovered",
-    "psnr_recovered": "PSNR recovered, dB", "max_error": "max error of recover",
+    "rank1": "MSR rank-1",
+    "rank5": "MSR rank-5",
+    "rank10": "MSR rank-10",
+    "own_rank1": "rank-1, own clean photo",
+    "cosine": "cosine to clean",
+    "ssim_protected": "SSIM protected",
+    "psnr_protected": "PSNR protected, dB",
+    "contour2": "|contour| sigma 2",
+    "contour4": "|contour| sigma 4",
+    "ssim_recovered": "SSIM recovered",
+    "psnr_recovered": "PSNR recovered, dB",
+    "max_error": "max error of recover",
 }
 
 
@@ -58,7 +66,7 @@ def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch
     if not len(chosen):
         raise ValueError("evaluate: nobody in people has a veil in the bank")
     crafted = _crafted(chosen, bank)
-    distractors = None if gallery is None else model.features(gallery)
+    distractors = None if gallery is None or not len(gallery) else model.features(gallery)
     persons, photos, exact = [], {}, True
     for label, mask in zip(SETS, (crafted, ~crafted), strict=True):
         part = chosen.take(mask.nonzero().flatten())
@@ -67,17 +75,33 @@ def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch
             persons += records
             exact &= same
     overall = {label: _mean([r for r in persons if r["set"] == label]) for label in photos}
-    about = {"people": len(bank), "blend": bank.blend, "version": bank.version, "model": bank.model, "config": bank.config,
-             "records": [{k: v for k, v in r.items() if k != "photo_ids"} for r in bank.records]}
-    return Evaluation(persons, overall, photos, exact, {"name": model.name, "fingerprint": model.fingerprint}, about,
-                      0 if gallery is None else len(gallery), notices)
+    about = {
+        "people": len(bank),
+        "blend": bank.blend,
+        "version": bank.version,
+        "model": bank.model,
+        "config": bank.config,
+        "records": [{k: v for k, v in r.items() if k != "photo_ids"} for r in bank.records],
+    }
+    return Evaluation(
+        persons,
+        overall,
+        photos,
+        exact,
+        {"name": model.name, "fingerprint": model.fingerprint},
+        about,
+        0 if gallery is None else len(gallery),
+        notices,
+    )
 
 
 def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     notices = []
     if bank.model.get("fingerprint") != model.fingerprint:
-        notices.append(f"the veils were crafted for another network ({bank.model.get('name')}) than this one ({model.name}): "
-                       "recognition by this network was never promised")
+        notices.append(
+            f"the veils were crafted for another network ({bank.model.get('name')}) than this one ({model.name}): "
+            "recognition by this network was never promised"
+        )
         warnings.warn(f"evaluate: {notices[-1]}", UserWarning, stacklevel=3)
     if missing := sorted(set(people.names) - set(bank.names)):
         notices.append(f"no veil, left out: {', '.join(missing)}")
@@ -89,8 +113,13 @@ def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
 def _crafted(people: People, bank: VeilBank) -> torch.Tensor:
     """Which photos the veil of their person was crafted on, bool [N]."""
     ids = {name: set(record.get("photo_ids", ())) for name, record in zip(bank.names, bank.records, strict=False)}
-    return torch.tensor([photo_id(image) in ids.get(people.names[p], ())
-                         for image, p in zip(people.images, people.rows.tolist(), strict=True)], dtype=torch.bool)
+    return torch.tensor(
+        [
+            photo_id(image) in ids.get(people.names[p], ())
+            for image, p in zip(people.images, people.rows.tolist(), strict=True)
+        ],
+        dtype=torch.bool,
+    )
 
 
 def _measure(model: FaceModel, part: People, bank: VeilBank, gallery: torch.Tensor | None, label: str):
@@ -104,9 +133,12 @@ def _measure(model: FaceModel, part: People, bank: VeilBank, gallery: torch.Tens
     gallery = clean_features[:0] if gallery is None else gallery
     found = identify(hidden_features, clean_features, part, gallery)
     photos = {
-        "ssim_protected": metrics.ssim(part.images, hidden), "psnr_protected": metrics.psnr(part.images, hidden),
-        "ssim_recovered": metrics.ssim(part.images, back), "psnr_recovered": metrics.psnr(part.images, back),
-        "contour2": metrics.contour(part.images, hidden, 2.0), "contour4": metrics.contour(part.images, hidden, 4.0),
+        "ssim_protected": metrics.ssim(part.images, hidden),
+        "psnr_protected": metrics.psnr(part.images, hidden),
+        "ssim_recovered": metrics.ssim(part.images, back),
+        "psnr_recovered": metrics.psnr(part.images, back),
+        "contour2": metrics.contour(part.images, hidden, 2.0),
+        "contour4": metrics.contour(part.images, hidden, 4.0),
         "max_error": (part.images.int() - back.int()).abs().flatten(1).max(1).values.double(),
         "cosine": _cosine_to_clean(hidden_features, clean_features, part),
     }
@@ -114,7 +146,9 @@ def _measure(model: FaceModel, part: People, bank: VeilBank, gallery: torch.Tens
     for p, name in enumerate(part.names):
         at = slice(int(part.offsets[p]), int(part.offsets[p + 1]))
         record = {"name": name, "set": label, "photos": int(part.counts[p])}
-        record |= {k: v[at].abs().mean().item() if k.startswith("contour") else v[at].mean().item() for k, v in photos.items()}
+        record |= {
+            k: v[at].abs().mean().item() if k.startswith("contour") else v[at].mean().item() for k, v in photos.items()
+        }
         record |= {k: getattr(found[p], k) for k in ("rank1", "rank5", "rank10", "own_rank1")}
         records.append(record | {"max_error": int(photos["max_error"][at].max())})
     return records, {k: [round(v, 6) for v in values.tolist()] for k, values in photos.items()}, exact
@@ -148,5 +182,3 @@ def baseline(model: FaceModel, people: People, gallery: torch.Tensor) -> float:
     clean = model.features(people.images)
     found = identify(clean, clean, people, model.features(gallery))
     return sum(i.rank1 for i in found) / len(found)
-
-

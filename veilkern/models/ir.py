@@ -37,10 +37,18 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, excite: bool):
         super().__init__()
-        self.shortcut_layer = nn.MaxPool2d(1, stride) if inputs == outputs else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        layers = [nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.PReLU(outputs),
-                  nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+        self.shortcut_layer = (
+            nn.MaxPool2d(1, stride)
+            if inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+        layers = [
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
         self.res_layer = nn.Sequential(*layers, *([SqueezeExcite(outputs)] if excite else []))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,8 +62,13 @@ class IR(nn.Module):
         super().__init__()
         self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
         self.body = nn.Sequential(*[Block(*block, excite) for block in blocks_of(depths)])
-        self.output_layer = nn.Sequential(nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(),
-                                          nn.Linear(512 * 7 * 7, embedding), nn.BatchNorm1d(embedding))
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(512),
+            nn.Dropout(),
+            nn.Flatten(),
+            nn.Linear(512 * 7 * 7, embedding),
+            nn.BatchNorm1d(embedding),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.output_layer(self.body(self.input_layer(x)))
@@ -71,7 +84,9 @@ def build(state: Mapping[str, torch.Tensor]) -> tuple[str, IR]:
     count = len({key.split(".")[1] for key in state if key.startswith("body.")})
     layers = next((n for n, depths in DEPTHS.items() if sum(depths) == count), None)
     if layers is None:
-        raise ValueError(f"{count} blocks, wanted {', '.join(str(sum(d)) for d in DEPTHS.values())} (50, 100, 152 layers)")
+        raise ValueError(
+            f"{count} blocks, wanted {', '.join(str(sum(d)) for d in DEPTHS.values())} (50, 100, 152 layers)"
+        )
     excite = "body.0.res_layer.5.fc1.weight" in state
     name = f"ir_se{layers}" if excite else f"ir{layers}"
     return name, IR(DEPTHS[layers], excite, state["output_layer.3.weight"].shape[0])

@@ -52,8 +52,9 @@ def load(source, **input_spec) -> FaceModel:
     if path.suffix.lower() in readers:
         return FaceModel(readers[path.suffix.lower()](path), **{"name": path.name, **input_spec})
     if path.suffix.lower() not in CHECKPOINTS:
-        raise ModelError(f"{path}: not a network file by its name; wanted .py:callable, "
-                         f"{', '.join([*CHECKPOINTS, *readers])}")
+        raise ModelError(
+            f"{path}: not a network file by its name; wanted .py:callable, {', '.join([*CHECKPOINTS, *readers])}"
+        )
     if path.suffix.lower() == ".pt" and _is_torchscript(path):
         return FaceModel(_from_torchscript(path), **{"name": path.name, **input_spec})
     return _from_checkpoint(path, None, input_spec)
@@ -61,7 +62,9 @@ def load(source, **input_spec) -> FaceModel:
 
 def _from_callable(module: str, name: str, input_spec) -> FaceModel:
     try:
-        function = getattr(_import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module), name)
+        function = getattr(
+            _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module), name
+        )
         made = function()
     except ModelError:
         raise
@@ -133,8 +136,10 @@ def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
     state = _read_state(path)
     layout = next((layout for layout in (iresnet, ir, mobilefacenet) if layout.matches(state)), None)
     if layout is None:
-        raise ModelError(f"{path}: a state dict of no known layout (its first keys: {', '.join(list(state)[:4])}); known: "
-                         f"{', '.join(ARCHITECTURES)}; for another network write a file.py with a function that builds it")
+        raise ModelError(
+            f"{path}: a state dict of no known layout (its first keys: {', '.join(list(state)[:4])}); known: "
+            f"{', '.join(ARCHITECTURES)}; for another network write a file.py with a function that builds it"
+        )
     if layout is mobilefacenet:
         state = mobilefacenet.rename(state)
     try:

@@ -13,7 +13,9 @@ from torch import nn
 class Conv(nn.Module):
     """Convolution, BN and, unless linear, PReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False
+    ):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 1 if kernel == 3 else 0, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
@@ -51,7 +53,7 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class Shape:
-    """What differs between the published networks. stem: blocks of the second layer, 0 for one depthwise convolution."""
+    """What differs between the published networks. stem: blocks of the second layer, 0: one depthwise convolution."""
 
     width: int = 64
     depths: tuple[int, int, int] = (4, 6, 2)
@@ -105,7 +107,12 @@ def _renamed(key: str) -> str:
         return f"{_PLACES[place]}.{_PARTS[int(part)]}.{_LAYERS[int(layer)]}.{leaf}"
     if match := re.fullmatch(r"(layers\.0|layers\.1|conv_sep|features\.layers\.0)\.layers\.(\d)\.(\w+)", key):
         place, layer, leaf = match.groups()
-        names = {"layers.0": "conv1", "layers.1": "conv2_dw", "conv_sep": "conv_6_sep", "features.layers.0": "conv_6_dw"}
+        names = {
+            "layers.0": "conv1",
+            "layers.1": "conv2_dw",
+            "conv_sep": "conv_6_sep",
+            "features.layers.0": "conv_6_dw",
+        }
         return f"{names[place]}.{_LAYERS[int(layer)]}.{leaf}"
     return key.replace("features.layers.2.", "linear.").replace("features.layers.3.", "bn.")
 
@@ -117,9 +124,14 @@ def matches(state: Mapping[str, torch.Tensor]) -> bool:
 
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, MobileFaceNet]:
     """The network that a checkpoint (renamed) fits, with its name."""
+
     def depth(stage: str) -> int:
         return len({key.split(".")[2] for key in state if key.startswith(f"{stage}.model.")})
 
-    shape = Shape(state["conv1.conv.weight"].shape[0], (depth("conv_3"), depth("conv_4"), depth("conv_5")),
-                  depth("conv2"), state["linear.weight"].shape[0])
+    shape = Shape(
+        state["conv1.conv.weight"].shape[0],
+        (depth("conv_3"), depth("conv_4"), depth("conv_5")),
+        depth("conv2"),
+        state["linear.weight"].shape[0],
+    )
     return "mobilefacenet", MobileFaceNet(shape)

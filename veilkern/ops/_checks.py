@@ -16,15 +16,20 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
     A number in `shape` must match exactly. TypeError for another type or dtype, ValueError for another shape.
     """
     wanted = _parse(shape) if torch.compiler.is_compiling() else _sides(shape)
-    if isinstance(value, torch.Tensor) and value.dtype in dtypes and value.ndim == len(wanted) \
-            and all(w is None or w == n for w, n in zip(wanted, value.shape, strict=True)):
+    if (
+        isinstance(value, torch.Tensor)
+        and value.dtype in dtypes
+        and value.ndim == len(wanted)
+        and all(w is None or w == n for w, n in zip(wanted, value.shape, strict=True))
+    ):
         return value
     kinds = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, {kinds} {shape}, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{op}: {name} must be {kinds} {shape}, got {str(value.dtype).removeprefix('torch.')} "
-                        f"{list(value.shape)}")
+        raise TypeError(
+            f"{op}: {name} must be {kinds} {shape}, got {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        )
     raise ValueError(f"{op}: {name} must be {kinds} {shape}, got {list(value.shape)}")
 
 
@@ -45,8 +50,9 @@ def runs_now(tensor: torch.Tensor) -> bool:
 def check_same_photo(op: str, name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
     """Both hold photos of one size, [.., 3, H, W], on one device."""
     if value.shape[1:] != other.shape[1:]:
-        raise ValueError(f"{op}: {name} must hold photos like {other_name}, {list(other.shape[1:])}, got "
-                         f"{list(value.shape[1:])}")
+        raise ValueError(
+            f"{op}: {name} must hold photos like {other_name}, {list(other.shape[1:])}, got {list(value.shape[1:])}"
+        )
     check_device(op, name, value, other_name, other)
 
 

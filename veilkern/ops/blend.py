@@ -5,11 +5,26 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor, runs_now
+from veilkern.ops._checks import (
+    LIBRARY,
+    check_blend,
+    check_row_range,
+    check_rows,
+    check_same_photo,
+    check_tensor,
+    runs_now,
+)
 
 
-def blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, lossless: bool = False,
-          out: torch.Tensor | None = None) -> torch.Tensor:
+def blend(
+    images: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    a: int,
+    *,
+    lossless: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """x' = (a x + (255 - a) v + 127) div 255, the veil of photo i being veils[rows[i]].
 
     images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64 [N], a integer 0..255 (alpha = a / 255). Returns

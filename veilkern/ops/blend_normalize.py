@@ -10,8 +10,17 @@ from veilkern.backends import select
 from veilkern.ops._checks import check_blend, check_row_range, check_rows, check_same_photo, check_tensor
 
 
-def blend_normalize(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, mean: Sequence[float],
-                    std: Sequence[float], bgr: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def blend_normalize(
+    images: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    a: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    bgr: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """((alpha x / 255 + (1 - alpha) v[rows]) - mean) / std as channels_last [N, 3, H, W] of `dtype`.
 
     images uint8 [N, 3, H, W], veils float32 or float64 [P, 3, H, W] in [0, 1], rows int64 [N], a integer 0..255; mean

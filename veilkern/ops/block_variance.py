@@ -8,8 +8,9 @@ from veilkern.backends import select
 from veilkern.ops._checks import check_block, check_choice, check_tensor
 
 
-def block_variance(images: torch.Tensor, *, block: tuple[int, int] = (3, 3), stride: int = 1,
-                   form: str = "consistent") -> torch.Tensor:
+def block_variance(
+    images: torch.Tensor, *, block: tuple[int, int] = (3, 3), stride: int = 1, form: str = "consistent"
+) -> torch.Tensor:
     """Loss [N] of images float32 or float64 [N, C, H, W] in [0, 1]; differentiable.
 
     S are the valid sums over h x w boxes (`block`) at `stride` (stride 3 with block 3 x 3: tiles), Var their population

@@ -9,9 +9,16 @@ from veilkern.ops._checks import check_choice, check_device, check_offsets, chec
 from veilkern.reference.hull_distance import KINDS
 
 
-def hull_distance(features: torch.Tensor, clean: torch.Tensor, offsets: torch.Tensor, *,
-                  clean_offsets: torch.Tensor | None = None, kind: str = "convex", weights: torch.Tensor | None = None,
-                  own: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def hull_distance(
+    features: torch.Tensor,
+    clean: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    clean_offsets: torch.Tensor | None = None,
+    kind: str = "convex",
+    weights: torch.Tensor | None = None,
+    own: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """D_i = min_w ||Y^T w - f_i||^2: distance [N], weights w [N, m], gradient [N, d] = 2 (f - Y^T w).
 
     features float32 or float64 [N, d], those of person p at offsets[p]:offsets[p + 1] (int64 [P + 1]); clean [M, d] of
@@ -26,8 +33,10 @@ def hull_distance(features: torch.Tensor, clean: torch.Tensor, offsets: torch.Te
     check_device(op, "clean", clean, "features", features)
     offsets = check_offsets(op, "offsets", offsets, len(features))
     if clean_offsets is None and len(clean) != len(features):
-        raise ValueError(f"{op}: clean_offsets must be given when clean has not one row a feature, {len(features)}, got "
-                         f"{len(clean)} rows")
+        raise ValueError(
+            f"{op}: clean_offsets must be given when clean has not one row a feature, {len(features)}, got "
+            f"{len(clean)} rows"
+        )
     clean_offsets = offsets if clean_offsets is None else check_offsets(op, "clean_offsets", clean_offsets, len(clean))
     if len(clean_offsets) != len(offsets):
         raise ValueError(f"{op}: clean_offsets must have {len(offsets)} entries like offsets, got {len(clean_offsets)}")

@@ -5,18 +5,33 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import LIBRARY, check_blend, check_row_range, check_rows, check_same_photo, check_tensor, runs_now
+from veilkern.ops._checks import (
+    LIBRARY,
+    check_blend,
+    check_row_range,
+    check_rows,
+    check_same_photo,
+    check_tensor,
+    runs_now,
+)
 from veilkern.reference.recover import gaussian_weights
 
 
-def recover(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *,
-            gaussian_sigma: float | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
+def recover(
+    protected: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    a: int,
+    *,
+    gaussian_sigma: float | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """x = clamp(floor((2 t + a) / (2 a)), 0, 255), t = 255 x' - (255 - a) v, the veil of photo i being veils[rows[i]].
 
     protected uint8 [N, 3, H, W], or uint16 from the lossless blend (then t = p - (255 - a) v and the result exact);
     veils uint8 [P, 3, H, W], rows int64 [N], a integer 1..255. Returns uint8 [N, 3, H, W]; from uint8 the error is at
-    most (a + 254) div (2 a) levels (2 at a = 51). gaussian_sigma: filter the result (5 x 5 at sigma 1, borders reflected),
-    as the paper does. out: where to write. Raises TypeError or ValueError naming the argument.
+    most (a + 254) div (2 a) levels (2 at a = 51). gaussian_sigma: filter the result (5 x 5 at sigma 1, borders
+    reflected), as the paper does. out: where to write. Raises TypeError or ValueError naming the argument.
     """
     protected = check_tensor("recover", "protected", protected, [torch.uint8, torch.uint16], "[N, 3, H, W]")
     veils = check_tensor("recover", "veils", veils, [torch.uint8], "[P, 3, H, W]")
@@ -26,12 +41,16 @@ def recover(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a:
     if gaussian_sigma is not None:
         gaussian_sigma = _check_sigma(gaussian_sigma, protected)
     if out is None:
-        return (_recover if runs_now(protected) else torch.ops.veilkern.recover)(protected, veils, rows, a, gaussian_sigma)
+        return (_recover if runs_now(protected) else torch.ops.veilkern.recover)(
+            protected, veils, rows, a, gaussian_sigma
+        )
     check_tensor("recover", "out", out, [torch.uint8], "[N, 3, H, W]")
     if out.shape != protected.shape:
         raise ValueError(f"recover: out must be {list(protected.shape)}, got {list(out.shape)}")
     check_same_photo("recover", "out", out, "protected", protected)
-    (_recover_out if runs_now(protected) else torch.ops.veilkern.recover_out)(protected, veils, rows, a, gaussian_sigma, out)
+    (_recover_out if runs_now(protected) else torch.ops.veilkern.recover_out)(
+        protected, veils, rows, a, gaussian_sigma, out
+    )
     return out
 
 
@@ -42,14 +61,17 @@ def _check_sigma(sigma: float, photos: torch.Tensor) -> float:
         raise ValueError(f"recover: gaussian_sigma must lie in 0.1..100 pixels, got {sigma}")
     radius = len(gaussian_weights(sigma)) // 2
     if radius >= min(photos.shape[2:]):
-        raise ValueError(f"recover: gaussian_sigma {sigma} reaches {radius} pixels, too far for photos of "
-                         f"{photos.shape[2]} x {photos.shape[3]}")
+        raise ValueError(
+            f"recover: gaussian_sigma {sigma} reaches {radius} pixels, too far for photos of "
+            f"{photos.shape[2]} x {photos.shape[3]}"
+        )
     return float(sigma)
 
 
 LIBRARY.define("recover(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma) -> Tensor")
-LIBRARY.define("recover_out(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma, "
-               "Tensor(a!) out) -> ()")
+LIBRARY.define(
+    "recover_out(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma, Tensor(a!) out) -> ()"
+)
 
 
 def _fake(protected, veils, rows, a, gaussian_sigma):

@@ -8,8 +8,15 @@ from veilkern.backends import select
 from veilkern.ops._checks import check_choice, check_device, check_tensor
 
 
-def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5, borders: str = "valid",
-         data_range: float = 1.0) -> torch.Tensor:
+def ssim(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    window: int = 11,
+    sigma: float = 1.5,
+    borders: str = "valid",
+    data_range: float = 1.0,
+) -> torch.Tensor:
     """Mean SSIM [N] of float32 or float64 pairs [N, C, H, W] over channels and places; differentiable.
 
     window: odd side of the Gaussian window of standard deviation sigma (pixels); borders `valid` (only where the

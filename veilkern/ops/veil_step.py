@@ -5,15 +5,29 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_block, check_blend, check_choice, check_offsets, check_same_photo, check_tensor
+from veilkern.ops._checks import check_blend, check_block, check_choice, check_offsets, check_same_photo, check_tensor
 
 
-def veil_step_(veils: torch.Tensor, momentum: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor,
-               offsets: torch.Tensor, *, blend: int, lam: float | torch.Tensor, mu: float | torch.Tensor,
-               step: float | torch.Tensor, decay: float | torch.Tensor, active: torch.Tensor | None = None,
-               gradient_offsets: torch.Tensor | None = None, mean_images: torch.Tensor | None = None,
-               visual: str = "norm", block: tuple[int, int] = (3, 3), stride: int = 1,
-               form: str = "consistent") -> torch.Tensor:
+def veil_step_(
+    veils: torch.Tensor,
+    momentum: torch.Tensor,
+    gradients: torch.Tensor,
+    images: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    blend: int,
+    lam: float | torch.Tensor,
+    mu: float | torch.Tensor,
+    step: float | torch.Tensor,
+    decay: float | torch.Tensor,
+    active: torch.Tensor | None = None,
+    gradient_offsets: torch.Tensor | None = None,
+    mean_images: torch.Tensor | None = None,
+    visual: str = "norm",
+    block: tuple[int, int] = (3, 3),
+    stride: int = 1,
+    form: str = "consistent",
+) -> torch.Tensor:
     """g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m), 0, 1). Changes veils and momentum.
 
     L = mean over the person's photos of L_fea - lam L_vis + mu L_var. veils, momentum float32 or float64 [P, 3, H, W];
@@ -36,15 +50,16 @@ def veil_step_(veils: torch.Tensor, momentum: torch.Tensor, gradients: torch.Ten
     gradients = check_tensor(op, "gradients", gradients, floats, "[M, 3, H, W]")
     check_same_photo(op, "gradients", gradients, "veils", veils)
     offsets = check_offsets(op, "offsets", offsets, len(images))
-    gradient_offsets = check_offsets(op, "gradient_offsets", offsets if gradient_offsets is None else gradient_offsets,
-                                     len(gradients))
+    gradient_offsets = check_offsets(
+        op, "gradient_offsets", offsets if gradient_offsets is None else gradient_offsets, len(gradients)
+    )
     for name, value in (("offsets", offsets), ("gradient_offsets", gradient_offsets)):
         if len(value) != people + 1:
             raise ValueError(f"{op}: {name} must have {people + 1} entries, one more than veils, got {len(value)}")
     scalars = {"lam": lam, "mu": mu, "step": step, "decay": decay}
-    for name, value in scalars.items():
-        if isinstance(value, torch.Tensor) and value.shape not in ((), (people,)):
-            raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(value.shape)}")
+    for name, scalar in scalars.items():
+        if isinstance(scalar, torch.Tensor) and scalar.shape not in ((), (people,)):
+            raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(scalar.shape)}")
     if active is not None:
         check_tensor(op, "active", active, [torch.bool], f"[{people}]")
     check_choice(op, "visual", visual, ("norm", "mse"))
@@ -52,6 +67,19 @@ def veil_step_(veils: torch.Tensor, momentum: torch.Tensor, gradients: torch.Ten
     check_block(op, block, stride, *veils.shape[2:])
     check_blend(op, blend, 0)
     serve = select(op, veils, images)
-    return serve(veils, momentum, gradients, images, offsets, blend=blend, **scalars, active=active,
-                 gradient_offsets=gradient_offsets, mean_images=mean_images, visual=visual, block=tuple(block),
-                 stride=stride, form=form)
+    return serve(
+        veils,
+        momentum,
+        gradients,
+        images,
+        offsets,
+        blend=blend,
+        **scalars,
+        active=active,
+        gradient_offsets=gradient_offsets,
+        mean_images=mean_images,
+        visual=visual,
+        block=tuple(block),
+        stride=stride,
+        form=form,
+    )

@@ -8,5 +8,16 @@ from veilkern.reference.recover import gaussian_filter, recover, recover_float
 from veilkern.reference.ssim import ssim
 from veilkern.reference.veil_step import veil_step_
 
-__all__ = ["blend", "blend_float", "blend_normalize", "block_sums", "block_variance", "gaussian_filter",
-           "hull_distance", "recover", "recover_float", "ssim", "veil_step_"]
+__all__ = [
+    "blend",
+    "blend_float",
+    "blend_normalize",
+    "block_sums",
+    "block_variance",
+    "gaussian_filter",
+    "hull_distance",
+    "recover",
+    "recover_float",
+    "ssim",
+    "veil_step_",
+]

@@ -10,7 +10,9 @@ def blend_float(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a
     return alpha * images + (1 - alpha) * veils[rows]
 
 
-def blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, lossless: bool = False) -> torch.Tensor:
+def blend(
+    images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, lossless: bool = False
+) -> torch.Tensor:
     """The uint8 contract: p = a x + (255 - a) v; uint8 (p + 127) div 255, or uint16 p itself when lossless."""
     p = a * images.to(torch.int32) + (255 - a) * veils[rows].to(torch.int32)
     if lossless:

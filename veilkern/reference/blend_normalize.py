@@ -9,8 +9,17 @@ import torch
 from veilkern.reference.blend import blend_float
 
 
-def blend_normalize(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, mean: Sequence[float],
-                    std: Sequence[float], bgr: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def blend_normalize(
+    images: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    a: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    bgr: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """((alpha x / 255 + (1 - alpha) v) - mean) / std, channels_last [N, 3, H, W]; images uint8, veils float in [0, 1].
 
     mean and std are per channel in the order the network sees; bgr: that order is blue, green, red.

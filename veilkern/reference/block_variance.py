@@ -11,9 +11,10 @@ def block_sums(images: torch.Tensor, block: tuple[int, int], stride: int) -> tor
     return F.avg_pool2d(images, block, stride) * (block[0] * block[1])
 
 
-def block_variance(images: torch.Tensor, *, block: tuple[int, int] = (3, 3), stride: int = 1,
-                   form: str = "consistent") -> torch.Tensor:
-    """Loss [N] of float images [N, C, H, W]; population variance over the boxes S of each channel, summed over channels.
+def block_variance(
+    images: torch.Tensor, *, block: tuple[int, int] = (3, 3), stride: int = 1, form: str = "consistent"
+) -> torch.Tensor:
+    """Loss [N] of float images [N, C, H, W]; population variance over the boxes S of a channel, summed over channels.
 
     consistent: (1 + 1 / (hw)^2) Var(S). literal: Var(S) + mean_i (S_i / (hw) - mean S)^2, as the paper prints it.
     """

@@ -7,9 +7,17 @@ import torch
 KINDS = ("convex", "affine", "span", "centre", "self")
 
 
-def hull_distance(features: torch.Tensor, clean: torch.Tensor, offsets: torch.Tensor, *,
-                  clean_offsets: torch.Tensor | None = None, kind: str = "convex", weights: torch.Tensor | None = None,
-                  own: torch.Tensor | None = None, iterations: int = 2000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def hull_distance(
+    features: torch.Tensor,
+    clean: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    clean_offsets: torch.Tensor | None = None,
+    kind: str = "convex",
+    weights: torch.Tensor | None = None,
+    own: torch.Tensor | None = None,
+    iterations: int = 2000,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """D_i = min_w ||Y^T w - f_i||^2 for the photos f_i of each person, Y that person's clean features.
 
     features [N, d], person p at rows offsets[p]:offsets[p + 1]; clean [M, d], rows by clean_offsets (default: offsets).

@@ -13,9 +13,10 @@ def recover_float(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tens
     return (protected - (1 - alpha) * veils[rows]) / alpha
 
 
-def recover(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *,
-            gaussian_sigma: float | None = None) -> torch.Tensor:
-    """uint8 clamp(floor((2 t + a) / (2 a)), 0, 255); t = 255 x' - (255 - a) v from uint8, p - (255 - a) v from uint16."""
+def recover(
+    protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, *, gaussian_sigma: float | None = None
+) -> torch.Tensor:
+    """uint8 clamp(floor((2 t + a) / (2 a)), 0, 255); t = 255 x' - (255 - a) v, from uint16 p - (255 - a) v."""
     scale = 255 if protected.dtype == torch.uint8 else 1
     t = scale * protected.to(torch.int32) - (255 - a) * veils[rows].to(torch.int32)
     x = torch.div(2 * t + a, 2 * a, rounding_mode="floor").clamp(0, 255).to(torch.uint8)
@@ -43,6 +44,9 @@ def gaussian_filter(images: torch.Tensor, sigma: float) -> torch.Tensor:
     radius, (height, width) = len(weights) // 2, images.shape[2:]
     # float64 holds these integers (below 2^32) exactly, and reflect padding is not there for integer types.
     padded = F.pad(images.to(torch.float64), (radius,) * 4, mode="reflect")
-    lines = sum(w * padded[:, :, i:i + height] for i, w in enumerate(weights))
-    total = sum(w * lines[..., i:i + width] for i, w in enumerate(weights))
+    lines, total = padded.new_zeros(()), padded.new_zeros(())
+    for i, w in enumerate(weights):
+        lines = lines + w * padded[:, :, i : i + height]
+    for i, w in enumerate(weights):
+        total = total + w * lines[..., i : i + width]
     return torch.floor((total + 2.0**23) / 2.0**24).to(torch.uint8)

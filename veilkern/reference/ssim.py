@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 
 
-def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5, borders: str = "valid",
-         data_range: float = 1.0) -> torch.Tensor:
+def ssim(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    window: int = 11,
+    sigma: float = 1.5,
+    borders: str = "valid",
+    data_range: float = 1.0,
+) -> torch.Tensor:
     """Mean SSIM [N] of float x, y [N, C, H, W], over channels and places; differentiable.
 
     borders: `valid` counts only places where the window lies inside; `same` pads with zeros.

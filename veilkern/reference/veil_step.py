@@ -7,11 +7,26 @@ import torch
 from veilkern.reference.block_variance import block_variance
 
 
-def veil_step_(veils: torch.Tensor, momentum: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor,
-               offsets: torch.Tensor, *, blend: int, lam, mu, step, decay, active: torch.Tensor | None = None,
-               gradient_offsets: torch.Tensor | None = None, mean_images: torch.Tensor | None = None,
-               visual: str = "norm", block: tuple[int, int] = (3, 3), stride: int = 1,
-               form: str = "consistent") -> torch.Tensor:
+def veil_step_(
+    veils: torch.Tensor,
+    momentum: torch.Tensor,
+    gradients: torch.Tensor,
+    images: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    blend: int,
+    lam,
+    mu,
+    step,
+    decay,
+    active: torch.Tensor | None = None,
+    gradient_offsets: torch.Tensor | None = None,
+    mean_images: torch.Tensor | None = None,
+    visual: str = "norm",
+    block: tuple[int, int] = (3, 3),
+    stride: int = 1,
+    form: str = "consistent",
+) -> torch.Tensor:
     """g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m), 0, 1), for every active person.
 
     L is the mean over a person's photos of L_fea - lam L_vis + mu L_var. veils, momentum float [P, 3, H, W];

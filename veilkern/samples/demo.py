@@ -28,7 +28,9 @@ class Demo:
     report: Path
 
 
-def run_demo(out: Path, config: CraftConfig | None = None, *, people: int = PEOPLE, progress: bool | None = None) -> Demo:
+def run_demo(
+    out: Path, config: CraftConfig | None = None, *, people: int = PEOPLE, progress: bool | None = None
+) -> Demo:
     """Write faces/, veils.safetensors, protected/, recovered/ and the report into `out` (files there are replaced)."""
     out = make_folder(out)
     model = load_model()
@@ -38,8 +40,10 @@ def run_demo(out: Path, config: CraftConfig | None = None, *, people: int = PEOP
     crafting, _ = everyone.split(HELD_OUT)
     result = craft(model, crafting, config or CraftConfig(seed=0), progress=progress)
     result.bank.save(out / "veils.safetensors")
-    written = [protect_folder(out / "faces", result.bank, out / "protected", overwrite=True, progress=False),
-               recover_folder(out / "protected", result.bank, out / "recovered", overwrite=True, progress=False)]
+    written = [
+        protect_folder(out / "faces", result.bank, out / "protected", overwrite=True, progress=False),
+        recover_folder(out / "protected", result.bank, out / "recovered", overwrite=True, progress=False),
+    ]
     evaluation = evaluate(model, everyone, result.bank, gallery=gallery)
     report = write_report(out, evaluation, everyone, result.bank, title="veilkern demo: synthetic people")
     return Demo(result, evaluation, written, report)

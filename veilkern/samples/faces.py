@@ -8,7 +8,7 @@ way face-recognition networks expect (eyes and mouth where the ArcFace template 
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,29 +19,93 @@ SIZE = 112
 
 # name: (low, high), uniform. Lengths are in half image widths: the image spans [-1, 1] in x (right) and y (down).
 IDENTITY = {
-    "face_w": (0.60, 0.80), "face_h": (0.88, 1.06), "jaw": (1.7, 3.2), "chin": (-0.06, 0.10), "cheek": (-0.05, 0.06),
-    "skin_l": (0.0, 1.0), "skin_r": (-1.0, 1.0), "skin_y": (-0.6, 0.6), "blush": (0.0, 0.14),
-    "eye_x": (0.26, 0.37), "eye_y": (-0.14, -0.02), "eye_w": (0.095, 0.155), "eye_a": (0.42, 0.70),
-    "eye_tilt": (-0.22, 0.22), "lid": (0.0, 1.0), "iris_h": (0.0, 1.0), "iris_l": (0.1, 0.9), "iris_r": (0.46, 0.66),
-    "brow_y": (0.14, 0.25), "brow_t": (0.016, 0.055), "brow_w": (0.14, 0.22), "brow_tilt": (-0.30, 0.30),
-    "brow_arch": (0.0, 0.10), "brow_gap": (-0.03, 0.05),
-    "nose_l": (0.26, 0.42), "nose_w": (0.07, 0.16), "nose_tip": (0.3, 1.0), "bridge": (0.1, 1.0),
-    "mouth_y": (0.56, 0.72), "mouth_w": (0.17, 0.33), "lip_u": (0.018, 0.055), "lip_d": (0.025, 0.075),
-    "lip_c": (0.0, 1.0), "lip_bow": (0.0, 0.03),
-    "hair_h": (0.0, 1.0), "hair_l": (0.05, 0.95), "hair_top": (-0.90, -0.48), "hair_part": (-0.5, 0.5),
-    "hair_slant": (-0.45, 0.45), "hair_side": (-0.04, 0.24), "hair_len": (-0.3, 1.5), "hair_wave": (0.0, 0.09),
-    "beard": (-1.2, 1.0), "stache": (-1.0, 1.0), "beard_w": (0.2, 0.6),
-    "ear": (0.02, 0.12), "glasses": (-1.4, 1.0), "glass_r": (0.17, 0.24), "glass_a": (0.55, 1.0),
-    "mole_x": (-0.45, 0.45), "mole_y": (0.12, 0.85), "mole": (-0.3, 1.0), "mark_x": (-0.45, 0.45),
-    "mark_y": (-0.6, 0.0), "mark": (-0.6, 1.0), "freckles": (-1.0, 0.8), "tex_x": (0.0, 6.3), "tex_y": (0.0, 6.3),
+    "face_w": (0.60, 0.80),
+    "face_h": (0.88, 1.06),
+    "jaw": (1.7, 3.2),
+    "chin": (-0.06, 0.10),
+    "cheek": (-0.05, 0.06),
+    "skin_l": (0.0, 1.0),
+    "skin_r": (-1.0, 1.0),
+    "skin_y": (-0.6, 0.6),
+    "blush": (0.0, 0.14),
+    "eye_x": (0.26, 0.37),
+    "eye_y": (-0.14, -0.02),
+    "eye_w": (0.095, 0.155),
+    "eye_a": (0.42, 0.70),
+    "eye_tilt": (-0.22, 0.22),
+    "lid": (0.0, 1.0),
+    "iris_h": (0.0, 1.0),
+    "iris_l": (0.1, 0.9),
+    "iris_r": (0.46, 0.66),
+    "brow_y": (0.14, 0.25),
+    "brow_t": (0.016, 0.055),
+    "brow_w": (0.14, 0.22),
+    "brow_tilt": (-0.30, 0.30),
+    "brow_arch": (0.0, 0.10),
+    "brow_gap": (-0.03, 0.05),
+    "nose_l": (0.26, 0.42),
+    "nose_w": (0.07, 0.16),
+    "nose_tip": (0.3, 1.0),
+    "bridge": (0.1, 1.0),
+    "mouth_y": (0.56, 0.72),
+    "mouth_w": (0.17, 0.33),
+    "lip_u": (0.018, 0.055),
+    "lip_d": (0.025, 0.075),
+    "lip_c": (0.0, 1.0),
+    "lip_bow": (0.0, 0.03),
+    "hair_h": (0.0, 1.0),
+    "hair_l": (0.05, 0.95),
+    "hair_top": (-0.90, -0.48),
+    "hair_part": (-0.5, 0.5),
+    "hair_slant": (-0.45, 0.45),
+    "hair_side": (-0.04, 0.24),
+    "hair_len": (-0.3, 1.5),
+    "hair_wave": (0.0, 0.09),
+    "beard": (-1.2, 1.0),
+    "stache": (-1.0, 1.0),
+    "beard_w": (0.2, 0.6),
+    "ear": (0.02, 0.12),
+    "glasses": (-1.4, 1.0),
+    "glass_r": (0.17, 0.24),
+    "glass_a": (0.55, 1.0),
+    "mole_x": (-0.45, 0.45),
+    "mole_y": (0.12, 0.85),
+    "mole": (-0.3, 1.0),
+    "mark_x": (-0.45, 0.45),
+    "mark_y": (-0.6, 0.0),
+    "mark": (-0.6, 1.0),
+    "freckles": (-1.0, 0.8),
+    "tex_x": (0.0, 6.3),
+    "tex_y": (0.0, 6.3),
 }
 PHOTO = {
-    "yaw": (-0.40, 0.40), "pitch": (-0.22, 0.22), "roll": (-0.09, 0.09), "scale": (0.94, 1.06), "tx": (-0.04, 0.04),
-    "ty": (-0.04, 0.04), "light_x": (-0.8, 0.8), "light_y": (-0.7, 0.3), "ambient": (0.50, 0.80), "warm": (-0.08, 0.08),
-    "gain": (0.78, 1.12), "smile": (-0.3, 1.0), "open": (-0.6, 1.0), "blink": (-0.2, 0.35), "raise": (-0.02, 0.04),
-    "gaze": (-0.3, 0.3), "bg_l": (0.12, 0.88), "bg_r": (-0.18, 0.18), "bg_b": (-0.18, 0.18), "bg_x": (-0.3, 0.3),
-    "bg_y": (-0.3, 0.3), "bg_f": (1.0, 5.0), "bg_p": (0.0, 6.3), "noise": (0.004, 0.02), "shirt_r": (0.05, 0.95),
-    "shirt_g": (0.05, 0.95), "shirt_b": (0.05, 0.95),
+    "yaw": (-0.40, 0.40),
+    "pitch": (-0.22, 0.22),
+    "roll": (-0.09, 0.09),
+    "scale": (0.94, 1.06),
+    "tx": (-0.04, 0.04),
+    "ty": (-0.04, 0.04),
+    "light_x": (-0.8, 0.8),
+    "light_y": (-0.7, 0.3),
+    "ambient": (0.50, 0.80),
+    "warm": (-0.08, 0.08),
+    "gain": (0.78, 1.12),
+    "smile": (-0.3, 1.0),
+    "open": (-0.6, 1.0),
+    "blink": (-0.2, 0.35),
+    "lift": (-0.02, 0.04),
+    "gaze": (-0.3, 0.3),
+    "bg_l": (0.12, 0.88),
+    "bg_r": (-0.18, 0.18),
+    "bg_b": (-0.18, 0.18),
+    "bg_x": (-0.3, 0.3),
+    "bg_y": (-0.3, 0.3),
+    "bg_f": (1.0, 5.0),
+    "bg_p": (0.0, 6.3),
+    "noise": (0.004, 0.02),
+    "shirt_r": (0.05, 0.95),
+    "shirt_g": (0.05, 0.95),
+    "shirt_b": (0.05, 0.95),
 }
 
 
@@ -78,6 +142,10 @@ def _over(image, mask, colour):
 class _Scene:
     """One batch of photos being drawn: parameters as [B, 1, 1] attributes, head coordinates, and the layers."""
 
+    if TYPE_CHECKING:  # the parameters, set by name below
+
+        def __getattr__(self, name: str) -> torch.Tensor: ...
+
     def __init__(self, identity: np.ndarray, photo: np.ndarray):
         for table, values in ((IDENTITY, identity), (PHOTO, photo)):
             for name, column in zip(table, torch.from_numpy(values).T, strict=True):
@@ -104,8 +172,9 @@ class _Scene:
         return (base + shift).clamp(0.05, 0.98)
 
     def hair(self):
-        black, brown, blond = (torch.tensor(c).view(1, 3, 1, 1) for c in
-                               ([0.06, 0.05, 0.05], [0.40, 0.22, 0.11], [0.86, 0.73, 0.47]))
+        black, brown, blond = (
+            torch.tensor(c).view(1, 3, 1, 1) for c in ([0.06, 0.05, 0.05], [0.40, 0.22, 0.11], [0.86, 0.73, 0.47])
+        )
         t, grey = self.hair_l.unsqueeze(1), (self.hair_h.unsqueeze(1) - 0.75).clamp_min(0) * 4
         tone = torch.where(t < 0.5, black + (brown - black) * 2 * t, brown + (blond - brown) * (2 * t - 1))
         red = (0.25 - self.hair_h.unsqueeze(1)).clamp_min(0) * 4
@@ -121,7 +190,7 @@ class _Scene:
     def face_shape(self):
         """Upper half an ellipse, lower half a superellipse whose power is the squareness of the jaw."""
         y = self.y - 0.08
-        wide = self.face_w + self.cheek * torch.exp(-((self.y - 0.25) / 0.25) ** 2)
+        wide = self.face_w + self.cheek * torch.exp(-(((self.y - 0.25) / 0.25) ** 2))
         upper = ((self.ax / wide) ** 2 + (y / self.face_h) ** 2 + 1e-6) ** 0.5
         height = self.face_h + self.chin
         lower = ((self.ax / wide) ** self.jaw + (y.abs() / height) ** self.jaw + 1e-6) ** (1 / self.jaw)
@@ -130,8 +199,11 @@ class _Scene:
     def head(self, image):
         skin, hair = self.skin(), self.hair()
         back = _disc(self.x, self.y + 0.12, self.face_w + 0.05 + self.hair_side, self.face_h + 0.06)
-        curtain = torch.sigmoid((self.face_w + self.hair_side - self.ax) / 0.02) * torch.sigmoid(
-            (self.hair_len - self.y) / 0.05) * torch.sigmoid((self.y + 0.1) / 0.1)
+        curtain = (
+            torch.sigmoid((self.face_w + self.hair_side - self.ax) / 0.02)
+            * torch.sigmoid((self.hair_len - self.y) / 0.05)
+            * torch.sigmoid((self.y + 0.1) / 0.1)
+        )
         image = _over(image, torch.maximum(back * torch.sigmoid((0.1 - self.y) / 0.1), curtain), hair * 0.75)
         shirt = torch.sigmoid((self.v - 0.93 - 0.05 * self.u**2) / 0.03)
         neck = torch.sigmoid((0.62 * self.face_w - self.ax) / 0.03) * torch.sigmoid((self.y - 0.6) / 0.1)
@@ -156,8 +228,9 @@ class _Scene:
         light = light * (1 - 0.25 * (r.clamp(0, 1) ** 6))
         texture = 0.02 * torch.sin(9 * self.x + self.tex_x) * torch.sin(8 * self.y + self.tex_y)
         blush = torch.exp(-(((self.ax - 0.36) / 0.16) ** 2) - ((self.y - 0.28) / 0.13) ** 2) * self.blush
-        return skin * (light + texture).unsqueeze(1) + blush.unsqueeze(1) * torch.tensor(
-            [0.7, -0.35, -0.3]).view(1, 3, 1, 1)
+        return skin * (light + texture).unsqueeze(1) + blush.unsqueeze(1) * torch.tensor([0.7, -0.35, -0.3]).view(
+            1, 3, 1, 1
+        )
 
     def beard_and_marks(self, image):
         hair = self.hair() * 0.8
@@ -167,20 +240,23 @@ class _Scene:
         stache = _disc(self.x, self.y - self.mouth_y + 0.09, self.mouth_w * 0.9, torch.tensor(0.05), 0.02)
         image = _over(image, stache * self.stache.clamp(0, 0.8), hair)
         spots = torch.sin(37 * self.x + 3 * self.tex_x) * torch.sin(41 * self.y + 3 * self.tex_y)
-        zone = torch.exp(-((self.ax - 0.25) / 0.25) ** 2 - ((self.y - 0.22) / 0.15) ** 2)
+        zone = torch.exp(-(((self.ax - 0.25) / 0.25) ** 2) - ((self.y - 0.22) / 0.15) ** 2)
         image = _over(image, torch.sigmoid((spots - 0.55) * 12) * zone * self.freckles.clamp(0, 0.5), image * 0.6)
         mole = _disc(self.x - self.mole_x, self.y - self.mole_y, *(torch.tensor(0.03),) * 2, 0.012)
         image = _over(image, mole * self.face * self.mole.clamp(0, 0.85), image * 0.25)
         mark = _disc(self.x - self.mark_x, self.y - self.mark_y, torch.tensor(0.09), torch.tensor(0.06), 0.03)
-        return _over(image, mark * self.face * self.mark.clamp(0, 0.45), image * torch.tensor(
-            [0.8, 0.5, 0.5]).view(1, 3, 1, 1))
+        return _over(
+            image, mark * self.face * self.mark.clamp(0, 0.45), image * torch.tensor([0.8, 0.5, 0.5]).view(1, 3, 1, 1)
+        )
 
     def eyes(self, image):
         dx, dy = self.ax - self.eye_x, self.y - self.eye_y
         tx, ty = dx, dy + self.eye_tilt * dx
         tall = self.eye_w * self.eye_a * (1 - self.blink.clamp_min(0))
         white = _disc(tx, ty, self.eye_w, tall, 0.016)
-        image = _over(image, white, torch.tensor([0.93, 0.92, 0.90]).view(1, 3, 1, 1) * (0.7 + 0.3 * self.gain.unsqueeze(1)))
+        image = _over(
+            image, white, torch.tensor([0.93, 0.92, 0.90]).view(1, 3, 1, 1) * (0.7 + 0.3 * self.gain.unsqueeze(1))
+        )
         radius = self.eye_w * self.iris_r
         ix = dx - self.side * self.gaze * self.eye_w * 0.5
         iris = _disc(ix, ty, radius, radius, 0.014) * white
@@ -189,7 +265,9 @@ class _Scene:
         image = _over(image, iris, tint * (0.35 + 0.75 * self.iris_l.unsqueeze(1)))
         pupil = _disc(ix, ty, radius * 0.45, radius * 0.45, 0.014) * white
         image = _over(image, pupil, torch.tensor(0.02))
-        glint = _disc(self.x - self.side * self.eye_x - 0.02, ty + 0.02, torch.tensor(0.016), torch.tensor(0.016), 0.012)
+        glint = _disc(
+            self.x - self.side * self.eye_x - 0.02, ty + 0.02, torch.tensor(0.016), torch.tensor(0.016), 0.012
+        )
         image = _over(image, glint * white, torch.tensor(1.0))
         edge = ty + tall * torch.sqrt((1 - (tx / self.eye_w) ** 2).clamp_min(0.0))
         lash = torch.exp(-((edge / 0.018) ** 2)) * torch.sigmoid((self.eye_w * 1.05 - tx.abs()) / 0.01)
@@ -197,7 +275,7 @@ class _Scene:
         fold = torch.exp(-(((edge + 0.045) / 0.016) ** 2)) * torch.sigmoid((self.eye_w - tx.abs()) / 0.02)
         image = _over(image, fold * 0.45 * self.lid, image * 0.55)
         bx = dx - self.brow_gap
-        by = dy + self.brow_y + self.__dict__["raise"] + self.brow_tilt * bx + self.brow_arch * (bx / self.brow_w) ** 2
+        by = dy + self.brow_y + self.lift + self.brow_tilt * bx + self.brow_arch * (bx / self.brow_w) ** 2
         thick = self.brow_t * (1.15 - 0.5 * (bx / self.brow_w).clamp(-1, 1))
         brow = torch.sigmoid((thick - by.abs()) / 0.011) * torch.sigmoid((self.brow_w - bx.abs()) / 0.02)
         return _over(image, brow * 0.85, self.hair() * 0.7)
@@ -219,7 +297,9 @@ class _Scene:
         lip = torch.sigmoid((y + gap + upper) / 0.009) * torch.sigmoid((self.lip_d * taper + gap - y) / 0.009)
         lip = lip * torch.sigmoid((1 - t.abs()) * wide / 0.012)
         red = _colour(0.62 + 0.2 * self.lip_c, 0.30 + 0.12 * self.skin_l, 0.30 + 0.10 * self.skin_l)
-        image = _over(image, lip * 0.85, red * (0.55 + 0.45 * self.skin_l).unsqueeze(1) * self.ambient.unsqueeze(1) * 1.35)
+        image = _over(
+            image, lip * 0.85, red * (0.55 + 0.45 * self.skin_l).unsqueeze(1) * self.ambient.unsqueeze(1) * 1.35
+        )
         inside = torch.sigmoid((gap - y.abs()) / 0.007) * torch.sigmoid((1 - t.abs()) * wide / 0.02)
         image = _over(image, inside * torch.sigmoid((gap - 0.006) / 0.004), torch.tensor(0.15))
         teeth = torch.sigmoid((gap * 0.7 - (y + gap * 0.3).abs()) / 0.007) * (gap > 0.015)
@@ -237,7 +317,7 @@ class _Scene:
         dx, dy = self.ax - self.eye_x, self.y - self.eye_y
         r = ((dx / self.glass_r) ** 4 + (dy / (self.glass_r * self.glass_a)) ** 4 + 1e-6) ** 0.25
         ring = torch.exp(-(((r - 1) * self.glass_r / 0.018) ** 2))
-        bridge = torch.exp(-((dy + 0.03) / 0.016) ** 2) * torch.sigmoid((self.eye_x - self.glass_r - self.ax) / 0.01)
+        bridge = torch.exp(-(((dy + 0.03) / 0.016) ** 2)) * torch.sigmoid((self.eye_x - self.glass_r - self.ax) / 0.01)
         frame = torch.maximum(ring, bridge) * (self.glasses > 0.45)
         return _over(image, frame * 0.9, self.hair() * 0.3)
 
@@ -258,7 +338,9 @@ def render(identity: np.ndarray, photo: np.ndarray, seed: int = 0) -> torch.Tens
 def synthetic_people(count: int, photos: int, seed: int = 1) -> People:
     """`count` synthetic people with `photos` photos each, named person-000 and so on; the same for the same numbers."""
     identity = identity_parameters(count, seed)
-    images = [render(np.repeat(identity[i:i + 1], photos, 0), photo_parameters(photos, seed * 100_003 + i), seed + i)
-              for i in range(count)]
+    images = [
+        render(np.repeat(identity[i : i + 1], photos, 0), photo_parameters(photos, seed * 100_003 + i), seed + i)
+        for i in range(count)
+    ]
     names = [f"person-{i:03d}" for i in range(count)]
     return People.from_images(images, names)

@@ -12,11 +12,19 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs),
-            nn.PReLU(outputs), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x) + self.shortcut(x)
@@ -29,8 +37,9 @@ class SampleNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.PReLU(24))
         self.body = nn.Sequential(Block(24, 32, 2), Block(32, 64, 2), Block(64, 64, 1), Block(64, 128, 2))
-        self.pool = nn.Sequential(nn.BatchNorm2d(128), nn.Conv2d(128, 128, 7, groups=128, bias=False),
-                                  nn.BatchNorm2d(128), nn.Flatten())
+        self.pool = nn.Sequential(
+            nn.BatchNorm2d(128), nn.Conv2d(128, 128, 7, groups=128, bias=False), nn.BatchNorm2d(128), nn.Flatten()
+        )
         self.head = nn.Sequential(nn.Linear(128, embedding, bias=False), nn.BatchNorm1d(embedding))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

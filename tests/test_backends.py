@@ -1,0 +1,67 @@
+"""Choice of backend: by order, by name, and what is said when there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import veilkern as vk
+from veilkern import backends, ops
+from veilkern.errors import BackendError
+
+
+def test_every_backend_is_listed_with_ops_or_a_reason():
+    listed = {b.name: b for b in vk.list_backends()}
+    assert list(listed) == ["cuda", "triton", "cpu", "reference"]
+    assert all(bool(b.ops) if b.available else bool(b.reason) for b in listed.values())
+    assert listed["reference"].available and set(ops.__all__) <= set(listed["reference"].ops)
+
+
+def test_by_name():
+    with vk.use_backend("reference") as chosen:
+        assert chosen.name == "reference" and backends.select("blend", torch.zeros(1)) is chosen.ops["blend"]
+    with pytest.raises(BackendError, match="no backend 'nothing'; there are"):
+        vk.use_backend("nothing").__enter__()
+    with pytest.raises(BackendError, match="triton is not available: not part of this version"):
+        vk.use_backend("triton").__enter__()
+    with pytest.raises(BackendError, match="no such op"):
+        backends.select("nothing", torch.zeros(1))
+
+
+def test_a_backend_asked_for_that_lacks_the_op(monkeypatch):
+    if not {b.name: b for b in vk.list_backends()}["cpu"].available:
+        pytest.skip("the C++ module is not built")
+    with (
+        vk.use_backend("cpu"),
+        pytest.raises(BackendError, match=r"ssim: no backend serves tensors on cpu \(cpu: no such op\)"),
+    ):
+        ops.ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+
+
+def test_without_the_native_module():
+    """What a machine without a compiler gets: everything works, and the reason is told."""
+    code = """
+import sys
+sys.modules["veilkern._cpu"] = None
+import torch, veilkern as vk
+cpu = {b.name: b for b in vk.list_backends()}["cpu"]
+assert not cpu.available and "install a compiler" in cpu.reason, cpu
+x = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4)
+from veilkern import ops
+hidden = ops.blend(x, 255 - x, torch.zeros(1, dtype=torch.int64), 51)
+back = ops.recover(hidden, 255 - x, torch.zeros(1, dtype=torch.int64), 51)
+assert (back.int() - x.int()).abs().max() <= 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_importing_touches_nothing_heavy():
+    code = (
+        "import sys, veilkern;"
+        "heavy = {'triton', 'matplotlib', 'typer', 'rich', 'jinja2', 'scipy', 'veilkern._cpu'} & set(sys.modules);"
+        "import torch; assert not heavy and not torch.cuda.is_initialized(), heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
