@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 
 import pytest
 import torch
@@ -228,17 +229,19 @@ def test_onnx_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
         vk.FaceModel.load(tmp_path / "net.onnx")
 
 
-def test_python_files_with_neighbours_of_one_name(tmp_path):
+def test_python_files_with_neighbours_of_one_name(tmp_path, monkeypatch):
+    ours = types.ModuleType("common")  # the program has a module of that name too
+    monkeypatch.setitem(sys.modules, "common", ours)
     for folder, size in (("one", 4), ("two", 6)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "common.py").write_text(f"SIZE = {size}\n")
         (tmp_path / folder / "net.py").write_text(
-            "import torch\nfrom common import SIZE\n\n\ndef load():\n"
+            "import torch\n\n\ndef load():\n    from common import SIZE\n\n"
             "    nn = torch.nn\n    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, SIZE))\n"
         )
         model = vk.FaceModel.load(f"{tmp_path / folder}/net.py:load")
         assert model.embed(X).shape == (2, size) and model.name == "net:load"
-    assert "common" not in sys.modules and str(tmp_path / "one") not in sys.path
+    assert sys.modules["common"] is ours and str(tmp_path / "one") not in sys.path
 
 
 def test_what_cannot_be_loaded(tmp_path):

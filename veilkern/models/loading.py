@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -61,13 +62,12 @@ def load(source, **input_spec) -> FaceModel:
 
 
 def _from_callable(module: str, name: str, input_spec) -> FaceModel:
+    file = Path(module) if module.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise ModelError(f"{file}: no such file")
     try:
-        function = getattr(
-            _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module), name
-        )
-        made = function()
-    except ModelError:
-        raise
+        with _neighbours_first(file) if file is not None else contextlib.nullcontext():
+            made = getattr(importlib.import_module(module) if file is None else _run_file(file), name)()
     except Exception as error:  # the user's own code: whatever it raises is the cause
         raise ModelError(f"{module}:{name}: cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(made, (nn.Module, FaceModel)):
@@ -75,25 +75,33 @@ def _from_callable(module: str, name: str, input_spec) -> FaceModel:
     return load(made, **({} if isinstance(made, FaceModel) else {"name": f"{Path(module).stem}:{name}", **input_spec}))
 
 
-def _import_file(path: Path):
-    """Run a Python file as a module that can import its neighbours."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    folder = path.resolve().parent
+def _run_file(path: Path):
+    """A Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _neighbours_first(path: Path) -> Iterator[None]:
+    """Let a file import its neighbours by name, whatever the program or another network's folder calls so; after it,
+    everything is as before."""
+    folder = path.resolve().parent
+    names = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()}
+    names -= {*sys.stdlib_module_names, "torch", "numpy", "veilkern"}
+    before = dict(sys.modules)
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        del sys.modules[name]
     sys.path.insert(0, str(folder))
     try:
-        spec.loader.exec_module(module)
+        yield
     finally:
         sys.path.remove(str(folder))
-        # Forget the neighbours: another network's folder may have files of the same names.
-        for name in set(sys.modules) - before:
-            if (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{folder}/"):
-                del sys.modules[name]
-    return module
+        for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+            del sys.modules[name]
+        sys.modules.update({name: old for name, old in before.items() if name.partition(".")[0] in names})
 
 
 def _is_torchscript(path: Path) -> bool:
