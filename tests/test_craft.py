@@ -8,9 +8,10 @@ from torch import nn
 
 import veilkern as vk
 from veilkern import reference
-from veilkern.craft import _Draws, _waves
+from veilkern.craft import _waves
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
+from veilkern.wave import Draws
 
 KEY = b"sixteen bytes at least"
 FAST = vk.CraftConfig(steps=4)
@@ -40,7 +41,7 @@ def test_the_recorded_losses_are_those_of_the_finished_veils(sample_model, peopl
         mixed = 0.2 * x.double() / 255 + 0.8 * veil.double() / 255
         visual = (x.double() / 255 - mixed).flatten(1).norm(dim=1).mean().item()
         assert record["visual"] == pytest.approx(visual, rel=1e-4)
-        total = distance - 0.05 * visual + 0.01 * reference.block_variance(mixed).mean().item()
+        total = distance - FAST.lam * visual + 0.01 * reference.block_variance(mixed).mean().item()
         assert record["total"] == pytest.approx(total, abs=1e-3)
 
 
@@ -132,7 +133,7 @@ def test_photos_in_flight_bounds_the_batch(people):
 def test_photos_are_drawn_without_replacement():
     from veilkern import keyed
 
-    draws = _Draws(keyed.stream(KEY, "p", "photos"), 10, 3)
+    draws = Draws(keyed.stream(KEY, "p", "photos"), 10, 3)
     drawn = [draws.next().tolist() for _ in range(40)]
     assert all(len(set(d)) == 3 for d in drawn)
     flat = [i for d in drawn for i in d]
@@ -186,6 +187,34 @@ def test_a_network_of_nan_is_an_error(people):
         vk.craft(vk.FaceModel(Nothing()), people, FAST, progress=False)
 
 
+def test_a_network_that_breaks_down_later(people):
+    calls = []
+
+    class Tired(nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            if len(calls) > 25:
+                raise RuntimeError("out of breath")
+            return nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+
+    result = vk.craft(
+        vk.FaceModel(Tired()), people, vk.CraftConfig(steps=4, photos_in_flight=2), key=KEY, progress=False
+    )
+    assert result.bank.names == people.names[:2]
+    assert all("out of breath" in r["status"] for r in result.report[2:])
+
+
+def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veilkern.craft._report_held_out", stop)
+    crafting, unseen = people.split(2)
+    with pytest.raises(vk.CraftInterrupted) as caught:
+        vk.craft(sample_model, crafting, FAST, key=KEY, held_out=unseen, progress=False)
+    assert len(caught.value.result.bank) == 4
+
+
 def test_ctrl_c_keeps_what_is_finished(sample_model, people):
     config = vk.CraftConfig(steps=4, photos_in_flight=2, early_stop=False)
 
@@ -223,6 +252,9 @@ def test_wrong_arguments(sample_model, people):
         vk.craft(nn.Identity(), people)
     with pytest.raises(TypeError, match="config must be a CraftConfig"):
         vk.craft(sample_model, people, {"steps": 3})
+    climber = vk.People(people.images[:6], torch.tensor([0, 6]), ["../up"], people.files[:6])
+    with pytest.raises(ValueError, match="plain folder names"):
+        vk.craft(sample_model, climber)
     small = vk.People.from_images([torch.zeros((2, 3, 50, 50), dtype=torch.uint8)])
     with pytest.raises(ValueError, match="the network wants photos of"):
         vk.craft(sample_model, small)

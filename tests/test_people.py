@@ -165,6 +165,7 @@ def make_folder_with_mistakes(root):
     picture(9).save(root / "bob" / "twin-a.png")
     picture(9).save(root / "bob" / "twin-b.png")
     (root / ".hidden").mkdir()
+    (root / "a:b").mkdir()
     return 3 + 4 + 1
 
 
@@ -182,6 +183,7 @@ def test_a_folder_with_mistakes(tmp_path):
         "only-bad",
         "only-bad/x.jpg",
         "loose.png",
+        repr(f"{tmp_path}/a:b"),
     }
     assert "greyscale" in causes["ann/grey.png"] and "50 x 50" in causes["bob/small.png"]
     notices = "\n".join(map(str, people.notices))

@@ -30,7 +30,7 @@ class CraftConfig:
         docs/figures.md).
     visual: `norm` (||x - x'||_2) or `mse`.
     block, block_stride, variance: the box sums of L_var, and its form `consistent` or `literal` (the paper's print,
-        mostly a penalty on brightness that weakens concealment).
+        mostly a penalty on brightness).
     early_stop: stop a person once, over the last `patience` steps, the mean feature distance is at most
         `stop_distance` and the mean total loss is no better, by `stop_improvement` of its size, than over the
         `patience` steps before. False: all steps. A stopped person, and one that ends all steps with that feature
@@ -40,7 +40,7 @@ class CraftConfig:
     """
 
     alpha: float = 0.2
-    lam: float = 0.05
+    lam: float = 0.04
     mu: float = 0.01
     steps: int = 80
     photos_per_step: int = 1

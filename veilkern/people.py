@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from veilkern.errors import PhotoError
+from veilkern.files import is_plain_name
 from veilkern.photos import SUFFIXES, read_photo
 
 
@@ -151,7 +152,9 @@ def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
     for entry in entries:
         if not entry.is_dir() and entry.suffix.lower() in SUFFIXES:
             problems.append(Problem(str(entry), "a photo outside of any person's folder"))
-    return [entry for entry in entries if entry.is_dir()]
+        if entry.is_dir() and not is_plain_name(entry.name):
+            problems.append(Problem(repr(str(entry)), "the folder's name has characters that not every system allows"))
+    return [entry for entry in entries if entry.is_dir() and is_plain_name(entry.name)]
 
 
 def read_person(person: Path, size, resize, convert, problems, notices) -> list[tuple[Path, torch.Tensor]]:

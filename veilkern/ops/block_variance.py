@@ -15,8 +15,8 @@ def block_variance(
 
     S are the valid sums over h x w boxes (`block`) at `stride` (stride 3 with block 3 x 3: tiles), Var their population
     variance per channel. form `consistent`: sum_c (1 + 1 / (hw)^2) Var(S_c). form `literal`, as the paper prints it:
-    sum_c Var(S_c) + mean_i (S_i / (hw) - mean S)^2, mostly a penalty on brightness that weakens concealment. Raises
-    TypeError or ValueError naming the argument.
+    sum_c Var(S_c) + mean_i (S_i / (hw) - mean S)^2, mostly a penalty on brightness. Raises TypeError or
+    ValueError naming the argument.
     """
     images = check_tensor("block_variance", "images", images, [torch.float32, torch.float64], "[N, C, H, W]")
     check_choice("block_variance", "form", form, ("consistent", "literal"))
