@@ -23,6 +23,7 @@ demo: $(VENV)/demo.done
 $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/*) $(VENV)/pip.done
 	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps onnx2torch  # without the torchvision it names: none fits every torch
 	rm -f $(VENV)/demo.done
 	touch $@
 

@@ -206,6 +206,16 @@ def test_a_network_that_breaks_down_later(people):
     assert all("out of breath" in r["status"] for r in result.report[2:])
 
 
+def test_a_network_without_gradient(people):
+    class Closed(nn.Module):
+        @torch.no_grad()
+        def forward(self, x):
+            return nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+
+    result = vk.craft(vk.FaceModel(Closed()), people, FAST, key=KEY, progress=False)
+    assert not len(result.bank) and all("passes no gradient to its input" in r["status"] for r in result.report)
+
+
 def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 
@@ -220,6 +221,39 @@ def test_torchscript_and_export(tmp_path):
         torch.testing.assert_close(model.embed(X), wanted)
         assert torch.autograd.grad(model.embed(x := X.clone().requires_grad_()).sum(), x)[0].any()
         assert len(model.fingerprint) == 64
+
+
+def test_onnx(tmp_path):
+    """A file made node by node, so that no exporter is needed; converted without torchvision."""
+    onnx = pytest.importorskip("onnx")
+    if importlib.util.find_spec("onnx2torch") is None:
+        pytest.skip("onnx2torch is not installed")
+    from onnx import TensorProto, helper, numpy_helper
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)).eval()
+    weights = [
+        numpy_helper.from_array(value.detach().numpy(), name)
+        for name, value in zip("abcd", net.state_dict().values(), strict=True)
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "b"], ["1"], strides=[2, 2], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["1"], ["2"]),
+        helper.make_node("GlobalAveragePool", ["2"], ["3"]),
+        helper.make_node("Flatten", ["3"], ["4"]),
+        helper.make_node("Gemm", ["4", "c", "d"], ["y"], transB=1),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 112, 112])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "net.onnx"
+    )
+    model = vk.FaceModel.load(tmp_path / "net.onnx")
+    torch.testing.assert_close(model.embed(X), vk.FaceModel(net).embed(X))
+    assert torch.autograd.grad(model.embed(x := X.clone().requires_grad_()).sum(), x)[0].any()
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="cannot be converted from ONNX"):
+        vk.FaceModel.load(tmp_path / "junk.onnx")
 
 
 def test_onnx_without_the_extra_says_what_to_install(tmp_path, monkeypatch):

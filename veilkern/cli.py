@@ -132,7 +132,8 @@ def craft(
     earlier = _earlier(out, resume, overwrite)
     key = _read_key(key_file) if key_file else None
     network = _model(model, input_size, input_mean, input_std, input_bgr, input_range)
-    people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
+    with errors.status("reading photos"):
+        people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
     problems, notices = people.problems, people.notices
     if earlier is not None:
         people = people.take(
@@ -284,10 +285,11 @@ def evaluate(
 
     bank = vk.VeilBank.load(veils)
     network = _model(model, input_size, input_mean, input_std, input_bgr, input_range)
-    people = vk.read_people(faces, size=bank.size, resize=resize, convert=convert)
+    with errors.status("reading photos"):
+        people = vk.read_people(faces, size=bank.size, resize=resize, convert=convert)
     problems = list(people.problems)
     others = None if gallery is None else _read_gallery(gallery, bank.size, resize, convert, problems)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), errors.status("evaluating"):
         warnings.simplefilter("ignore", UserWarning)  # they come as notices
         evaluation = run(network, people, bank, gallery=others)
     report = write_report(out, evaluation, people, bank, title=f"veilkern: {faces.name}")
@@ -342,7 +344,7 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Where to write everyth
     from veilkern.samples.demo import run_demo
 
     started = time.monotonic()
-    made = run_demo(out)
+    made = run_demo(out, tell=lambda stage: errors.print(f"{stage} ..."))
     print_evaluation(made.evaluation)
     console.print(
         f"{len(made.result.bank)} veils, {made.written[0].written} photos protected, "

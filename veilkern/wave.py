@@ -10,6 +10,7 @@ import torch
 from veilkern import keyed, ops
 from veilkern.config import CraftConfig
 from veilkern.embedder import FaceModel
+from veilkern.errors import ModelError
 from veilkern.people import People
 from veilkern.progress import Progress
 from veilkern.veils import photo_id
@@ -120,6 +121,11 @@ class Wave:
             mixed = alpha * (self.images[rows.to(device)].float() / 255) + (1 - alpha) * self.veils[person.to(device)]
         mixed.requires_grad_()
         features = self.model.embed(mixed)
+        if not features.requires_grad:
+            raise ModelError(
+                f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
+                "detach in its forward?); a veil cannot be crafted through it"
+            )
         distance, slope = self._distance(features.detach(), rows, person)
         (gradient,) = torch.autograd.grad(features, mixed, slope)
         return distance, gradient

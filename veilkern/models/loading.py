@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -131,13 +132,39 @@ def _from_export(path: Path) -> nn.Module:
 def _from_onnx(path: Path) -> nn.Module:
     try:
         import onnx
-        from onnx2torch import convert
+
+        with _stand_in_for_torchvision():
+            from onnx2torch import convert
     except ImportError as error:
         raise ModelError(f"{path}: ONNX files need the onnx extra, `pip install veilkern[onnx]` ({error})") from error
     try:
         return convert(onnx.load(str(path)))
     except Exception as error:
         raise ModelError(f"{path}: cannot be converted from ONNX: {error}") from error
+
+
+@contextlib.contextmanager
+def _stand_in_for_torchvision() -> Iterator[None]:
+    """onnx2torch imports torchvision for two operators of detectors (NonMaxSuppression, RoiAlign), which no FR network
+    has. Where there is no torchvision for this torch, let it import without; those operators then fail by name."""
+    try:
+        has_torchvision = importlib.util.find_spec("torchvision") is not None
+    except ValueError:
+        has_torchvision = True  # somebody else's stand-in
+    if has_torchvision:
+        yield
+        return
+
+    def missing(*_, **__):
+        raise ModelError("this ONNX file needs torchvision (RoiAlign), which is not installed")
+
+    top, operators = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
+    top.ops, operators.roi_align = operators, missing  # type: ignore[attr-defined]
+    sys.modules.update({"torchvision": top, "torchvision.ops": operators})
+    try:
+        yield
+    finally:
+        del sys.modules["torchvision"], sys.modules["torchvision.ops"]
 
 
 def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
