@@ -14,6 +14,7 @@ $(VENV)/pip.done:
 # A plain install: the demo runs what users get. constraints.txt keeps torch to its CPU build's version.
 $(VENV)/demo.done: pyproject.toml constraints.txt $(VENV)/pip.done $(shell find csrc kernels veilkern -type f -not -path '*/__pycache__/*')
 	$(BIN)/python -m pip install --quiet -c constraints.txt ".[cli]"
+	rm -f $(VENV)/dev.done
 	touch $@
 
 demo: $(VENV)/demo.done

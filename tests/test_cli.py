@@ -54,7 +54,7 @@ def crafted(faces):
 
 def test_craft(crafted, people):
     veils, text = crafted
-    assert "4 veils in" in text and "converged" in text and "held-out rank-1" in text
+    assert "4 veils in" in text and "converged" in text and "held-out" in text and "rank-1" in text
     bank = vk.VeilBank.load(veils)
     assert bank.names == people.names and bank.config["steps"] == 20
     assert stat.S_IMODE(veils.stat().st_mode) == 0o600

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
 import zlib
 
@@ -243,6 +245,17 @@ def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeyp
         atomic_write(path, b"new")
     assert str(path) in str(caught.value)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_modes_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "photo", b"x")
+        atomic_write(tmp_path / "veil", b"x", mode=0o600)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("photo", "veil")] == [0o640, 0o600]
 
 
 def test_atomic_write_cleans_up_on_interrupt(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 import veilkern as vk
 from veilkern.errors import OutputError, VeilkernError
@@ -198,17 +198,10 @@ def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: boo
     if as_json:
         print(json.dumps({"out": str(out), "seconds": round(seconds, 2), "people": report}, indent=1))
         return
-    table = Table(
-        "person",
-        "photos",
-        "status",
-        "steps",
-        "feature distance",
-        "cosine",
-        "held-out cosine",
-        "held-out rank-1",
-        title=f"{len(result.bank)} veils in {out} ({seconds:.1f} s)",
-    )
+    title = f"{len(result.bank)} veils in {out} ({seconds:.1f} s)"
+    table = Table(Column("person", no_wrap=True), "photos", Column("status", no_wrap=True), "steps", title=title)
+    for name in ("feature\ndistance", "cosine", "held-out\ncosine", "held-out\nrank-1"):
+        table.add_column(name)
     for record in report:
         held = record.get("held_out", {})
         figures = [record.get("feature_distance"), record.get("cosine"), held.get("cosine"), held.get("rank1")]

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from veilkern.errors import OutputError
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666) -> None:
     """Write `data` to `path` whole or not at all; an old file there stays until the new one is safe on disk.
 
-    Raises OutputError naming the path and the cause (full disk, no permission, no such folder).
+    mode: as the process's umask allows, like any new file; 0o600 for veils. Raises OutputError naming the path and the
+    cause (full disk, no permission, no such folder).
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        # mkstemp makes the file 0600 from the first byte, so a veil is never readable by others, even for a moment.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        # The mode holds from the first byte: a veil is never readable by others, even for a moment.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
         os.replace(temporary, path)
-        temporary = None
         _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:  # also on KeyboardInterrupt: no stray temporary files
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    finally:  # also on KeyboardInterrupt: no stray temporary files (after the rename there is none)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
