@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -83,3 +84,25 @@ def report(op: str, size: str, moved: int, times: dict[str, float], out: Path | 
         with out.open("a") as file:
             file.write(json.dumps(row | machine()) + "\n")
     return row
+
+
+SIZES = (64, 512)
+A = 51
+
+
+def mixed_batch(photos: int, people: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """images, veils, rows: photos of many people mixed, as a serving backend sees them."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (photos, 3, 112, 112), dtype=torch.uint8, generator=generator)
+    veils = torch.randint(0, 256, (people, 3, 112, 112), dtype=torch.uint8, generator=generator)
+    return images, veils, torch.randint(0, people, (photos,), generator=generator)
+
+
+def main(op: str, rivals: Callable[[int], dict[str, Callable[[], object]]]) -> None:
+    """The command line of a benchmark of photo batches."""
+    parser = argparse.ArgumentParser(description=f"{op}: ratios from one interleaved run")
+    parser.add_argument("--out", type=Path, help="append JSON lines here")
+    out = parser.parse_args().out
+    for photos in SIZES:
+        moved = 2 * photos * 3 * 112 * 112
+        report(op, f"{photos} photos u8, mixed rows", moved, interleaved(rivals(photos)), out)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 console, errors = Console(), Console(stderr=True)
 DEFAULT = vk.CraftConfig()
+NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters
 
 Faces = Annotated[Path, typer.Argument(metavar="FACES", help="One folder per person, PNG, JPEG or WebP inside.")]
 Net = Annotated[str, typer.Option("--model", help="file.py:callable, ARCH:checkpoint, or a network file.")]
@@ -199,7 +201,9 @@ def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: boo
         print(json.dumps({"out": str(out), "seconds": round(seconds, 2), "people": report}, indent=1))
         return
     title = f"{len(result.bank)} veils in {out} ({seconds:.1f} s)"
-    table = Table(Column("person", no_wrap=True), "photos", Column("status", no_wrap=True), "steps", title=title)
+    table = Table(
+        Column("person", no_wrap=True), "photos", Column("status", no_wrap=True), "steps", title=title, **NARROW
+    )
     for name in ("feature\ndistance", "cosine", "held-out\ncosine", "held-out\nrank-1"):
         table.add_column(name)
     for record in report:

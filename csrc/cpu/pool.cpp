@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -31,6 +32,7 @@ class Pool {
     }
     wake_.notify_all();
     take(work, parts);
+    spin([&] { return left_ == 0 && inside_ == 0; });
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [&] { return left_ == 0 && inside_ == 0; });
     work_ = nullptr;
@@ -44,6 +46,20 @@ class Pool {
       work(part);
       left_.fetch_sub(1);
     }
+  }
+
+  // Looks again and again for a short while, since going to sleep and being woken takes longer than most waits here.
+  // Only a hint: whoever spins takes the lock afterwards and waits properly.
+  template <class Ready>
+  static void spin(const Ready& ready) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(60);
+    while (!ready() && std::chrono::steady_clock::now() < end) relax();
+  }
+
+  static void relax() {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __builtin_ia32_pause();
+#endif
   }
 
   void grow(int wanted) {  // under mutex_
@@ -61,6 +77,9 @@ class Pool {
     unsigned long seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
+      lock.unlock();
+      spin([&] { return batch_ != seen; });
+      lock.lock();
       wake_.wait(lock, [&] { return batch_ != seen && work_ != nullptr && seats_ > 0; });
       seen = batch_;
       const auto* work = work_;
@@ -79,8 +98,9 @@ class Pool {
   std::condition_variable wake_, done_;
   const std::function<void(int)>* work_ = nullptr;
   std::atomic<int> next_{0}, left_{0};
-  int parts_ = 0, helpers_ = 0, inside_ = 0, seats_ = 0;
-  unsigned long batch_ = 0;
+  std::atomic<int> inside_{0};
+  std::atomic<unsigned long> batch_{0};
+  int parts_ = 0, helpers_ = 0, seats_ = 0;
 };
 
 // Never destroyed: helpers may still wait on it while the process ends. A forked child, which has none of the helpers
