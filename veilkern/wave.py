@@ -91,12 +91,11 @@ class Wave:
             weight = share[place].to(g.device)
             gradients.index_add_(0, person[place].to(g.device), g * weight.view(-1, 1, 1, 1))
             distance.index_add_(0, person[place], (d * weight).cpu())
-        seen = rows.sort().values
         statistics = ops.veil_step_(
             self.veils,
             self.momentum,
             gradients,
-            self.images[seen.to(self.images.device)],
+            self.images[rows.to(self.images.device)],
             _prefix(counts, self.veils),
             blend=config.blend,
             lam=config.lam,

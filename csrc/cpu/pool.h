@@ -1,4 +1,4 @@
-// A few helper threads kept between calls: waking one costs a tenth of starting one.
+// A few helper threads kept between calls, since waking one is cheaper than starting one.
 #pragma once
 #include <functional>
 

@@ -42,8 +42,7 @@ _sides = functools.lru_cache(maxsize=1024)(_parse)  # torch.compile does not tra
 
 
 def runs_now(tensor: torch.Tensor) -> bool:
-    """Whether an op may run its body at once: plain tensors outside of torch.compile. It saves the dispatcher's time,
-    which for small batches is as long as the kernel's."""
+    """Whether an op may run its body at once: plain tensors outside of torch.compile. Saves the dispatcher's time."""
     return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 

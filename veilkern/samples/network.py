@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class SampleNet(nn.Module):
-    """float [N, 3, 112, 112] RGB in [-1, 1] -> embedding [N, 128], not normalised; 0.5 million parameters."""
+    """float [N, 3, 112, 112] RGB in [-1, 1] -> embedding [N, 128], not normalised; 0.4 million parameters."""
 
     def __init__(self, embedding: int = 128):
         super().__init__()
