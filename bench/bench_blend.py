@@ -10,13 +10,15 @@ import functools
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import SIZES, A, main, mixed_batch
+from common import A, Case, compare, main, mixed_batch
 
 from veilkern import ops, reference
+
+
+NAMES = ("veilkern", "eager", "eager_float", "compile", "copy")
 
 
 def eager_float(images, veils, rows, a):
@@ -25,11 +27,10 @@ def eager_float(images, veils, rows, a):
 
 
 def rivals(photos: int) -> dict:
-    """Calls by name on the same data."""
-    images, veils, rows = mixed_batch(photos)
+    arguments = (*mixed_batch(photos), A)
+    images = arguments[0]
     out = torch.empty_like(images)
     compiled = torch.compile(reference.blend, dynamic=False)
-    arguments = (images, veils, rows, A)
     return {
         "veilkern": functools.partial(ops.blend, *arguments, out=out),
         "eager": functools.partial(reference.blend, *arguments),
@@ -39,12 +40,11 @@ def rivals(photos: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("photos", SIZES)
-@pytest.mark.parametrize("rival", ["veilkern", "eager", "eager_float", "compile", "copy"])
-def test_blend(benchmark, rival, photos):
-    benchmark.group = f"blend u8, {photos} photos, mixed rows"
-    benchmark(rivals(photos)[rival])
-
+CASES = [
+    Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos), NAMES)
+    for photos in (64, 512)
+]
+test_blend = compare("blend", CASES)
 
 if __name__ == "__main__":
-    main("blend", rivals)
+    main("blend", CASES)

@@ -1,4 +1,4 @@
-"""recover: ours, eager PyTorch, torch.compile and a copy of the same image bytes.
+"""recover, with and without its Gaussian filter: ours, eager PyTorch, torch.compile and a copy of the image bytes.
 
 `python bench/bench_recover.py` prints ratios from one interleaved run;
 `pytest --benchmark-enable bench/bench_recover.py` gives pytest-benchmark's table.
@@ -10,13 +10,17 @@ import functools
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import SIZES, A, main, mixed_batch
+from common import A, Case, compare, main, mixed_batch
 
 from veilkern import ops, reference
+from veilkern.reference.ssim import gaussian_taps
+
+
+NAMES = ("veilkern", "eager", "eager_float", "compile", "copy")
+FILTERED = (*NAMES[:-1], "compile_float", "copy")
 
 
 def eager_float(protected, veils, rows, a):
@@ -24,28 +28,46 @@ def eager_float(protected, veils, rows, a):
     return torch.sub(protected * (255 / a), veils[rows] * ((255 - a) / a)).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def rivals(photos: int) -> dict:
-    """Calls by name on the same data."""
+def eager_float_filtered(protected, veils, rows, a, taps):
+    """The same, then the filter as two convolutions in float32; within a level of the integer contract."""
+    found = torch.sub(protected * (255 / a), veils[rows] * ((255 - a) / a)).round_().clamp_(0, 255)
+    padded = torch.nn.functional.pad(found, (2, 2, 2, 2), mode="reflect")
+    lines = torch.nn.functional.conv2d(padded, taps.view(1, 1, 5, 1).expand(3, 1, 5, 1), groups=3)
+    return (
+        torch.nn.functional.conv2d(lines, taps.view(1, 1, 1, 5).expand(3, 1, 1, 5), groups=3).round_().to(torch.uint8)
+    )
+
+
+def rivals(photos: int, sigma: float | None) -> dict:
     images, veils, rows = mixed_batch(photos)
     protected = ops.blend(images, veils, rows, A)
     out = torch.empty_like(protected)
     compiled = torch.compile(reference.recover, dynamic=False)
     arguments = (protected, veils, rows, A)
-    return {
-        "veilkern": functools.partial(ops.recover, *arguments, out=out),
-        "eager": functools.partial(reference.recover, *arguments),
-        "eager_float": functools.partial(eager_float, *arguments),
-        "compile": functools.partial(compiled, *arguments),
+    calls = {
+        "veilkern": functools.partial(ops.recover, *arguments, gaussian_sigma=sigma, out=out),
+        "eager": functools.partial(reference.recover, *arguments, gaussian_sigma=sigma),
+        "compile": functools.partial(compiled, *arguments, gaussian_sigma=sigma),
         "copy": functools.partial(out.copy_, protected),
+    }
+    if sigma is None:
+        return calls | {"eager_float": functools.partial(eager_float, *arguments)}
+    taps = gaussian_taps(5, sigma, torch.float32)
+    floats = torch.compile(eager_float_filtered, dynamic=False)
+    return calls | {
+        "eager_float": functools.partial(eager_float_filtered, *arguments, taps),
+        "compile_float": functools.partial(floats, *arguments, taps),
     }
 
 
-@pytest.mark.parametrize("photos", SIZES)
-@pytest.mark.parametrize("rival", ["veilkern", "eager", "eager_float", "compile", "copy"])
-def test_recover(benchmark, rival, photos):
-    benchmark.group = f"recover u8, {photos} photos, mixed rows"
-    benchmark(rivals(photos)[rival])
-
+CASES = [
+    Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos, None), NAMES)
+    for photos in (64, 512)
+]
+CASES.append(
+    Case("512 photos u8, Gaussian 5 x 5", 2 * 512 * 3 * 112 * 112, functools.partial(rivals, 512, 1.0), FILTERED)
+)
+test_recover = compare("recover", CASES)
 
 if __name__ == "__main__":
-    main("recover", rivals)
+    main("recover", CASES)

@@ -1,35 +1,65 @@
-"""What the benchmarks share: interleaved timing, the machine's description, JSON lines. Ratios, never times alone."""
+"""What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines. Ratios, never times alone.
+
+A case is one size of one op with its rivals, calls by name on the same data:
+
+veilkern      ours
+eager         the reference in plain PyTorch
+eager_*       another plain formulation that is faster, or another way to count
+compile*      torch.compile of one of those
+copy          a copy of as many bytes as the case says (see each benchmark)
+others        another library
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 
 import veilkern
 
+A = 51
+Calls = dict[str, Callable[[], object]]
 
-def interleaved(
-    rivals: dict[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 0.05
-) -> dict[str, float]:
+
+@dataclass(frozen=True)
+class Case:
+    """size: in words. moved: bytes that ours must read and write. rivals() -> calls by name; names: of the rivals.
+    part: rivals that do only this share of the work (a library too slow for all of it); their time is scaled up."""
+
+    size: str
+    moved: int
+    rivals: Callable[[], Calls]
+    names: tuple[str, ...]
+    part: dict[str, float] = field(default_factory=dict)
+
+
+def interleaved(rivals: Calls, *, rounds: int = 15, seconds: float = 0.05) -> dict[str, float]:
     """Median seconds a call of each rival. Every round times every rival in turn, so that a slow moment of the machine
-    hits all alike; each sample repeats a call for about `seconds`."""
-    repeats = {}
+    hits all alike; each sample repeats a call for about `seconds`. Calls of over a second take part in three rounds."""
+    repeats, slow = {}, set()
     for name, call in rivals.items():
         call()
         started = time.perf_counter()
         call()
-        repeats[name] = max(1, int(seconds / max(time.perf_counter() - started, 1e-7)))
+        took = time.perf_counter() - started
+        repeats[name] = max(1, int(seconds / max(took, 1e-7)))
+        slow |= {name} if took > 1 else set()
     samples: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, call in rivals.items():
+            if name in slow and turn % (rounds // 3) != 0:
+                continue
             started = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
@@ -48,9 +78,11 @@ def machine() -> dict:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
+    cpu_backend = next(b for b in veilkern.list_backends() if b.name == "cpu")
     return {
         "cpu": cpu,
         "threads": torch.get_num_threads(),
+        "backend": cpu_backend.detail or cpu_backend.reason,
         "torch": torch.__version__,
         "veilkern": veilkern.__version__,
         "python": platform.python_version(),
@@ -61,33 +93,39 @@ def machine() -> dict:
 def described(about: dict) -> str:
     """machine() as a line of text."""
     return (
-        f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, Python {about['python']}, "
-        f"commit {about['commit']}."
+        f"{about['cpu']}, {about['threads']} threads, {about['backend']}, torch {about['torch']}, Python "
+        f"{about['python']}, commit {about['commit']}."
     )
 
 
-def report(op: str, size: str, moved: int, times: dict[str, float], out: Path | None = None) -> dict:
-    """Print and return one row: times and ratios to ours, bytes moved, share of the copy's speed."""
+def measure(op: str, case: Case) -> dict:
+    """One row of one interleaved run: times as ratios to ours, bytes moved, and the share of the copy's speed."""
+    times = {name: t * case.part.get(name, 1.0) for name, t in interleaved(case.rivals()).items()}
     ours = times["veilkern"]
-    row = {
-        "op": op,
-        "size": size,
-        "bytes": moved,
-        "ours_ms": round(ours * 1e3, 3),
-        "gb_s": round(moved / ours / 1e9, 2),
-        **{f"x_{name}": round(t / ours, 2) for name, t in times.items() if name not in ("veilkern", "copy")},
-        "x_copy_time": round(ours / times["copy"], 2),
-    }
-    print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps(row | machine()) + "\n")
+    row = {"op": op, "size": case.size, "bytes": case.moved, "ours_ms": round(ours * 1e3, 3)}
+    row["gb_s"] = round(case.moved / ours / 1e9, 2)
+    row |= {f"x_{name}": round(t / ours, 2) for name, t in times.items() if name not in ("veilkern", "copy")}
+    row["x_copy_time"] = round(ours / times["copy"], 2)
+    row["copy_ms"] = round(times["copy"] * 1e3, 3)
     return row
 
 
-SIZES = (64, 512)
-A = 51
+def copy_of(read: int) -> Callable[[], object]:
+    """A copy of `read` bytes: it reads and writes as many."""
+    source = torch.zeros(read, dtype=torch.uint8)
+    return functools.partial(torch.zeros_like(source).copy_, source)
+
+
+def compare(op: str, cases: list[Case]):
+    """A pytest-benchmark test of all cases, one group each."""
+    pairs = [pytest.param(case, name, id=f"{case.size}-{name}") for case in cases for name in case.names]
+
+    @pytest.mark.parametrize("case,rival", pairs)
+    def test(benchmark, case, rival):
+        benchmark.group = f"{op}, {case.size}"
+        benchmark(case.rivals()[rival])
+
+    return test
 
 
 def mixed_batch(photos: int, people: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -98,11 +136,15 @@ def mixed_batch(photos: int, people: int = 64) -> tuple[torch.Tensor, torch.Tens
     return images, veils, torch.randint(0, people, (photos,), generator=generator)
 
 
-def main(op: str, rivals: Callable[[int], dict[str, Callable[[], object]]]) -> None:
-    """The command line of a benchmark of photo batches."""
+def main(op: str, cases: list[Case]) -> None:
+    """The command line of a benchmark: prints ratios from one interleaved run, appends JSON lines to --out."""
     parser = argparse.ArgumentParser(description=f"{op}: ratios from one interleaved run")
     parser.add_argument("--out", type=Path, help="append JSON lines here")
     out = parser.parse_args().out
-    for photos in SIZES:
-        moved = 2 * photos * 3 * 112 * 112
-        report(op, f"{photos} photos u8, mixed rows", moved, interleaved(rivals(photos)), out)
+    for case in cases:
+        row = measure(op, case)
+        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with out.open("a") as file:
+                file.write(json.dumps(row | machine()) + "\n")

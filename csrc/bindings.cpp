@@ -1,9 +1,19 @@
 // Python's door to the C++ kernels: data pointers, sizes and strides come as integers, so that no torch header is
 // needed and one build serves every torch version. veilkern/backends/cpu.py checks everything before it calls.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
 
 #include "cpu/blend.h"
+#include "cpu/blend_normalize.h"
+#include "cpu/block_variance.h"
+#include "cpu/hull_distance.h"
 #include "cpu/recover.h"
+#include "cpu/ssim.h"
+#include "cpu/veil_step.h"
 
 namespace py = pybind11;
 using namespace veilkern;
@@ -21,6 +31,108 @@ void launch(Address input, std::int64_t input_stride, Address veils, std::int64_
   kernel({reinterpret_cast<const In*>(input), input_stride}, {reinterpret_cast<const std::uint8_t*>(veils), veil_stride},
          reinterpret_cast<const std::int64_t*>(rows), {reinterpret_cast<Out*>(output), output_stride}, count, pixels, a,
          threads);
+}
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+using Strides = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // of images, channels, rows, in values
+using Sizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+template <class T>
+Planes<T> planes(Address address, const Strides& strides) {
+  return {at<T>(address), std::get<0>(strides), std::get<1>(strides), std::get<2>(strides)};
+}
+
+Boxes boxes_of(std::pair<std::int64_t, std::int64_t> block, std::int64_t stride, bool literal) {
+  if (block.first < 1 || block.second < 1 || stride < 1) throw std::invalid_argument("block and stride must be positive");
+  return {block.first, block.second, stride, literal};
+}
+
+template <class T>
+void launch_block_variance(Address images, Strides image_strides, Address gradient, Strides gradient_strides,
+                           Address scale, Address loss, Sizes sizes, std::pair<std::int64_t, std::int64_t> block,
+                           std::int64_t stride, bool literal, int threads) {
+  const Boxes boxes = boxes_of(block, stride, literal);
+  const auto [count, channels, height, width] = sizes;
+  const py::gil_scoped_release unlocked;
+  block_variance<T>(planes<const T>(images, image_strides), planes<T>(gradient, gradient_strides), at<const T>(scale),
+                    at<T>(loss), count, channels, height, width, boxes, threads);
+}
+
+template <class T>
+void launch_ssim(Address x, Strides x_strides, Address y, Strides y_strides, Address gradient_x, Strides gradient_x_strides,
+                 Address gradient_y, Strides gradient_y_strides, Address scale, Address score, Sizes sizes, Address taps,
+                 std::int64_t window, bool same, double data_range, int threads) {
+  const auto [count, channels, height, width] = sizes;
+  if (window < 1 || window % 2 == 0) throw std::invalid_argument("window must be odd and positive");
+  const py::gil_scoped_release unlocked;
+  ssim<T>(planes<const T>(x, x_strides), planes<const T>(y, y_strides), planes<T>(gradient_x, gradient_x_strides),
+          planes<T>(gradient_y, gradient_y_strides), at<const T>(scale), at<T>(score), count, channels, height, width,
+          {at<const double>(taps), window, same, data_range}, threads);
+}
+
+template <class T>
+void launch_hull_distance(Address features, Address clean, Address offsets, Address clean_offsets, std::int64_t people,
+                          std::int64_t dimensions, int kind, Address start, Address own, Address distance,
+                          Address weights, std::int64_t width, Address gradient, int threads) {
+  if (kind < 0 || kind > static_cast<int>(HullKind::self)) throw std::invalid_argument("no such kind of hull");
+  const py::gil_scoped_release unlocked;
+  hull_distance<T>({at<const T>(features), at<const T>(clean), at<const std::int64_t>(offsets),
+                    at<const std::int64_t>(clean_offsets), people, dimensions},
+                   static_cast<HullKind>(kind), at<const T>(start), at<const std::int64_t>(own), at<T>(distance),
+                   at<T>(weights), width, at<T>(gradient), threads);
+}
+
+template <class T>
+void launch_veil_step(Address veils, Address momentum, Address gradients, Address images, Address mean_images,
+                      Address offsets, Address gradient_offsets, Address lam, Address mu, Address step, Address decay,
+                      Address active, Address statistics, Sizes sizes, int a, bool norm,
+                      std::pair<std::int64_t, std::int64_t> block, std::int64_t stride, bool literal, int threads) {
+  const auto [people, channels, height, width] = sizes;
+  const VeilStep<T> all{at<T>(veils), at<T>(momentum), at<const T>(gradients), at<const std::uint8_t>(images),
+                        at<const T>(mean_images), at<const std::int64_t>(offsets),
+                        at<const std::int64_t>(gradient_offsets), at<const double>(lam), at<const double>(mu),
+                        at<const double>(step), at<const double>(decay), at<const std::uint8_t>(active), people, channels,
+                        height, width, a / 255.0, norm, boxes_of(block, stride, literal)};
+  const py::gil_scoped_release unlocked;
+  veil_step<T>(all, at<T>(statistics), threads);
+}
+
+// (input, its stride), (veils, their stride), rows, (output, its stride), photos, channels, height, width, a, weights, ..
+template <class In, auto kernel>
+void launch_gaussian(Address input, std::int64_t input_stride, Address veils, std::int64_t veil_stride, Address rows,
+                     Address output, std::int64_t output_stride, Sizes sizes, int a,
+                     const std::vector<std::uint32_t>& weights, int threads) {
+  const auto [count, channels, height, width] = sizes;
+  const auto radius = static_cast<std::int64_t>(weights.size()) - 1;
+  if (a < 1 || a > 255 || radius < 0 || radius >= std::min(height, width))
+    throw std::invalid_argument("blend must lie in 1..255, and the filter must be smaller than the photo");
+  const py::gil_scoped_release unlocked;
+  kernel({at<const In>(input), input_stride}, {at<const std::uint8_t>(veils), veil_stride}, at<const std::int64_t>(rows),
+         {at<std::uint8_t>(output), output_stride}, count, a, {weights.data(), radius, channels, height, width}, threads);
+}
+
+template <class T>
+void launch_blend_normalize(Address images, std::int64_t image_stride, Address veils, std::int64_t veil_stride,
+                            Address rows, Address out, int number, std::int64_t count, std::int64_t plane,
+                            std::array<int, 3> source, std::array<double, 3> of_image, std::array<double, 3> of_veil,
+                            std::array<double, 3> constant, int threads) {
+  if (number < 0 || number > 3) throw std::invalid_argument("no such kind of number");
+  Channels channels;
+  for (std::size_t c = 0; c < 3; ++c) {
+    if (source[c] < 0 || source[c] > 2) throw std::invalid_argument("a channel comes from channel 0, 1 or 2");
+    channels.source[c] = source[c];
+    channels.of_image[c] = of_image[c];
+    channels.of_veil[c] = of_veil[c];
+    channels.constant[c] = constant[c];
+  }
+  const py::gil_scoped_release unlocked;
+  blend_normalize<T>({at<const std::uint8_t>(images), image_stride}, {at<const T>(veils), veil_stride},
+                     at<const std::int64_t>(rows), at<void>(out), static_cast<Number>(number), count, plane, channels,
+                     threads);
 }
 
 const char* name(Isa isa) {
@@ -44,6 +156,18 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("blend_u16", launch<std::uint8_t, std::uint16_t, blend_u16>);
   m.def("recover_u8", launch<std::uint8_t, std::uint8_t, recover_u8>);
   m.def("recover_u16", launch<std::uint16_t, std::uint8_t, recover_u16>);
+  m.def("recover_gaussian_u8", launch_gaussian<std::uint8_t, recover_gaussian_u8>);
+  m.def("recover_gaussian_u16", launch_gaussian<std::uint16_t, recover_gaussian_u16>);
+  m.def("blend_normalize_f32", launch_blend_normalize<float>);
+  m.def("blend_normalize_f64", launch_blend_normalize<double>);
+  m.def("block_variance_f32", launch_block_variance<float>);
+  m.def("block_variance_f64", launch_block_variance<double>);
+  m.def("ssim_f32", launch_ssim<float>);
+  m.def("ssim_f64", launch_ssim<double>);
+  m.def("hull_distance_f32", launch_hull_distance<float>);
+  m.def("hull_distance_f64", launch_hull_distance<double>);
+  m.def("veil_step_f32", launch_veil_step<float>);
+  m.def("veil_step_f64", launch_veil_step<double>);
   m.def("isa", [] { return name(isa()); }, "The instruction set in use.");
   m.def("best_isa", [] { return name(best_isa()); }, "The best instruction set of this processor.");
   m.def("set_isa", set_isa, "Limit the instruction set: baseline, avx2 or avx512 (for tests).");

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ISAS, isas, serving
 
 import veilkern as vk
 from veilkern.samples import load_model, synthetic_people
@@ -45,5 +46,10 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def offsets_of(counts) -> torch.Tensor:
-    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
+@pytest.fixture(params=["reference", *ISAS])
+def path(request):
+    """Every way that a CPU may take through an op."""
+    if request.param != "reference" and request.param not in isas():
+        pytest.skip(f"no {request.param} here: the C++ module is not built, or the processor lacks it")
+    with serving(request.param):
+        yield request.param

@@ -10,59 +10,17 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import BACKENDS, batch, every_pair, laid_out, layouts, native, opcheck, threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import veilkern as vk
 from veilkern import ops
-from veilkern.backends import list_backends
-
-BACKENDS = [b.name for b in list_backends() if b.available]
-native = pytest.mark.skipif(
-    "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
-)
-
-
-def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
-    """All 65536 (x, v), three times, as two photos of 3 x 256 x 256."""
-    x, v = torch.meshgrid(torch.arange(256, dtype=torch.uint8), torch.arange(256, dtype=torch.uint8), indexing="ij")
-    return x.expand(1, 3, 256, 256).contiguous(), v.expand(1, 3, 256, 256).contiguous()
-
-
-def batch(n=5, people=3, side=13, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return (
-        torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
-        torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
-        torch.randint(0, people, (n,), generator=g),
-    )
 
 
 def formula(images, veils, rows, a, lossless=False):
     """The contract in NumPy."""
     p = a * images.numpy().astype(np.int64) + (255 - a) * veils.numpy().astype(np.int64)[rows.numpy()]
     return torch.from_numpy(p.astype(np.uint16) if lossless else ((p + 127) // 255).astype(np.uint8))
-
-
-@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
-def path(request):
-    """Every way that a CPU may take through the op."""
-    if request.param == "reference":
-        with vk.use_backend("reference"):
-            yield request.param
-        return
-    if "cpu" not in BACKENDS:
-        pytest.skip("the C++ module is not built")
-    from veilkern import _cpu
-
-    if request.param not in ("baseline", "avx2", "avx512")[: ["baseline", "avx2", "avx512"].index(_cpu.best_isa()) + 1]:
-        pytest.skip(f"this processor has no {request.param}")
-    _cpu.set_isa(request.param)
-    try:
-        with vk.use_backend("cpu"):
-            yield request.param
-    finally:
-        _cpu.set_isa(_cpu.best_isa())
 
 
 def test_native_is_there_where_it_must_be():
@@ -121,26 +79,46 @@ def test_strided_inputs_and_outputs(path):
     a=st.integers(0, 255),
     seed=st.integers(0, 1000),
     lossless=st.booleans(),
+    layout=layouts,
+    veil_layout=layouts,
 )
-def test_any_shape(n, people, h, w, a, seed, lossless):
+def test_any_shape(n, people, h, w, a, seed, lossless, layout, veil_layout):
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
     veils = torch.randint(0, 256, (people, 3, h, w), dtype=torch.uint8, generator=g)
     rows = torch.randint(0, people, (n,), generator=g)
-    assert torch.equal(ops.blend(images, veils, rows, a, lossless=lossless), formula(images, veils, rows, a, lossless))
+    found = ops.blend(laid_out(images, layout), laid_out(veils, veil_layout), rows, a, lossless=lossless)
+    assert torch.equal(found, formula(images, veils, rows, a, lossless))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(-3, 5), min_size=1, max_size=6), people=st.integers(1, 4))
+def test_any_rows(rows, people):
+    """Unsorted, repeated, out of range: an error that names the range, or the formula."""
+    images, veils, _ = batch(len(rows), people, 5)
+    index = torch.tensor(rows)
+    if min(rows) < 0 or max(rows) >= people:
+        with pytest.raises(ValueError, match=f"rows must lie in 0..{people - 1}"):
+            ops.blend(images, veils, index, 51)
+    else:
+        assert torch.equal(ops.blend(images, veils, index, 51), formula(images, veils, index, 51))
+
+
+def test_channels_last_stays_channels_last(path):
+    """A decoder's photos, height x width x channels, go through without a copy."""
+    images, veils, rows = batch(4, 2, 12)
+    found = ops.blend(images.contiguous(memory_format=torch.channels_last), veils, rows, 51)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, formula(images, veils, rows, 51))
 
 
 @native
 def test_any_number_of_threads_and_callers():
     images, veils, rows = batch(64, 9, 112)
     wanted = formula(images, veils, rows, 51)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3, 8):
+        with threads(count):
             assert torch.equal(ops.blend(images, veils, rows, 51), wanted)
-    finally:
-        torch.set_num_threads(before)
     wrong = []
 
     def call():
@@ -182,10 +160,9 @@ def test_after_a_fork():
 @pytest.mark.parametrize("lossless", [False, True])
 def test_torch_schema(lossless):
     images, veils, rows = batch()
-    checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(torch.ops.veilkern.blend, (images, veils, rows, 51, lossless), test_utils=checks)
+    opcheck("blend", (images, veils, rows, 51, lossless))
     out = torch.empty(images.shape, dtype=torch.uint16 if lossless else torch.uint8)
-    torch.library.opcheck(torch.ops.veilkern.blend_out, (images, veils, rows, 51, lossless, out), test_utils=checks[:3])
+    opcheck("blend_out", (images, veils, rows, 51, lossless, out), dynamic=False)
 
 
 def test_compiles_whole():

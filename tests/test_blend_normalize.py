@@ -1,39 +1,150 @@
-"""blend_normalize: the network's input, channel order and statistics folded in."""
+"""blend_normalize: the network's input, channel order and statistics folded in, on every path."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from veilkern import ops
 
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+HALF_STEP = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+def batch(n=4, people=2, h=6, w=5, dtype=torch.float32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (
+        torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g),
+        torch.rand(people, 3, h, w, dtype=torch.float64, generator=g).to(dtype),
+        torch.randint(0, people, (n,), generator=g),
+    )
+
+
+def formula(images, veils, rows, a, bgr, mean=MEAN, std=STD):
+    """Written out in float64, not rounded to the output."""
+    mixed = a / 255 * images.double() / 255 + (255 - a) / 255 * veils.double()[rows]
+    mixed = mixed.flip(1) if bgr else mixed
+    column = torch.tensor([mean, std], dtype=torch.float64).view(2, 1, 3, 1, 1)
+    return (mixed - column[0]) / column[1]
+
 
 @pytest.mark.parametrize("bgr", [False, True])
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
-def test_values(bgr, dtype, tolerance, generator):
-    images = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8, generator=generator)
-    veils = torch.rand(2, 3, 6, 5, generator=generator)
-    rows, mean, std = torch.tensor([1, 0, 1, 1]), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    found = ops.blend_normalize(images, veils, rows, 51, mean=mean, std=std, bgr=bgr, dtype=dtype)
+@pytest.mark.parametrize("veil_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", list(HALF_STEP))
+def test_values(path, bgr, veil_dtype, dtype):
+    images, veils, rows = batch(dtype=veil_dtype, h=13, w=37)
+    found = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, bgr=bgr, dtype=dtype)
     assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
-    for i in range(4):
-        for c in range(3):
-            source = 2 - c if bgr else c
-            wanted = (0.2 * images[i, source].double() / 255 + 0.8 * veils[rows[i], source].double() - mean[c]) / std[c]
-            torch.testing.assert_close(found[i, c].double(), wanted, atol=tolerance, rtol=tolerance)
+    wanted = formula(images, veils, rows, 51, bgr)
+    # Half a step of the output, and what single precision loses on the way.
+    bound = wanted.abs() * HALF_STEP[dtype] + (1e-6 if veil_dtype == torch.float32 or dtype != torch.float64 else 1e-13)
+    assert ((found.double() - wanted).abs() <= bound).all()
 
 
-def test_empty_and_wrong_arguments():
-    images, veils = torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.rand(1, 3, 4, 4)
-    none = torch.zeros(0, dtype=torch.int64)
-    assert ops.blend_normalize(images, veils, none, 51, mean=(0,) * 3, std=(1,) * 3).shape == (0, 3, 4, 4)
-    with pytest.raises(ValueError, match="mean must be three numbers"):
-        ops.blend_normalize(images, veils, none, 51, mean=(0,), std=(1,) * 3)
-    with pytest.raises(ValueError, match="std must not be zero"):
-        ops.blend_normalize(images, veils, none, 51, mean=(0,) * 3, std=(1, 0, 1))
-    with pytest.raises(TypeError, match="dtype must be float32"):
-        ops.blend_normalize(images, veils, none, 51, mean=(0,) * 3, std=(1,) * 3, dtype=torch.int32)
-    with pytest.raises(ValueError, match="rows must lie in"):
-        ops.blend_normalize(
-            torch.zeros(1, 3, 4, 4, dtype=torch.uint8), veils, torch.tensor([3]), 51, mean=(0,) * 3, std=(1,) * 3
-        )
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_of_every_kind_of_number(path, dtype):
+    """Zero, tiny, subnormal, ties, overflow, infinity and NaN are rounded as torch rounds them."""
+    special = [
+        0.0,
+        -0.0,
+        1e-8,
+        5.9e-8,
+        6e-8,
+        3e-6,
+        6.1e-5,
+        6.2e-5,
+        1.00048828125,
+        1.00146484375,
+        1.00390625,
+        1.01171875,
+    ]
+    special += [65504.0, 65519.9, 65520.0, 1e5, 3.3e38, float("inf"), float("nan")]
+    values = torch.tensor([*special, *(-v for v in special)])
+    values = torch.cat(
+        [values, torch.randn(2000, generator=torch.Generator().manual_seed(0)) * 10 ** torch.linspace(-9, 6, 2000)]
+    )
+    veils = values.expand(3, -1).contiguous().view(1, 3, 1, -1)
+    images, rows = torch.zeros(veils.shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    found = ops.blend_normalize(images, veils, rows, 0, mean=(0,) * 3, std=(1,) * 3, dtype=dtype)
+    torch.testing.assert_close(found, veils.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 4),
+    people=st.integers(1, 3),
+    h=st.integers(1, 20),
+    w=st.integers(1, 40),
+    a=st.integers(0, 255),
+    bgr=st.booleans(),
+    layout=layouts,
+    veil_layout=layouts,
+)
+def test_any_shape(n, people, h, w, a, bgr, layout, veil_layout):
+    images, veils, rows = batch(n, people, h, w)
+    found = ops.blend_normalize(
+        laid_out(images, layout), laid_out(veils, veil_layout), rows, a, mean=MEAN, std=STD, bgr=bgr
+    )
+    torch.testing.assert_close(found.double(), formula(images, veils, rows, a, bgr), atol=2e-6, rtol=1e-6)
+
+
+@native
+def test_same_bits_everywhere():
+    images, veils, rows = batch(40, 3, 50, 61)
+    assert_same_bits_everywhere(lambda: [ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)])
+    assert_same_bits_everywhere(
+        lambda: [ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, dtype=torch.float16).float()]
+    )
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_gradient_with_respect_to_veils(path, bgr):
+    images, veils, rows = batch(5, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda v: ops.blend_normalize(images, v, rows, 51, mean=MEAN, std=STD, bgr=bgr, dtype=torch.float64),
+        veils.requires_grad_(),
+    )
+
+
+def test_out():
+    images, veils, rows = batch()
+    wanted = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)
+    out = torch.empty_like(wanted)
+    assert ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, out=out) is out
+    assert torch.equal(out, wanted)
+
+
+def test_torch_schema_and_compile():
+    images, veils, rows = batch()
+    opcheck("blend_normalize", (images, veils, rows, 51, list(MEAN), list(STD), False, torch.float32))
+    opcheck("blend_normalize", (images, veils.requires_grad_(), rows, 51, list(MEAN), list(STD), True, torch.float32))
+    out = torch.empty(images.shape).contiguous(memory_format=torch.channels_last)
+    opcheck("blend_normalize_out", (images, veils.detach(), rows, 51, list(MEAN), list(STD), False, out), dynamic=False)
+    compiled = torch.compile(
+        lambda i, v, r: ops.blend_normalize(i, v, r, 51, mean=MEAN, std=STD), fullgraph=True, backend="aot_eager"
+    )
+    v = veils.detach()
+    assert torch.equal(compiled(images, v, rows), ops.blend_normalize(images, v, rows, 51, mean=MEAN, std=STD))
+
+
+@pytest.mark.parametrize(
+    "change,error,words",
+    [
+        ({"mean": (0,)}, ValueError, "mean must be three numbers"),
+        ({"std": (1, 0, 1)}, ValueError, "std must not be zero"),
+        ({"dtype": torch.int32}, TypeError, "dtype must be float32"),
+        ({"rows": torch.tensor([0, 1, 3, 0])}, ValueError, "rows must lie in 0..1"),
+        ({"veils": torch.zeros(2, 3, 6, 5, dtype=torch.uint8)}, TypeError, "veils must be float32 or float64"),
+        ({"a": 256}, ValueError, "a must lie in 0..255"),
+        ({"out": torch.zeros(4, 3, 6, 5)}, ValueError, "out must be channels_last"),
+        ({"out": torch.zeros(4, 3, 6, 5, dtype=torch.float64)}, TypeError, "out must be float32"),
+    ],
+)
+def test_wrong_arguments(change, error, words):
+    images, veils, rows = batch()
+    arguments = {"images": images, "veils": veils, "rows": rows, "a": 51, "mean": MEAN, "std": STD} | change
+    with pytest.raises(error, match=words):
+        ops.blend_normalize(**arguments)

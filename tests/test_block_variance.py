@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_near, assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from veilkern import ops
+from veilkern import ops, reference
 
 
 def by_loops(image, block, stride, form):
@@ -24,7 +27,7 @@ def by_loops(image, block, stride, form):
 
 @pytest.mark.parametrize("form", ["consistent", "literal"])
 @pytest.mark.parametrize("block,stride", [((3, 3), 1), ((3, 3), 3), ((2, 5), 2), ((1, 1), 1), ((4, 4), 1)])
-def test_values(form, block, stride, generator):
+def test_values(path, form, block, stride, generator):
     images = torch.rand(3, 2, 11, 9, dtype=torch.float64, generator=generator)
     wanted = torch.stack([by_loops(image, block, stride, form) for image in images])
     torch.testing.assert_close(ops.block_variance(images, block=block, stride=stride, form=form), wanted)
@@ -53,9 +56,91 @@ def test_the_mean_photo_gives_the_mean_gradient(form, generator):
 
 
 @pytest.mark.parametrize("form", ["consistent", "literal"])
-def test_gradients(form, generator):
+@pytest.mark.parametrize("block,stride", [((3, 3), 1), ((2, 3), 1), ((2, 2), 2)])
+def test_gradients(path, form, block, stride, generator):
     images = torch.rand(2, 2, 6, 7, dtype=torch.float64, generator=generator).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: ops.block_variance(x, block=(2, 3), form=form), images)
+    options = {"block": block, "stride": stride, "form": form}
+    assert torch.autograd.gradcheck(lambda x: ops.block_variance(x, **options), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", ["consistent", "literal"])
+@pytest.mark.parametrize("side", [(3, 3), (3, 20), (4, 4), (5, 16), (6, 17), (7, 18), (30, 33), (112, 112)])
+def test_loss_and_gradient_in_one_go(path, side, form, dtype, generator):
+    """Odd and even numbers of rows, widths around whole packs of 8 and 16."""
+    images = torch.rand(2, 3, *side, generator=generator, dtype=torch.float64).to(dtype)
+    scale = torch.tensor([1.5, -0.25], dtype=dtype)
+    loss, gradient = ops.block_variance_gradient(images, form=form, scale=scale)
+    wanted = reference.block_variance_gradient(images.double(), form=form, scale=scale.double())
+    assert_near(loss, wanted[0], dtype)
+    boxes = (side[0] - 2) * (side[1] - 2)  # a single box has no variance: what is left is the rounding of its sum
+    assert_near(gradient, wanted[1], dtype, least=1 / boxes)
+    assert_near(ops.block_variance(images, form=form), wanted[0], dtype)
+    out = torch.full_like(images, 7.0)
+    assert ops.block_variance_gradient(images, form=form, scale=scale, out=out)[1] is out and torch.equal(out, gradient)
+
+
+def test_a_bright_photo_loses_nothing(path, generator):
+    """A variance of 1e-6 on a mean of 1: nothing may cancel in single precision."""
+    images = 1 - 1e-3 * torch.rand(1, 3, 40, 40, generator=generator, dtype=torch.float64)
+    wanted = reference.block_variance(images.float().double())
+    torch.testing.assert_close(ops.block_variance(images.float()).double(), wanted, rtol=1e-4, atol=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n=st.integers(0, 3),
+    c=st.integers(1, 4),
+    h=st.integers(1, 24),
+    w=st.integers(1, 40),
+    block=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 4),
+    form=st.sampled_from(["consistent", "literal"]),
+    layout=layouts,
+    double=st.booleans(),
+)
+def test_any_shape(n, c, h, w, block, stride, form, layout, double):
+    dtype = torch.float64 if double else torch.float32
+    block = (min(block[0], h), min(block[1], w))
+    images = torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(h * w), dtype=torch.float64).to(dtype)
+    options = {"block": block, "stride": stride, "form": form}
+    loss, gradient = ops.block_variance_gradient(laid_out(images, layout), **options)
+    wanted = reference.block_variance_gradient(images.double(), **options)
+    assert_near(loss, wanted[0], dtype)
+    assert_near(gradient, wanted[1], dtype, least=block[0] * block[1] / (h * w))
+
+
+@native
+def test_same_bits_everywhere(generator):
+    images = torch.rand(9, 3, 60, 61, generator=generator)
+    assert_same_bits_everywhere(lambda: ops.block_variance_gradient(images, form="literal"))
+    assert_same_bits_everywhere(lambda: ops.block_variance_gradient(images.double(), block=(4, 4)))
+
+
+def test_a_gradient_has_no_gradient(generator):
+    images = torch.rand(1, 3, 8, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    with pytest.raises(RuntimeError, match="block_variance is differentiable once"):
+        torch.autograd.grad(ops.block_variance(images).sum(), images, create_graph=True)
+    assert not ops.block_variance_gradient(images)[1].requires_grad
+
+
+def test_torch_schema():
+    images = torch.rand(2, 3, 9, 10)
+    for given_images in (images, images.clone().requires_grad_()):
+        opcheck("block_variance", (given_images, [3, 3], 1, "consistent"))
+    opcheck("block_variance_gradient", (images, [2, 3], 2, "literal", torch.rand(2)))
+    opcheck(
+        "block_variance_gradient_out", (images, [3, 3], 1, "literal", None, torch.empty_like(images)), dynamic=False
+    )
+
+
+def test_compiles_whole_with_its_gradient(generator):
+    images = torch.rand(2, 3, 9, 9, generator=generator)
+    eager, traced = (images.clone().requires_grad_() for _ in range(2))
+    compiled = torch.compile(lambda x: ops.block_variance(x).sum(), fullgraph=True, backend="aot_eager")
+    compiled(traced).backward()
+    ops.block_variance(eager).sum().backward()
+    assert torch.equal(traced.grad, eager.grad)
 
 
 def test_flat_empty_and_strided(generator):
@@ -82,4 +167,18 @@ def test_flat_empty_and_strided(generator):
 )
 def test_wrong_arguments(change, error, words):
     with pytest.raises(error, match=words):
+        ops.block_variance_gradient(**({"images": torch.zeros(1, 3, 8, 8)} | change))
+    with pytest.raises(error, match=words):
         ops.block_variance(**({"images": torch.zeros(1, 3, 8, 8)} | change))
+
+
+def test_wrong_gradient_arguments():
+    images = torch.zeros(2, 3, 8, 8)
+    for change, error, words in (
+        ({"scale": torch.zeros(3)}, ValueError, "scale must be float32 \\[2\\]"),
+        ({"out": torch.zeros(2, 3, 8, 9)}, ValueError, "out must be \\[2, 3, 8, 8\\]"),
+        ({"out": images}, ValueError, "out must not be images itself"),
+        ({"out": images.double()}, TypeError, "out must be float32"),
+    ):
+        with pytest.raises(error, match=words):
+            ops.block_variance_gradient(images, **change)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_bits_everywhere, native, offsets_of, opcheck, person_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import lsq_linear, minimize
 
-from veilkern import ops
-
-
-def offsets_of(counts):
-    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
+from veilkern import ops, reference
 
 
 def features(counts, clean_counts=None, d=16, seed=0, dtype=torch.float64):
@@ -48,7 +47,7 @@ def best_on_simplex(hull, f):
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-6)])
-def test_convex_is_the_optimum(dtype, tolerance):
+def test_convex_is_the_optimum(path, dtype, tolerance):
     counts = (4, 1, 10, 2)
     f, clean, offsets, _ = features(counts, dtype=dtype)
     distance, weights, _ = ops.hull_distance(f, clean, offsets)
@@ -62,7 +61,7 @@ def test_convex_is_the_optimum(dtype, tolerance):
     assert not weights[torch.arange(10)[None] >= torch.tensor(counts)[person][:, None]].any()
 
 
-def test_span_is_least_squares_and_affine_in_between():
+def test_span_is_least_squares_and_affine_in_between(path):
     f, clean, offsets, _ = features((5, 3))
     distance = {
         kind: ops.hull_distance(f, clean, offsets, kind=kind)[0] for kind in ("convex", "affine", "span", "centre")
@@ -83,7 +82,7 @@ def test_span_is_least_squares_and_affine_in_between():
 
 
 @pytest.mark.parametrize("kind", ["affine", "span", "convex"])
-def test_repeated_photos_are_solvable(kind):
+def test_repeated_photos_are_solvable(path, kind):
     f, clean, offsets, _ = features((4,))
     clean[1:] = clean[0]
     distance, weights, _ = ops.hull_distance(f, clean, offsets, kind=kind)
@@ -93,7 +92,7 @@ def test_repeated_photos_are_solvable(kind):
 
 
 @pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])
-def test_gradient_is_the_envelope(kind):
+def test_gradient_is_the_envelope(path, kind):
     f, clean, offsets, _ = features((3, 2))
     distance, weights, gradient = ops.hull_distance(f, clean, offsets, kind=kind)
     person = [0, 0, 0, 1, 1]
@@ -107,7 +106,7 @@ def test_gradient_is_the_envelope(kind):
     )
 
 
-def test_other_photo_counts_and_a_warm_start():
+def test_other_photo_counts_and_a_warm_start(path):
     f, clean, offsets, clean_offsets = features((2, 1, 0), (5, 3, 4))
     distance, weights, _ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets)
     again, _, _ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, weights=weights)
@@ -117,12 +116,103 @@ def test_other_photo_counts_and_a_warm_start():
     torch.testing.assert_close(found, (f - clean[torch.tensor([4, 0, 7])]).square().sum(1))
 
 
-def test_inside_the_hull_is_zero_and_empty_is_empty():
+def test_inside_the_hull_is_zero_and_empty_is_empty(path):
     _, clean, offsets, _ = features((6,))
     inside = torch.full((1, 6), 1 / 6, dtype=torch.float64) @ clean
     assert ops.hull_distance(inside, clean, offsets_of((1,)), clean_offsets=offsets)[0].item() < 1e-9
     none = ops.hull_distance(clean[:0], clean, offsets_of((0,)), clean_offsets=offsets)
     assert none[0].shape == (0,) and none[2].shape == (0, 16)
+
+
+KINDS = ["convex", "affine", "span", "centre", "self"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    d=st.integers(1, 40),
+    kind=st.sampled_from(KINDS),
+    double=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_any_people(counts, d, kind, double, seed):
+    """People without photos, with one, with more photos than dimensions or lanes."""
+    clean_counts = counts if kind == "self" else [max(1, c // 2) for c in counts]
+    f, clean, offsets, clean_offsets = features(counts, clean_counts, d, seed)
+    wanted = reference.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+    dtype = torch.float64 if double else torch.float32
+    distance, weights, gradient = ops.hull_distance(
+        f.to(dtype), clean.to(dtype), offsets, clean_offsets=clean_offsets, kind=kind
+    )
+    slack = 1e-8 if double else 2e-5 if kind in ("affine", "span") else 4e-6
+    torch.testing.assert_close(distance.double(), wanted[0], atol=slack, rtol=0)
+    person = person_of(counts)
+    own = weights.double() @ clean if len(counts) == 1 else None
+    for i, p in enumerate(person.tolist()):  # whatever the weights, distance and gradient are those of them
+        hull = clean[clean_offsets[p] : clean_offsets[p + 1]]
+        residual = f[i] - weights[i, : len(hull)].double() @ hull
+        torch.testing.assert_close(gradient[i].double(), 2 * residual, atol=1e-9 if double else 2e-4, rtol=1e-4)
+        assert not weights[i, len(hull) :].any()
+    assert own is None or own.shape == f.shape
+
+
+@native
+def test_a_feature_does_not_depend_on_its_neighbours():
+    """Lanes stop one by one: a photo's weights are the same alone and among others."""
+    f, clean, offsets, clean_offsets = features((37,), (12,), 64, dtype=torch.float32)
+    _, together, _ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets)
+    for i in (0, 15, 16, 36):
+        _, alone, _ = ops.hull_distance(f[i : i + 1], clean, offsets_of((1,)), clean_offsets=clean_offsets)
+        assert torch.equal(alone[0], together[i])
+
+
+@native
+def test_same_bits_everywhere():
+    f, clean, offsets, _ = features((10, 1, 17, 3), d=70, dtype=torch.float32)
+    for kind in KINDS:
+        assert_same_bits_everywhere(lambda kind=kind: ops.hull_distance(f, clean, offsets, kind=kind))
+        assert_same_bits_everywhere(lambda kind=kind: ops.hull_distance(f.double(), clean.double(), offsets, kind=kind))
+
+
+def test_strided_features(path):
+    f, clean, offsets, _ = features((4, 2))
+    wanted = ops.hull_distance(f, clean, offsets)
+    wide = torch.stack([f, clean], 2).repeat_interleave(2, 0)
+    for a, b in zip(ops.hull_distance(wide[::2, :, 0], wide[::2, :, 1], offsets), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_features_of_any_length_and_far_away(path):
+    """Not normalised, or with a large common part: the gap is relative to what sets the photos apart."""
+    f, clean, offsets, _ = features((6, 3))
+    wanted = ops.hull_distance(f, clean, offsets)[0]
+    torch.testing.assert_close(ops.hull_distance(100 * f, 100 * clean, offsets)[0], 1e4 * wanted, atol=1e-5, rtol=0)
+    shift = torch.full((1, 16), 10.0, dtype=torch.float64)
+    torch.testing.assert_close(ops.hull_distance(f + shift, clean + shift, offsets)[0], wanted, atol=1e-8, rtol=0)
+
+
+def test_torch_schema_and_compile():
+    f, clean, offsets, _ = features((3, 2), dtype=torch.float32)
+    for kind in ("convex", "self"):
+        opcheck("hull_distance", (f, clean, offsets, offsets, kind, None, None, 3))
+    opcheck("hull_distance", (f.clone().requires_grad_(), clean, offsets, offsets, "convex", torch.rand(5, 4), None, 4))
+    eager, traced = (f.clone().requires_grad_() for _ in range(2))
+    compiled = torch.compile(
+        lambda x: ops.hull_distance(x, clean, offsets, width=3)[0].sum(), fullgraph=True, backend="aot_eager"
+    )
+    compiled(traced).backward()
+    distance, weights, gradient = ops.hull_distance(eager, clean, offsets)
+    assert distance.requires_grad and not weights.requires_grad and not gradient.requires_grad
+    distance.sum().backward()
+    assert torch.equal(traced.grad, eager.grad)
+    with pytest.raises(RuntimeError, match="hull_distance is differentiable once"):
+        torch.autograd.grad(ops.hull_distance(eager, clean, offsets)[0].sum(), eager, create_graph=True)
+
+
+def test_width_is_room_for_weights():
+    f, clean, offsets, _ = features((3, 2))
+    narrow, wide = (ops.hull_distance(f, clean, offsets, width=w)[1] for w in (None, 7))
+    assert narrow.shape == (5, 3) and torch.equal(wide[:, :3], narrow) and not wide[:, 3:].any()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +223,13 @@ def test_inside_the_hull_is_zero_and_empty_is_empty():
         ({"offsets": torch.tensor([0, 5])}, ValueError, "offsets must rise from 0 to 3"),
         ({"kind": "cone"}, ValueError, "kind must be one of"),
         ({"clean": torch.zeros(4, 16, dtype=torch.float64)}, ValueError, "clean_offsets must be given"),
-        ({"weights": torch.zeros(3, 9, dtype=torch.float64)}, ValueError, "weights must be"),
+        ({"weights": torch.zeros(2, 3, dtype=torch.float64)}, ValueError, "weights must be"),
+        ({"weights": torch.zeros(3, 2, dtype=torch.float64)}, ValueError, "weights must have room for the most"),
+        ({"weights": torch.zeros(3, 4, dtype=torch.float64), "width": 3}, ValueError, "weights must be \\[3, 3\\]"),
+        ({"width": 2}, ValueError, "width must have room for the most clean features of a person, 3, got 2"),
+        ({"width": 2.0}, ValueError, "width must be an integer"),
+        ({"kind": "self", "own": torch.tensor([0, 1, 3])}, ValueError, "own must name a clean feature of the person"),
+        ({"offsets": torch.tensor([0, 2, 1, 3])}, ValueError, "offsets must rise from 0 to 3"),
     ],
 )
 def test_wrong_arguments(change, error, words):

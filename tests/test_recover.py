@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import batch, every_pair, laid_out, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import veilkern as vk
 from veilkern import ops, reference
-from veilkern.reference.recover import gaussian_weights
-
-_spec = importlib.util.spec_from_file_location("veilkern_test_blend", Path(__file__).with_name("test_blend.py"))
-_blend_tests = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_blend_tests)
-path, every_pair, batch, native = (getattr(_blend_tests, n) for n in ("path", "every_pair", "batch", "native"))
+from veilkern.reference.recover import gaussian_filter, gaussian_weights
 
 
 def formula(hidden, veils, rows, a):
@@ -68,14 +61,22 @@ def test_any_sixteen_bit_number(path, a):
     a=st.integers(1, 255),
     seed=st.integers(0, 1000),
     wide=st.booleans(),
+    layout=layouts,
+    sigma=st.sampled_from([None, None, 0.3, 1.0, 1.7]),
 )
-def test_any_shape(n, people, h, w, a, seed, wide):
+def test_any_shape(n, people, h, w, a, seed, wide, layout, sigma):
     g = torch.Generator().manual_seed(seed)
     hidden = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=g)
     hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
     veils = torch.randint(0, 256, (people, 3, h, w), dtype=torch.uint8, generator=g)
     rows = torch.randint(0, people, (n,), generator=g)
-    assert torch.equal(ops.recover(hidden, veils, rows, a), formula(hidden, veils, rows, a))
+    wanted = formula(hidden, veils, rows, a)
+    if sigma is not None:
+        if len(gaussian_weights(sigma)) // 2 >= min(h, w):
+            sigma = None
+        else:
+            wanted = gaussian_filter(wanted, sigma)
+    assert torch.equal(ops.recover(laid_out(hidden, layout), veils, rows, a, gaussian_sigma=sigma), wanted)
 
 
 def test_strided_and_out(path):
@@ -112,6 +113,14 @@ def test_gaussian_filter(path, sigma):
     plain = formula(hidden, veils, rows, 51).numpy().astype(np.int64)
     wanted = correlate1d(correlate1d(plain, weights, axis=2, mode="mirror"), weights, axis=3, mode="mirror")
     assert np.array_equal(found.numpy(), ((wanted + 2**23) // 2**24).astype(np.uint8))
+    out = hidden.clone()
+    assert torch.equal(ops.recover(out, veils, rows, 51, gaussian_sigma=sigma, out=out), found)  # in place
+    wide = ops.blend(hidden, veils, rows, 51, lossless=True)
+    wanted = correlate1d(
+        correlate1d(hidden.numpy().astype(np.int64), weights, axis=2, mode="mirror"), weights, axis=3, mode="mirror"
+    )
+    found = ops.recover(wide, veils, rows, 51, gaussian_sigma=sigma)
+    assert np.array_equal(found.numpy(), ((wanted + 2**23) // 2**24).astype(np.uint8))
 
 
 def test_gaussian_is_five_by_five_at_one():
@@ -122,13 +131,8 @@ def test_gaussian_is_five_by_five_at_one():
 def test_torch_schema(wide):
     hidden, veils, rows = batch()
     hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
-    checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(torch.ops.veilkern.recover, (hidden, veils, rows, 51, None), test_utils=checks)
-    torch.library.opcheck(
-        torch.ops.veilkern.recover_out,
-        (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])),
-        test_utils=checks[:3],
-    )
+    opcheck("recover", (hidden, veils, rows, 51, None))
+    opcheck("recover_out", (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])), dynamic=False)
 
 
 def test_compiles_whole():

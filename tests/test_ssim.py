@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import assert_near, assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from veilkern import ops
+from veilkern import ops, reference
 
 
 def pair(generator, n=3, side=24):
@@ -15,7 +18,7 @@ def pair(generator, n=3, side=24):
     return x, (x + 0.2 * torch.randn(x.shape, dtype=torch.float64, generator=generator)).clamp(0, 1)
 
 
-def test_against_scikit_image(generator):
+def test_against_scikit_image(path, generator):
     x, y = pair(generator)
     wanted = [
         structural_similarity(
@@ -29,7 +32,7 @@ def test_against_scikit_image(generator):
 
 
 @pytest.mark.parametrize("borders", ["valid", "same"])
-def test_by_direct_sums(borders, generator):
+def test_by_direct_sums(path, borders, generator):
     x, y = pair(generator, n=1, side=9)
     window, sigma = 5, 1.2
     place = np.arange(window) - 2
@@ -50,13 +53,78 @@ def test_by_direct_sums(borders, generator):
     assert found == pytest.approx(np.mean(scores), abs=1e-10)
 
 
-def test_equal_is_one_and_gradients(generator):
+def test_equal_is_one_and_gradients(path, generator):
     x, y = pair(generator, n=2, side=12)
     torch.testing.assert_close(ops.ssim(x, x), torch.ones(2, dtype=torch.float64))
     assert ops.ssim(x[:0], y[:0]).shape == (0,)
     small = [t[:1, :1, :6, :7].clone().requires_grad_() for t in (x, y)]
     assert torch.autograd.gradcheck(lambda a, b: ops.ssim(a, b, window=5), small)
     torch.testing.assert_close(ops.ssim(x.transpose(2, 3), y.transpose(2, 3)), ops.ssim(x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("borders", ["valid", "same"])
+@pytest.mark.parametrize("side,window", [((11, 11), 11), ((12, 27), 11), ((40, 33), 7), ((16, 16), 1), ((9, 50), 3)])
+def test_score_and_gradients_in_one_go(path, side, window, borders, dtype, generator):
+    x = torch.rand(2, 3, *side, generator=generator, dtype=torch.float64).to(dtype)
+    y = (x + 0.2 * torch.rand(x.shape, generator=generator, dtype=torch.float64).to(dtype)).clamp(0, 1)
+    scale = torch.tensor([2.0, -0.5], dtype=dtype)
+    options = {"window": window, "borders": borders}
+    found = ops.ssim_gradient(x, y, scale=scale, **options)
+    wanted = reference.ssim_gradient(x.double(), y.double(), scale=scale.double(), **options)
+    assert_near(found[0], wanted[0], dtype)
+    # Single precision: a variance near zero is divided by, against C2 = 9e-4.
+    for a, b in zip(found[1:], wanted[1:], strict=True):
+        assert_near(a, b, dtype, factor=50)
+    assert_near(ops.ssim(x, y, **options), wanted[0], dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 2),
+    c=st.integers(1, 3),
+    h=st.integers(1, 24),
+    w=st.integers(1, 40),
+    half=st.integers(0, 6),
+    sigma=st.floats(0.3, 4),
+    same=st.booleans(),
+    x_layout=layouts,
+    y_layout=layouts,
+)
+def test_any_shape(n, c, h, w, half, sigma, same, x_layout, y_layout):
+    half = half if same else min(half, (min(h, w) - 1) // 2)
+    g = torch.Generator().manual_seed(h * w)
+    x, y = (torch.rand(n, c, h, w, generator=g, dtype=torch.float64) for _ in range(2))
+    options = {"window": 2 * half + 1, "sigma": sigma, "borders": "same" if same else "valid"}
+    found = ops.ssim_gradient(laid_out(x, x_layout), laid_out(y, y_layout), **options)
+    for a, b in zip(found, reference.ssim_gradient(x, y, **options), strict=True):
+        assert_near(a, b, torch.float64, factor=10)
+
+
+@native
+def test_same_bits_everywhere(generator):
+    x, y = pair(generator, n=4, side=50)
+    assert_same_bits_everywhere(lambda: ops.ssim_gradient(x.float(), y.float()))
+    assert_same_bits_everywhere(lambda: ops.ssim_gradient(x, y, borders="same"))
+
+
+def test_a_gradient_has_no_gradient(generator):
+    x, y = (t.requires_grad_() for t in pair(generator, n=1, side=12))
+    with pytest.raises(RuntimeError, match="ssim is differentiable once"):
+        torch.autograd.grad(ops.ssim(x, y).sum(), x, create_graph=True)
+    assert not ops.ssim_gradient(x, y)[1].requires_grad
+
+
+def test_torch_schema_and_compile(generator):
+    x, y = (t.float() for t in pair(generator, n=2, side=14))
+    for a, b in ((x, y), (x.clone().requires_grad_(), y.clone().requires_grad_())):
+        opcheck("ssim", (a, b, 11, 1.5, "valid", 1.0))
+    opcheck("ssim_gradient", (x, y, 5, 1.5, "same", 1.0, torch.rand(2)))
+    eager, traced = (x.clone().requires_grad_() for _ in range(2))
+    compiled = torch.compile(lambda a, b: ops.ssim(a, b).sum(), fullgraph=True, backend="aot_eager")
+    compiled(traced, y).backward()
+    ops.ssim(eager, y).sum().backward()
+    assert torch.equal(traced.grad, eager.grad)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +135,8 @@ def test_equal_is_one_and_gradients(generator):
         ({"window": 10}, ValueError, "window must be an odd positive integer"),
         ({"window": 17}, ValueError, "window must fit the image"),
         ({"borders": "wrap"}, ValueError, "borders must be one of"),
-        ({"sigma": 0.0}, ValueError, "must be positive"),
+        ({"sigma": 0.0}, ValueError, "sigma must be positive"),
+        ({"data_range": float("nan")}, ValueError, "data_range must be positive"),
     ],
 )
 def test_wrong_arguments(change, error, words):

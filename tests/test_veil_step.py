@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import (
+    assert_near,
+    assert_same_bits_everywhere,
+    counts_with_empty,
+    laid_out,
+    layouts,
+    native,
+    offsets_of,
+    opcheck,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from veilkern import ops, reference
 
@@ -34,7 +46,7 @@ def gradient_by_autograd(veils, gradients, images, offsets, lam, mu, visual, for
 
 @pytest.mark.parametrize("visual", ["norm", "mse"])
 @pytest.mark.parametrize("form", ["consistent", "literal"])
-def test_one_step_is_the_formula(visual, form):
+def test_one_step_is_the_formula(path, visual, form):
     veils, momentum, gradients, images, offsets = setting()
     momentum += 0.3 * torch.randn(veils.shape, generator=torch.Generator().manual_seed(5), dtype=veils.dtype)
     g = gradient_by_autograd(veils, gradients, images, offsets, 0.05, 0.01, visual, form)
@@ -61,7 +73,7 @@ def test_one_step_is_the_formula(visual, form):
     assert veils.min() >= 0 and veils.max() <= 1
 
 
-def test_statistics_are_the_losses():
+def test_statistics_are_the_losses(path):
     veils, momentum, gradients, images, offsets = setting()
     start = veils.clone()
     statistics = ops.veil_step_(
@@ -76,7 +88,7 @@ def test_statistics_are_the_losses():
         )
 
 
-def test_each_person_alone_and_given_means():
+def test_each_person_alone_and_given_means(path):
     veils, momentum, gradients, images, offsets = setting()
     together, m = veils.clone(), momentum.clone()
     options = {"blend": 51, "mu": 0.01, "step": 0.1, "decay": 1.0}
@@ -97,7 +109,7 @@ def test_each_person_alone_and_given_means():
         assert torch.equal(one[0], together[p])
 
 
-def test_active_and_not_finite_persons():
+def test_active_and_not_finite_persons(path):
     veils, momentum, gradients, images, offsets = setting()
     before, m = veils.clone(), momentum.clone()
     gradients[3] = float("nan")  # person 1's only photo
@@ -116,10 +128,10 @@ def test_active_and_not_finite_persons():
     )
     assert not torch.equal(veils[0], before[0])
     assert torch.equal(veils[1:], before[1:]) and torch.equal(momentum[1:], m[1:])
-    assert statistics[1, 0].isnan() and statistics[[0, 2], 0].isfinite().all()
+    assert statistics[1, 0].isnan() and statistics[0].isfinite().all() and not statistics[2].any()
 
 
-def test_no_gradient_no_move_and_runs_repeat():
+def test_no_gradient_no_move_and_runs_repeat(path):
     veils, momentum, gradients, images, offsets = setting()
     before = veils.clone()
     ops.veil_step_(
@@ -134,7 +146,7 @@ def test_no_gradient_no_move_and_runs_repeat():
     assert torch.equal(*results)
 
 
-def test_gradient_rows_of_their_own():
+def test_gradient_rows_of_their_own(path):
     veils, momentum, gradients, images, offsets = setting()
     other, m = veils.clone(), momentum.clone()
     options = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
@@ -142,6 +154,109 @@ def test_gradient_rows_of_their_own():
     mean = torch.stack([gradients[offsets[p] : offsets[p + 1]].mean(0) for p in range(3)])
     ops.veil_step_(other, m, mean, images, offsets, gradient_offsets=torch.arange(4), **options)
     torch.testing.assert_close(m, momentum, atol=1e-12, rtol=1e-9)
+
+
+def both(counts, side, dtype, options, layout="dense", gradient_counts=None, seed=0):
+    """veils, momentum, statistics by the op and by the float64 reference from the same start."""
+    g = torch.Generator().manual_seed(seed)
+    people, photos = len(counts), sum(counts)
+    gradient_counts = counts if gradient_counts is None else gradient_counts
+    offsets, gradient_offsets = offsets_of(counts), offsets_of(gradient_counts)
+    images = torch.randint(0, 256, (photos, 3, *side), dtype=torch.uint8, generator=g)
+    veils = torch.rand(people, 3, *side, generator=g, dtype=torch.float64).to(dtype)
+    momentum = torch.randn(people, 3, *side, generator=g, dtype=torch.float64).to(dtype)
+    gradients = (0.01 * torch.randn(sum(gradient_counts), 3, *side, generator=g, dtype=torch.float64)).to(dtype)
+    wanted = [t.double().clone() for t in (veils, momentum)]
+    common = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9} | options
+    wanted.append(
+        reference.veil_step_(*wanted, gradients.double(), images, offsets, gradient_offsets=gradient_offsets, **common)
+    )
+    found = [laid_out(veils, layout), laid_out(momentum, layout)]
+    statistics = ops.veil_step_(
+        *found,
+        laid_out(gradients, layout),
+        laid_out(images, layout),
+        offsets,
+        gradient_offsets=gradient_offsets,
+        **common,
+    )
+    return [*found, statistics], wanted
+
+
+def assert_same_step(found, wanted, dtype):
+    veils, momentum, statistics = found
+    known = wanted[2].isfinite()
+    assert torch.equal(statistics.isfinite(), known)
+    for column in range(3):
+        rows = known[:, column]
+        assert_near(statistics[rows, column], wanted[2][rows, column], dtype)
+    assert_near(momentum, wanted[1], dtype)
+    # The sign of a momentum within rounding of zero may go either way; everything else must agree.
+    clear = wanted[1].abs() > 1e3 * torch.finfo(dtype).eps * (1 + wanted[1].abs())
+    assert clear.float().mean() > 0.99 or clear.numel() < 100
+    assert ((veils.double() - wanted[0]).abs()[clear] <= 4 * torch.finfo(dtype).eps).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("visual", ["norm", "mse"])
+@pytest.mark.parametrize("side", [(5, 5), (16, 16), (13, 37), (112, 112)])
+@pytest.mark.parametrize("options", [{}, {"form": "literal"}, {"block": (2, 3), "stride": 2}])
+def test_against_the_reference(path, dtype, visual, side, options):
+    found, wanted = both((3, 1, 12), side, dtype, {"visual": visual, **options})
+    assert_same_step(found, wanted, dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=counts_with_empty,
+    h=st.integers(3, 12),
+    w=st.integers(3, 40),
+    layout=layouts,
+    double=st.booleans(),
+    one_gradient=st.booleans(),
+    active=st.booleans(),
+)
+def test_any_people(counts, h, w, layout, double, one_gradient, active):
+    """People without photos stay as they are, with NaN statistics; those not active too, with zeros."""
+    dtype = torch.float64 if double else torch.float32
+    options = {"active": torch.arange(len(counts)) % 2 == 0} if active else {}
+    gradient_counts = [1] * len(counts) if one_gradient else None
+    found, wanted = both(counts, (h, w), dtype, options, layout, gradient_counts, seed=h * w)
+    assert_same_step(found, wanted, dtype)
+
+
+@native
+def test_same_bits_everywhere():
+    veils, _, gradients, images, offsets = setting(torch.float32, side=40)
+
+    def call():
+        v, m = veils.clone(), torch.zeros_like(veils)
+        statistics = ops.veil_step_(v, m, gradients, images, offsets, blend=51, lam=0.05, mu=0.01, step=0.1, decay=1.0)
+        return v, m, statistics
+
+    assert_same_bits_everywhere(call)
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_torch_schema(optional):
+    veils, momentum, gradients, images, offsets = setting(torch.float32)
+    scalars = [torch.full((3,), value, dtype=torch.float64) for value in (0.04, 0.01, 0.1, 1.0)]
+    more = (torch.tensor([True, False, True]), torch.rand_like(veils)) if optional else (None, None)
+    opcheck(
+        "veil_step_",
+        (veils, momentum, gradients, images, offsets, offsets, 51, *scalars, *more, "norm", [3, 3], 1, "consistent"),
+    )
+
+
+def test_compiles_whole():
+    start, momentum, gradients, images, offsets = setting(torch.float32)
+    options = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    eager, traced = start.clone(), start.clone()
+    wanted = ops.veil_step_(eager, momentum.clone(), gradients, images, offsets, **options)
+    compiled = torch.compile(
+        lambda v, m: ops.veil_step_(v, m, gradients, images, offsets, **options), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(traced, momentum.clone()), wanted) and torch.equal(traced, eager)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +269,12 @@ def test_gradient_rows_of_their_own():
             "momentum must be float64 \\[3, 3, H, W\\]",
         ),
         ({"images": torch.zeros(8, 3, 9, 9, dtype=torch.uint8)}, ValueError, "images must hold photos like veils"),
-        ({"gradients": torch.zeros(5, 3, 8, 8)}, ValueError, "gradient_offsets must rise from 0 to 5"),
+        ({"gradients": torch.zeros(5, 3, 8, 8)}, ValueError, "gradient_offsets must be given when gradients"),
+        ({"gradient_offsets": torch.tensor([0, 3, 2, 8])}, ValueError, "gradient_offsets must rise from 0 to 8"),
+        ({"offsets": torch.tensor([0, 3, 4, 9])}, ValueError, "offsets must rise from 0 to 8"),
         ({"offsets": torch.tensor([0, 8])}, ValueError, "offsets must have 4 entries"),
         ({"lam": torch.zeros(2)}, ValueError, "lam must be a number or \\[3\\]"),
+        ({"lam": "0.1"}, TypeError, "lam must be a number"),
         ({"visual": "l1"}, ValueError, "visual must be one of norm, mse"),
         ({"blend": 1.5}, TypeError, "a must be an integer"),
         ({"active": torch.ones(3)}, TypeError, "active must be bool"),

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #ifndef _WIN32
 #include <pthread.h>
 #endif
@@ -36,6 +38,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [&] { return left_ == 0 && inside_ == 0; });
     work_ = nullptr;
+    if (const auto error = std::exchange(error_, nullptr)) std::rethrow_exception(error);
     return true;
   }
 
@@ -43,7 +46,12 @@ class Pool {
   // Parts are handed out one by one, so a helper that wakes late takes none from a quick one.
   void take(const std::function<void(int)>& work, int parts) {
     for (int part; (part = next_.fetch_add(1)) < parts;) {
-      work(part);
+      try {
+        work(part);
+      } catch (...) {  // out of memory, say: the caller gets it, the helper lives on
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
       left_.fetch_sub(1);
     }
   }
@@ -97,6 +105,7 @@ class Pool {
   std::mutex busy_, mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int)>* work_ = nullptr;
+  std::exception_ptr error_;
   std::atomic<int> next_{0}, left_{0};
   std::atomic<int> inside_{0};
   std::atomic<unsigned long> batch_{0};

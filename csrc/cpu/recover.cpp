@@ -10,6 +10,10 @@
 // and for a > 1 less than 2^15, which saturates to 255 (a = 1 takes the plain loop).
 #include "recover.h"
 
+#include "scratch.h"
+#define VEILKERN_KERNELS "recover.inl"
+#include "foreach_isa.h"
+
 namespace veilkern {
 namespace {
 
@@ -146,16 +150,45 @@ VEILKERN_AVX512 void run_avx512(const std::uint16_t* hidden, const std::uint8_t*
 #endif
 
 template <class In>
-void recover(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
-             Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
-  const Plan plan(a);
-  auto run = run_baseline<In>;
+using Run = void (*)(const In*, const std::uint8_t*, std::uint8_t*, std::int64_t, const Plan&);
+
+template <class In>
+Run<In> choose_run(int a) {
+  Run<In> run = run_baseline<In>;
 #ifdef VEILKERN_X86
   if (isa() == Isa::avx512 && a > 1) run = run_avx512;
   if (isa() == Isa::avx2 && a > 1) run = run_avx2;
 #endif
+  return run;
+}
+
+template <class In>
+void recover(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+             Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
+  const Plan plan(a);
+  const auto run = choose_run<In>(a);
   for_each_run(rows, count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(hidden.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, plan);
+  });
+}
+
+// Each plane is recovered into the nearest cache and filtered from there, so memory sees it once.
+template <class In>
+void recover_gaussian(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+                      Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads) {
+  const Plan plan(a);
+  const auto run = choose_run<In>(a);
+  const auto gaussian_plane = VEILKERN_CHOOSE(gaussian_plane);
+  const std::int64_t size = filter.height * filter.width, line = filter.width + 2 * filter.radius;
+  for_each_part(count * filter.channels, size, threads, [&](std::int64_t begin, std::int64_t end) {
+    const Scratch<std::uint32_t> scratch(line + filter.width + (size + 3) / 4);
+    auto* const plane = reinterpret_cast<std::uint8_t*>(scratch.data() + line + filter.width);
+    for (std::int64_t k = begin; k < end; ++k) {
+      const std::int64_t i = k / filter.channels, at = k % filter.channels * size;
+      run(hidden.photo(i) + at, veils.photo(rows[i]) + at, plane, size, plan);
+      gaussian_plane(plane, out.photo(i) + at, filter.height, filter.width, filter.weights, filter.radius,
+                     scratch.data(), scratch.data() + line);
+    }
   });
 }
 
@@ -169,6 +202,17 @@ void recover_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> ve
 void recover_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
                  Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   recover(hidden, veils, rows, out, count, pixels, a, threads);
+}
+
+void recover_gaussian_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+                         Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads) {
+  recover_gaussian(hidden, veils, rows, out, count, a, filter, threads);
+}
+
+void recover_gaussian_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils,
+                          const std::int64_t* rows, Photos<std::uint8_t> out, std::int64_t count, int a,
+                          const Gaussian& filter, int threads) {
+  recover_gaussian(hidden, veils, rows, out, count, a, filter, threads);
 }
 
 }  // namespace veilkern

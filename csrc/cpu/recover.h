@@ -11,4 +11,17 @@ void recover_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> ve
 void recover_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
                  Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads);
 
+// A Gaussian filter in integers: weights[i] (in 4096ths) at distance i <= radius, height x width planes.
+struct Gaussian {
+  const std::uint32_t* weights;
+  std::int64_t radius, channels, height, width;
+};
+
+// recover, then the filter, plane by plane: x = (sum_ij w_i w_j x_ij + 2^23) div 2^24, borders reflected.
+void recover_gaussian_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+                         Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads);
+void recover_gaussian_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils,
+                          const std::int64_t* rows, Photos<std::uint8_t> out, std::int64_t count, int a,
+                          const Gaussian& filter, int threads);
+
 }  // namespace veilkern

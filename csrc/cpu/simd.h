@@ -58,4 +58,16 @@ void for_each_run(const std::int64_t* rows, std::int64_t count, std::int64_t pix
   });
 }
 
+// Calls body(begin, end) so that 0 .. count - 1 is covered once, in runs of items of `size` values each.
+template <class Body>
+void for_each_part(std::int64_t count, std::int64_t size, int threads, const Body& body) {
+  if (count == 0) return;
+  const std::int64_t items = std::max<std::int64_t>(1, kValuesPerPart / 4 / std::max<std::int64_t>(1, size));
+  const auto parts = static_cast<int>((count + items - 1) / items);
+  run_parts(parts, threads, [&](int part) {
+    const std::int64_t begin = part * items;
+    body(begin, std::min(count, begin + items));
+  });
+}
+
 }  // namespace veilkern

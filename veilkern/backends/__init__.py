@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from veilkern import reference as plain  # "reference" names the backend module here
 from veilkern.errors import BackendError
 
 ORDER = ("cuda", "triton", "cpu", "reference")
@@ -80,10 +79,6 @@ def use_backend(name: str) -> Iterator[Backend]:
 
 def select(op: str, *tensors: torch.Tensor) -> Callable:
     """The function that serves `op` for these tensors; BackendError, with every reason, when there is none."""
-    if torch.compiler.is_compiling():
-        # Ops with a torch schema are opaque to torch.compile and choose when they run. The others are plain PyTorch,
-        # which it traces; it cannot trace the choice.
-        return getattr(plain, op)
     asked = _asked.get()
     for name in ORDER if asked is None else (asked,):
         backend = _load(name)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-LIBRARY = torch.library.Library("veilkern", "DEF")
-
 
 def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype], shape: str) -> torch.Tensor:
     """`value` is a tensor of one of `dtypes` with as many dimensions as `shape` (such as "[N, 3, H, W]") names.
@@ -39,11 +37,6 @@ def _parse(shape: str) -> tuple[int | None, ...]:
 
 
 _sides = functools.lru_cache(maxsize=1024)(_parse)  # torch.compile does not trace caches
-
-
-def runs_now(tensor: torch.Tensor) -> bool:
-    """Whether an op may run its body at once: plain tensors outside of torch.compile. Saves the dispatcher's time."""
-    return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 
 def check_same_photo(op: str, name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
@@ -87,16 +80,22 @@ def check_blend(op: str, a: object, low: int) -> int:
     return a
 
 
-def check_offsets(op: str, name: str, offsets: object, count: int) -> torch.Tensor:
-    """offsets is int64 [P + 1], rising from 0 to count."""
+def check_offsets(op: str, name: str, offsets: object, like_name: str, like: torch.Tensor) -> torch.Tensor:
+    """offsets is int64 [P + 1]; its values are checked where the op runs (see check_offset_range)."""
     offsets = check_tensor(op, name, offsets, [torch.int64], "[P + 1]")
     if len(offsets) < 1:
         raise ValueError(f"{op}: {name} must have P + 1 entries, got none")
-    if offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+    check_device(op, name, offsets, like_name, like)
+    return offsets
+
+
+def check_offset_range(op: str, name: str, offsets: torch.Tensor, count: int) -> None:
+    """offsets rise from 0 to count. On the CPU only: elsewhere it would make the host wait."""
+    if offsets.device.type == "cpu":
         marks = offsets.tolist()
         if marks[0] != 0 or marks[-1] != count or marks != sorted(marks):
-            raise ValueError(f"{op}: {name} must rise from 0 to {count}, got {marks}")
-    return offsets
+            shown = marks if len(marks) <= 20 else f"{marks[:10]} .. {marks[-10:]}"
+            raise ValueError(f"{op}: {name} must rise from 0 to {count}, got {shown}")
 
 
 def check_block(op: str, block: object, stride: object, height: int, width: int) -> None:

@@ -6,14 +6,13 @@ import torch
 
 from veilkern.backends import select
 from veilkern.ops._checks import (
-    LIBRARY,
     check_blend,
     check_row_range,
     check_rows,
     check_same_photo,
     check_tensor,
-    runs_now,
 )
+from veilkern.ops._library import register, runs_now
 
 
 def blend(
@@ -29,7 +28,8 @@ def blend(
 
     images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64 [N], a integer 0..255 (alpha = a / 255). Returns
     uint8 [N, 3, H, W], or with lossless uint16 p = a x + (255 - a) v (0..65025), which `recover` inverts exactly.
-    out: where to write (that dtype and shape; it may be `images` itself). Raises TypeError or ValueError naming the
+    out: where to write (that dtype and shape; it may be `images` itself);
+    without it the result has the memory layout of images, so channels-last photos stay so, without a copy. Raises TypeError or ValueError naming the
     argument; rows out of range are ValueError on the CPU.
     """
     images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
@@ -47,13 +47,8 @@ def blend(
     return out
 
 
-LIBRARY.define("blend(Tensor images, Tensor veils, Tensor rows, int a, bool lossless) -> Tensor")
-LIBRARY.define("blend_out(Tensor images, Tensor veils, Tensor rows, int a, bool lossless, Tensor(a!) out) -> ()")
-
-
 def _fake(images, veils, rows, a, lossless):
-    dtype = torch.uint16 if lossless else torch.uint8
-    return torch.empty(images.shape, dtype=dtype, device=images.device)
+    return torch.empty_like(images, dtype=torch.uint16 if lossless else torch.uint8)  # in the layout of the images
 
 
 def _blend(images, veils, rows, a, lossless):
@@ -68,7 +63,9 @@ def _blend_out(images, veils, rows, a, lossless, out):
         select("blend", images, veils, rows, out)(images, veils, rows, a, lossless, out)
 
 
-LIBRARY.impl("blend", _blend, "CompositeExplicitAutograd")
-LIBRARY.impl("blend_out", _blend_out, "CompositeExplicitAutograd")
-torch.library.register_fake("veilkern::blend", _fake, lib=LIBRARY)
-torch.library.register_fake("veilkern::blend_out", lambda *arguments: None, lib=LIBRARY)
+register("blend(Tensor images, Tensor veils, Tensor rows, int a, bool lossless) -> Tensor", _blend, _fake)
+register(
+    "blend_out(Tensor images, Tensor veils, Tensor rows, int a, bool lossless, Tensor(a!) out) -> ()",
+    _blend_out,
+    lambda *arguments: None,
+)

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_blend, check_row_range, check_rows, check_same_photo, check_tensor
+from veilkern.ops._checks import (
+    check_blend,
+    check_row_range,
+    check_rows,
+    check_same_photo,
+    check_tensor,
+)
+from veilkern.ops._library import register, register_autograd, runs_now
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def blend_normalize(
@@ -20,25 +29,75 @@ def blend_normalize(
     std: Sequence[float],
     bgr: bool = False,
     dtype: torch.dtype = torch.float32,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """((alpha x / 255 + (1 - alpha) v[rows]) - mean) / std as channels_last [N, 3, H, W] of `dtype`.
 
     images uint8 [N, 3, H, W], veils float32 or float64 [P, 3, H, W] in [0, 1], rows int64 [N], a integer 0..255; mean
-    and std: three numbers in the order the network sees (bgr: blue first). dtype float32, float64, bfloat16, float16.
-    Raises TypeError or ValueError naming the argument.
+    and std: three numbers in the order the network sees (bgr: blue first). dtype float32, float64, bfloat16, float16,
+    rounded once from the dtype of veils. out: where to write (channels_last, of `dtype`). Differentiable with respect
+    to veils, without out. Raises TypeError or ValueError naming the argument.
     """
     op = "blend_normalize"
     images = check_tensor(op, "images", images, [torch.uint8], "[N, 3, H, W]")
     veils = check_tensor(op, "veils", veils, [torch.float32, torch.float64], "[P, 3, H, W]")
     check_same_photo(op, "veils", veils, "images", images)
     rows = check_rows(op, rows, len(images), images)
-    check_row_range(op, rows, len(veils))
+    a = check_blend(op, a, 0)
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3:
             raise ValueError(f"{op}: {name} must be three numbers, one a channel, got {list(values)}")
     if min(abs(s) for s in std) == 0:
         raise ValueError(f"{op}: std must not be zero, got {list(std)}")
-    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    if dtype not in DTYPES:
         raise TypeError(f"{op}: dtype must be float32, float64, bfloat16 or float16, got {dtype}")
-    serve = select(op, images, veils, rows)
-    return serve(images, veils, rows, check_blend(op, a, 0), mean=mean, std=std, bgr=bgr, dtype=dtype)
+    arguments = (images, veils, rows, a, [float(m) for m in mean], [float(s) for s in std], bool(bgr))
+    if out is None:
+        return (_blend_normalize if runs_now(images, veils) else torch.ops.veilkern.blend_normalize)(*arguments, dtype)
+    check_tensor(op, "out", out, [dtype], "[N, 3, H, W]")
+    if out.shape != images.shape or not out.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(
+            f"{op}: out must be channels_last {list(images.shape)}, got {list(out.shape)} with strides {out.stride()}"
+        )
+    check_same_photo(op, "out", out, "images", images)
+    if torch.is_grad_enabled() and veils.requires_grad:
+        raise ValueError(f"{op}: out must not be given where veils require a gradient")
+    (_blend_normalize_out if runs_now(images) else torch.ops.veilkern.blend_normalize_out)(*arguments, out)
+    return out
+
+
+def _fake(images, veils, rows, a, mean, std, bgr, dtype):
+    return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+
+
+def _blend_normalize(images, veils, rows, a, mean, std, bgr, dtype):
+    out = _fake(images, veils, rows, a, mean, std, bgr, dtype)
+    _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out)
+    return out
+
+
+def _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out):
+    check_row_range("blend_normalize", rows, len(veils))
+    if out.numel():
+        serve = select("blend_normalize", images, veils, rows, out)
+        serve(images, veils.detach(), rows, a, mean, std, bgr, out)
+
+
+def _setup(ctx, inputs, output):
+    _, veils, rows, ctx.a, _, ctx.std, ctx.bgr, _ = inputs
+    ctx.save_for_backward(rows)
+    ctx.like = veils.shape, veils.dtype
+
+
+def _backward(ctx, gradient):
+    """d / dv: the gradient of each photo, times (1 - alpha) / std, added to its veil's row in the order of photos."""
+    (rows,), (shape, dtype) = ctx.saved_tensors, ctx.like
+    slope = gradient.to(dtype) * ((1 - ctx.a / 255) / gradient.new_tensor(ctx.std, dtype=dtype)).view(1, 3, 1, 1)
+    slope = slope.flip(1) if ctx.bgr else slope
+    return None, slope.new_zeros(shape).index_add(0, rows, slope), None, None, None, None, None, None
+
+
+_ARGUMENTS = "Tensor images, Tensor veils, Tensor rows, int a, float[] mean, float[] std, bool bgr"
+register(f"blend_normalize({_ARGUMENTS}, ScalarType dtype) -> Tensor", _blend_normalize, _fake)
+register(f"blend_normalize_out({_ARGUMENTS}, Tensor(a!) out) -> ()", _blend_normalize_out, lambda *arguments: None)
+register_autograd("blend_normalize", _backward, _setup)

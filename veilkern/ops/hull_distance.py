@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_choice, check_device, check_offsets, check_tensor
+from veilkern.ops._checks import check_choice, check_device, check_offset_range, check_offsets, check_tensor
+from veilkern.ops._library import register, register_autograd, runs_now
 from veilkern.reference.hull_distance import KINDS
 
 
@@ -18,37 +19,105 @@ def hull_distance(
     kind: str = "convex",
     weights: torch.Tensor | None = None,
     own: torch.Tensor | None = None,
+    width: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """D_i = min_w ||Y^T w - f_i||^2: distance [N], weights w [N, m], gradient [N, d] = 2 (f - Y^T w).
 
     features float32 or float64 [N, d], those of person p at offsets[p]:offsets[p + 1] (int64 [P + 1]); clean [M, d] of
     the same dtype by clean_offsets (default: offsets). kind: `convex` (w >= 0, sum w = 1), `affine` (sum w = 1), `span`
     (least squares, eq. 5), `centre` (w = 1 / n), `self` (the photo's own clean feature, or the person's row own[i],
-    int64 [N]). weights: a start [N, m] for `convex`, m being the most clean features of one person. The distance is
-    differentiable with respect to features. Raises TypeError or ValueError naming the argument.
+    int64 [N]). weights: a start [N, m] for `convex`. width: m, at least the most clean features of one person; by
+    default that of weights, or that number itself, which is read from clean_offsets: on a GPU the host then waits, and
+    torch.compile(fullgraph=True) cannot, so give one of the two there. The distance is differentiable (once) with
+    respect to features. Raises TypeError or ValueError naming the argument.
     """
     op, floats = "hull_distance", [torch.float32, torch.float64]
     features = check_tensor(op, "features", features, floats, "[N, d]")
     clean = check_tensor(op, "clean", clean, [features.dtype], f"[M, {features.shape[1]}]")
     check_device(op, "clean", clean, "features", features)
-    offsets = check_offsets(op, "offsets", offsets, len(features))
+    offsets = check_offsets(op, "offsets", offsets, "features", features)
     if clean_offsets is None and len(clean) != len(features):
         raise ValueError(
             f"{op}: clean_offsets must be given when clean has not one row a feature, {len(features)}, got "
             f"{len(clean)} rows"
         )
-    clean_offsets = offsets if clean_offsets is None else check_offsets(op, "clean_offsets", clean_offsets, len(clean))
+    same = clean_offsets is None
+    clean_offsets = offsets if same else check_offsets(op, "clean_offsets", clean_offsets, "features", features)
     if len(clean_offsets) != len(offsets):
         raise ValueError(f"{op}: clean_offsets must have {len(offsets)} entries like offsets, got {len(clean_offsets)}")
-    if bool(((clean_offsets.diff() == 0) & (offsets.diff() > 0)).any()):
-        raise ValueError(f"{op}: clean_offsets must give every person with photos at least one clean feature")
     check_choice(op, "kind", kind, KINDS)
-    most = int(clean_offsets.diff().max()) if len(clean_offsets) > 1 else 0
     if weights is not None:
-        weights = check_tensor(op, "weights", weights, [features.dtype], f"[{len(features)}, {most}]")
+        weights = check_tensor(op, "weights", weights, [features.dtype], f"[{len(features)}, m]").detach()
+    if width is None:
+        width = weights.shape[1] if weights is not None else _most(clean_offsets)
+    elif isinstance(width, bool) or not isinstance(width, int) or width < 0:
+        raise ValueError(f"{op}: width must be an integer from 0, got {width!r}")
+    if weights is not None and weights.shape[1] != width:
+        raise ValueError(f"{op}: weights must be [{len(features)}, {width}], got {list(weights.shape)}")
     if own is not None:
         own = check_tensor(op, "own", own, [torch.int64], f"[{len(features)}]")
-    elif kind == "self" and bool((clean_offsets != offsets).any()):
+    serve = _hull_distance if runs_now(features, clean) else torch.ops.veilkern.hull_distance
+    return serve(features, clean.detach(), offsets, clean_offsets, kind, weights, own, width)
+
+
+def _most(clean_offsets: torch.Tensor) -> int:
+    return int(clean_offsets.diff().max()) if len(clean_offsets) > 1 else 0
+
+
+def _hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, width):
+    _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width)
+    if not len(features):
+        return features.new_zeros(0), features.new_zeros((0, width)), features.new_zeros(features.shape)
+    serve = select("hull_distance", features, clean, offsets)
+    return serve(features.detach(), clean, offsets, clean_offsets, kind, weights, own, width)
+
+
+def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width) -> None:
+    """What depends on values. On the CPU only: elsewhere it would make the host wait."""
+    if features.device.type != "cpu":
+        return
+    op = "hull_distance"
+    check_offset_range(op, "offsets", offsets, len(features))
+    check_offset_range(op, "clean_offsets", clean_offsets, len(clean))
+    counts, clean_counts = offsets.diff(), clean_offsets.diff()
+    if bool(((clean_counts == 0) & (counts > 0)).any()):
+        raise ValueError(f"{op}: clean_offsets must give every person with photos at least one clean feature")
+    if _most(clean_offsets) > width:
+        name = "width" if weights is None else "weights"
+        raise ValueError(
+            f"{op}: {name} must have room for the most clean features of a person, {_most(clean_offsets)}, got {width}"
+        )
+    if own is not None:
+        limit = torch.repeat_interleave(clean_counts, counts)
+        if bool(((own < 0) | (own >= limit)).any()):
+            raise ValueError(
+                f"{op}: own must name a clean feature of the person, 0..count - 1, got {own.tolist()[:20]}"
+            )
+    elif kind == "self" and bool((clean_counts != counts).any()):
         raise ValueError(f"{op}: own must say which clean feature belongs to which photo when the counts differ")
-    serve = select(op, features, clean, offsets)
-    return serve(features, clean, offsets, clean_offsets=clean_offsets, kind=kind, weights=weights, own=own)
+
+
+def _fake(features, clean, offsets, clean_offsets, kind, weights, own, width):
+    count = features.shape[0]
+    return features.new_empty(count), features.new_empty((count, width)), features.new_empty(features.shape)
+
+
+def _setup(ctx, inputs, output):
+    _, weights, gradient = output
+    ctx.save_for_backward(gradient)
+    ctx.mark_non_differentiable(weights, gradient)
+
+
+def _backward(ctx, upstream, *ignored):
+    """Envelope theorem: the weights are at their optimum, so only f itself counts."""
+    (gradient,) = ctx.saved_tensors
+    return upstream[:, None] * gradient, None, None, None, None, None, None, None
+
+
+register(
+    "hull_distance(Tensor features, Tensor clean, Tensor offsets, Tensor clean_offsets, str kind, Tensor? weights, "
+    "Tensor? own, int width) -> (Tensor, Tensor, Tensor)",
+    _hull_distance,
+    _fake,
+)
+register_autograd("hull_distance", _backward, _setup)

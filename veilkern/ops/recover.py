@@ -6,14 +6,13 @@ import torch
 
 from veilkern.backends import select
 from veilkern.ops._checks import (
-    LIBRARY,
     check_blend,
     check_row_range,
     check_rows,
     check_same_photo,
     check_tensor,
-    runs_now,
 )
+from veilkern.ops._library import register, runs_now
 from veilkern.reference.recover import gaussian_weights
 
 
@@ -68,14 +67,8 @@ def _check_sigma(sigma: float, photos: torch.Tensor) -> float:
     return float(sigma)
 
 
-LIBRARY.define("recover(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma) -> Tensor")
-LIBRARY.define(
-    "recover_out(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma, Tensor(a!) out) -> ()"
-)
-
-
 def _fake(protected, veils, rows, a, gaussian_sigma):
-    return torch.empty(protected.shape, dtype=torch.uint8, device=protected.device)
+    return torch.empty_like(protected, dtype=torch.uint8)  # in the layout of the protected photos
 
 
 def _recover(protected, veils, rows, a, gaussian_sigma):
@@ -90,7 +83,11 @@ def _recover_out(protected, veils, rows, a, gaussian_sigma, out):
         select("recover", protected, veils, rows, out)(protected, veils, rows, a, gaussian_sigma, out)
 
 
-LIBRARY.impl("recover", _recover, "CompositeExplicitAutograd")
-LIBRARY.impl("recover_out", _recover_out, "CompositeExplicitAutograd")
-torch.library.register_fake("veilkern::recover", _fake, lib=LIBRARY)
-torch.library.register_fake("veilkern::recover_out", lambda *arguments: None, lib=LIBRARY)
+register(
+    "recover(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma) -> Tensor", _recover, _fake
+)
+register(
+    "recover_out(Tensor protected, Tensor veils, Tensor rows, int a, float? gaussian_sigma, Tensor(a!) out) -> ()",
+    _recover_out,
+    lambda *arguments: None,
+)

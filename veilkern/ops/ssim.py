@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from veilkern.backends import select
 from veilkern.ops._checks import check_choice, check_device, check_tensor
+from veilkern.ops._library import register, register_autograd, runs_now
 
 
 def ssim(
@@ -17,22 +20,98 @@ def ssim(
     borders: str = "valid",
     data_range: float = 1.0,
 ) -> torch.Tensor:
-    """Mean SSIM [N] of float32 or float64 pairs [N, C, H, W] over channels and places; differentiable.
+    """Mean SSIM [N] of float32 or float64 pairs [N, C, H, W] over channels and places; differentiable (once).
 
     window: odd side of the Gaussian window of standard deviation sigma (pixels); borders `valid` (only where the
     window lies inside: Wang et al. 2004) or `same` (zeros around); data_range: the span of the values, 1 or 255.
     Raises TypeError or ValueError naming the argument.
     """
-    x = check_tensor("ssim", "x", x, [torch.float32, torch.float64], "[N, C, H, W]")
-    y = check_tensor("ssim", "y", y, [x.dtype], "[N, C, H, W]")
+    _check("ssim", x, y, window, sigma, borders, data_range)
+    return (_score if runs_now(x, y) else torch.ops.veilkern.ssim)(
+        x, y, window, float(sigma), borders, float(data_range)
+    )
+
+
+def ssim_gradient(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    window: int = 11,
+    sigma: float = 1.5,
+    borders: str = "valid",
+    data_range: float = 1.0,
+    scale: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score [N], d score_n / dx and d score_n / dy [N, C, H, W] in one go, without a graph.
+
+    Arguments as of `ssim`. scale [N]: multiplies the gradients of each pair (not its score).
+    """
+    _check("ssim_gradient", x, y, window, sigma, borders, data_range)
+    if scale is not None:
+        check_tensor("ssim_gradient", "scale", scale, [x.dtype], f"[{x.shape[0]}]")
+        check_device("ssim_gradient", "scale", scale, "x", x)
+        scale = scale.detach()
+    x, y = x.detach(), y.detach()
+    return (_score_and_gradients if runs_now(x, y) else torch.ops.veilkern.ssim_gradient)(
+        x, y, window, float(sigma), borders, float(data_range), scale
+    )
+
+
+def _check(op, x, y, window, sigma, borders, data_range):
+    check_tensor(op, "x", x, [torch.float32, torch.float64], "[N, C, H, W]")
+    check_tensor(op, "y", y, [x.dtype], "[N, C, H, W]")
     if x.shape != y.shape:
-        raise ValueError(f"ssim: y must have the shape of x, {list(x.shape)}, got {list(y.shape)}")
-    check_device("ssim", "y", y, "x", x)
-    check_choice("ssim", "borders", borders, ("valid", "same"))
+        raise ValueError(f"{op}: y must have the shape of x, {list(x.shape)}, got {list(y.shape)}")
+    check_device(op, "y", y, "x", x)
+    check_choice(op, "borders", borders, ("valid", "same"))
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ValueError(f"ssim: window must be an odd positive integer, got {window!r}")
+        raise ValueError(f"{op}: window must be an odd positive integer, got {window!r}")
     if borders == "valid" and window > min(x.shape[2:]):
-        raise ValueError(f"ssim: window must fit the image, {x.shape[2]} x {x.shape[3]}, got {window}")
-    if sigma <= 0 or data_range <= 0:
-        raise ValueError(f"ssim: sigma and data_range must be positive, got {sigma} and {data_range}")
-    return select("ssim", x, y)(x, y, window=window, sigma=sigma, borders=borders, data_range=data_range)
+        raise ValueError(f"{op}: window must fit the image, {x.shape[2]} x {x.shape[3]}, got {window}")
+    for name, value in (("sigma", sigma), ("data_range", data_range)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{op}: {name} must be positive, got {value}")
+
+
+def _score(x, y, window, sigma, borders, data_range):
+    return _serve(x, y, window, sigma, borders, data_range, None, None, None)
+
+
+def _score_and_gradients(x, y, window, sigma, borders, data_range, scale):
+    gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)]
+    return _serve(x, y, window, sigma, borders, data_range, scale, *gradients), *gradients
+
+
+def _serve(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
+    if not x.numel():
+        return x.new_zeros(len(x))
+    return select("ssim", x, y)(
+        x.detach(), y.detach(), window, sigma, borders, data_range, scale, gradient_x, gradient_y
+    )
+
+
+def _fake(x, *others):
+    return x.new_empty(x.shape[0])
+
+
+def _fake_gradients(x, *others):
+    return _fake(x), *(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+
+
+def _setup(ctx, inputs, output):
+    x, y, *ctx.others = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _backward(ctx, upstream):
+    x, y = ctx.saved_tensors
+    _, gradient_x, gradient_y = torch.ops.veilkern.ssim_gradient(x, y, *ctx.others, upstream.contiguous())
+    return gradient_x, gradient_y, None, None, None, None
+
+
+_ARGUMENTS = "Tensor x, Tensor y, int window, float sigma, str borders, float data_range"
+register(f"ssim({_ARGUMENTS}) -> Tensor", _score, _fake)
+register(
+    f"ssim_gradient({_ARGUMENTS}, Tensor? scale) -> (Tensor, Tensor, Tensor)", _score_and_gradients, _fake_gradients
+)
+register_autograd("ssim", _backward, _setup)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_blend, check_block, check_choice, check_offsets, check_same_photo, check_tensor
+from veilkern.ops._checks import (
+    check_blend,
+    check_block,
+    check_choice,
+    check_device,
+    check_offset_range,
+    check_offsets,
+    check_same_photo,
+    check_tensor,
+)
+from veilkern.ops._library import register, runs_now
 
 
 def veil_step_(
@@ -33,10 +45,11 @@ def veil_step_(
     L = mean over the person's photos of L_fea - lam L_vis + mu L_var. veils, momentum float32 or float64 [P, 3, H, W];
     gradients [M, 3, H, W] of that dtype, dL_fea_i / dx'_i of the photos that went through the network, grouped by
     gradient_offsets (int64 [P + 1]; default: offsets); images uint8 [N, 3, H, W] by offsets, all that L_vis counts;
-    mean_images [P, 3, H, W] in [0, 1] (default: computed). blend: a, integer 0..254. lam, mu, step, decay: numbers or
+    mean_images [P, 3, H, W] in [0, 1] (default: computed). blend: a, integer 0..255. lam, mu, step, decay: numbers or
     [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride, form: of
-    block_variance. Returns [P, 3]: mean|g| (NaN where the gradient was not finite: that veil was left alone), L_vis,
-    and L_var at the mean photo. Raises TypeError or ValueError naming the argument.
+    block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not active. A
+    person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all NaN.
+    Raises TypeError or ValueError naming the argument.
     """
     op, floats = "veil_step_", [torch.float32, torch.float64]
     veils = check_tensor(op, "veils", veils, floats, "[P, 3, H, W]")
@@ -49,37 +62,82 @@ def veil_step_(
             check_same_photo(op, name, value, "veils", veils)
     gradients = check_tensor(op, "gradients", gradients, floats, "[M, 3, H, W]")
     check_same_photo(op, "gradients", gradients, "veils", veils)
-    offsets = check_offsets(op, "offsets", offsets, len(images))
-    gradient_offsets = check_offsets(
-        op, "gradient_offsets", offsets if gradient_offsets is None else gradient_offsets, len(gradients)
-    )
+    offsets = check_offsets(op, "offsets", offsets, "veils", veils)
+    if gradient_offsets is None and len(gradients) != len(images):
+        raise ValueError(
+            f"{op}: gradient_offsets must be given when gradients are not one a photo, {len(images)}, got "
+            f"{len(gradients)}"
+        )
+    gradient_offsets = offsets if gradient_offsets is None else gradient_offsets
+    gradient_offsets = check_offsets(op, "gradient_offsets", gradient_offsets, "veils", veils)
     for name, value in (("offsets", offsets), ("gradient_offsets", gradient_offsets)):
         if len(value) != people + 1:
             raise ValueError(f"{op}: {name} must have {people + 1} entries, one more than veils, got {len(value)}")
-    scalars = {"lam": lam, "mu": mu, "step": step, "decay": decay}
-    for name, scalar in scalars.items():
-        if isinstance(scalar, torch.Tensor) and scalar.shape not in ((), (people,)):
-            raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(scalar.shape)}")
+    scalars = [
+        _per_person(op, name, value, veils)
+        for name, value in (("lam", lam), ("mu", mu), ("step", step), ("decay", decay))
+    ]
     if active is not None:
         check_tensor(op, "active", active, [torch.bool], f"[{people}]")
+        check_device(op, "active", active, "veils", veils)
     check_choice(op, "visual", visual, ("norm", "mse"))
     check_choice(op, "form", form, ("consistent", "literal"))
     check_block(op, block, stride, *veils.shape[2:])
     check_blend(op, blend, 0)
-    serve = select(op, veils, images)
-    return serve(
-        veils,
-        momentum,
-        gradients,
-        images,
-        offsets,
-        blend=blend,
-        **scalars,
-        active=active,
-        gradient_offsets=gradient_offsets,
-        mean_images=mean_images,
-        visual=visual,
-        block=tuple(block),
-        stride=stride,
-        form=form,
-    )
+    with torch.no_grad():
+        serve: Callable = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
+        return serve(
+            veils,
+            momentum,
+            gradients.to(veils.dtype),
+            images,
+            offsets,
+            gradient_offsets,
+            blend,
+            *scalars,
+            active,
+            mean_images,
+            visual,
+            list(block),
+            stride,
+            form,
+        )
+
+
+def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Tensor) -> torch.Tensor:
+    """A number or [P] as float64 [P]."""
+    people = len(veils)
+    if isinstance(value, torch.Tensor):
+        if value.shape not in ((), (people,)):
+            raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(value.shape)}")
+        return value.detach().to(veils.device, torch.float64).expand(people).contiguous()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number or [{people}], got {type(value).__name__}")
+    return torch.full((people,), float(value), dtype=torch.float64, device=veils.device)
+
+
+def _veil_step(
+    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
+    visual, block, stride, form,
+):  # fmt: skip
+    check_offset_range("veil_step_", "offsets", offsets, len(images))
+    check_offset_range("veil_step_", "gradient_offsets", gradient_offsets, len(gradients))
+    if not veils.numel():
+        return veils.new_zeros((len(veils), 3))
+    return select("veil_step_", veils, images)(
+        veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
+        visual, tuple(block), stride, form,
+    )  # fmt: skip
+
+
+def _fake(veils, *others):
+    return veils.new_empty((veils.shape[0], 3))
+
+
+register(
+    "veil_step_(Tensor(a!) veils, Tensor(b!) momentum, Tensor gradients, Tensor images, Tensor offsets, "
+    "Tensor gradient_offsets, int blend, Tensor lam, Tensor mu, Tensor step, Tensor decay, Tensor? active, "
+    "Tensor? mean_images, str visual, int[] block, int stride, str form) -> Tensor",
+    _veil_step,
+    _fake,
+)

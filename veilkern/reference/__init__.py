@@ -2,10 +2,10 @@
 
 from veilkern.reference.blend import blend, blend_float
 from veilkern.reference.blend_normalize import blend_normalize
-from veilkern.reference.block_variance import block_sums, block_variance
+from veilkern.reference.block_variance import block_sums, block_variance, block_variance_gradient
 from veilkern.reference.hull_distance import hull_distance
 from veilkern.reference.recover import gaussian_filter, recover, recover_float
-from veilkern.reference.ssim import ssim
+from veilkern.reference.ssim import ssim, ssim_gradient
 from veilkern.reference.veil_step import veil_step_
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "blend_normalize",
     "block_sums",
     "block_variance",
+    "block_variance_gradient",
     "gaussian_filter",
     "hull_distance",
     "recover",
     "recover_float",
     "ssim",
+    "ssim_gradient",
     "veil_step_",
 ]

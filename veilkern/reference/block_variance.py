@@ -25,3 +25,19 @@ def block_variance(
     if form == "consistent":
         return ((1 + 1 / area**2) * variance).sum(1)
     return (variance + (sums / area - mean).square().mean(2)).sum(1)
+
+
+def block_variance_gradient(
+    images: torch.Tensor,
+    *,
+    block: tuple[int, int] = (3, 3),
+    stride: int = 1,
+    form: str = "consistent",
+    scale: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss [N] and its gradient [N, C, H, W] with respect to images, each image's times scale [N], by autograd."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        loss = block_variance(images, block=block, stride=stride, form=form)
+        (gradient,) = torch.autograd.grad(loss, images, torch.ones_like(loss) if scale is None else scale)
+    return loss.detach(), gradient

@@ -53,10 +53,16 @@ def _padded(clean: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _solve(features, hull, valid, person, kind, start, iterations):
+    if kind == "convex":
+        # Where sum w = 1, everything may be measured from the centre; that leaves what sets the photos apart, and FISTA
+        # far fewer steps.
+        centre = hull.sum(1, keepdim=True) / valid.sum(1).clamp_min(1)[:, None, None]
+        hull, features = (hull - centre) * valid[..., None], features - centre[person, 0]
     gram = hull @ hull.mT  # [P, m, m], fixed per person
     cross = torch.einsum("nd,nmd->nm", features, hull[person])
     if kind == "convex":
-        return _simplex_fista(gram, cross, valid, person, start, iterations)
+        length = features.square().sum(1) + gram.abs().sum(2).amax(1)[person] if gram.numel() else features[:, 0]
+        return _simplex_fista(gram, cross, valid, person, start, length, iterations)
     # A ridge far below the features' scale keeps repeated photos solvable; own rows only, the rest stays zero.
     ridge = 100 * torch.finfo(gram.dtype).eps
     size = gram.shape[1]
@@ -68,14 +74,15 @@ def _solve(features, hull, valid, person, kind, start, iterations):
     return torch.linalg.solve(bordered[person], torch.cat([cross, torch.ones_like(cross[:, :1])], 1))[:, :size]
 
 
-def _simplex_fista(gram, cross, valid, person, start, iterations):
-    """Accelerated projected gradient on the simplex with restart, all photos at once, to a small duality gap."""
+def _simplex_fista(gram, cross, valid, person, start, length, iterations):
+    """Accelerated projected gradient on the simplex with restart, all photos at once, to a small duality gap: relative
+    to the squared lengths at hand, `length` [N]."""
     mask = valid[person]
     w = mask.to(gram.dtype) / mask.sum(1, keepdim=True) if start is None else _project(start, mask)
     if not w.numel():
         return w
     rate = torch.linalg.matrix_norm(gram, ord=float("inf")).clamp_min(1e-12)[person, None]  # >= largest eigenvalue
-    gap_wanted = 1e-6 if gram.dtype == torch.float32 else 1e-11
+    wanted = length * (2.5e-7 if gram.dtype == torch.float32 else 2.5e-12)
     ahead, momentum = w, torch.ones_like(w[:, :1])
     for count in range(1, iterations + 1):
         slope = torch.einsum("nm,nmk->nk", ahead, gram[person]) - cross
@@ -87,7 +94,7 @@ def _simplex_fista(gram, cross, valid, person, start, iterations):
         if count % 10 == 0:
             slope = torch.einsum("nm,nmk->nk", w, gram[person]) - cross
             best = slope.masked_fill(~mask, float("inf")).min(1).values
-            if ((slope * w).sum(1) - best).max() <= gap_wanted:
+            if ((slope * w).sum(1) - best <= wanted).all():
                 break
     return w
 

@@ -6,6 +6,13 @@ import torch
 import torch.nn.functional as F
 
 
+def gaussian_taps(window: int, sigma: float, dtype: torch.dtype) -> torch.Tensor:
+    """The window along one side, float [window], which sums to 1."""
+    place = torch.arange(window, dtype=dtype) - (window - 1) / 2
+    taps = torch.exp(-place.square() / (2 * sigma**2))
+    return taps / taps.sum()
+
+
 def ssim(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -20,9 +27,7 @@ def ssim(
     borders: `valid` counts only places where the window lies inside; `same` pads with zeros.
     """
     channels = x.shape[1]
-    place = torch.arange(window, dtype=x.dtype, device=x.device) - (window - 1) / 2
-    taps = torch.exp(-place.square() / (2 * sigma**2))
-    taps = taps / taps.sum()
+    taps = gaussian_taps(window, sigma, x.dtype).to(x.device)
     pad = window // 2 if borders == "same" else 0
 
     def blur(z: torch.Tensor) -> torch.Tensor:
@@ -35,3 +40,18 @@ def ssim(
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     score = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     return score.flatten(1).mean(1)
+
+
+def ssim_gradient(
+    x: torch.Tensor, y: torch.Tensor, *, scale: torch.Tensor | None = None, **options
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score [N] and its gradients with respect to x and y, each pair's times scale [N], by autograd.
+
+    The other options are those of ssim.
+    """
+    with torch.enable_grad():
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        score = ssim(x, y, **options)
+        upstream = torch.ones_like(score) if scale is None else scale
+        gradient_x, gradient_y = torch.autograd.grad(score, (x, y), upstream)
+    return score.detach(), gradient_x, gradient_y

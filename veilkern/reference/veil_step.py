@@ -33,7 +33,7 @@ def veil_step_(
     gradients float [M, 3, H, W]: dD_i/dx'_i of photos grouped by gradient_offsets (default: offsets); images uint8
     [N, 3, H, W] by offsets; mean_images float [P, 3, H, W] in [0, 1] (default: from images); lam, mu, step, decay
     numbers or [P]. Returns [P, 3]: mean|g| (NaN: that person's gradient was not finite and nothing was changed),
-    L_vis, and L_var at the mean photo.
+    L_vis, and L_var at the mean photo; all NaN for a person without photos or gradients, zeros for one not active.
     """
     people, alpha, dtype = len(veils), blend / 255, veils.dtype
     counts = offsets.diff().to(dtype).view(-1, 1, 1, 1)
@@ -75,7 +75,10 @@ def veil_step_(
     chosen = moving.view(-1, 1, 1, 1)
     momentum.copy_(torch.where(chosen, moved, momentum))
     veils.copy_(torch.where(chosen, (veils - _column(step, veils) * moved.sign()).clamp(0, 1), veils))
-    return torch.stack([torch.where(finite, size, size.new_tensor(float("nan"))), loss_vis, loss_var.detach()], 1)
+    statistics = torch.stack([size, loss_vis, loss_var.detach()], 1)
+    statistics[~finite, 0] = float("nan")
+    statistics[(offsets.diff() == 0) | (grad_offsets.diff() == 0)] = float("nan")
+    return statistics if active is None else torch.where(active[:, None], statistics, torch.zeros_like(statistics))
 
 
 def _column(value, like: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,80 @@
+"""ssim: ours, the separable convolutions of the reference and of pytorch-msssim, torch.compile, scikit-image.
+
+`python bench/bench_ssim.py` prints ratios from one interleaved run;
+`pytest --benchmark-enable bench/bench_ssim.py` gives pytest-benchmark's table.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import pytorch_msssim
+import torch
+from skimage.metrics import structural_similarity
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import Case, compare, copy_of, main
+
+from veilkern import ops, reference
+
+
+SHAPE = (100, 3, 112, 112)
+FORWARD = ("veilkern", "eager", "compile", "pytorch_msssim", "scikit_image", "copy")
+WITH_GRADIENT = ("veilkern", "eager", "compile", "pytorch_msssim", "copy")
+
+
+def pairs():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(SHAPE, generator=g)
+    return x, (x + 0.1 * torch.randn(SHAPE, generator=g)).clamp_(0, 1)
+
+
+def by_scikit_image(x, y):
+    options = {"channel_axis": 0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return [structural_similarity(a, b, data_range=1.0, **options) for a, b in zip(x, y, strict=True)]
+
+
+def forward() -> dict:
+    x, y = pairs()
+    peer = functools.partial(pytorch_msssim.ssim, data_range=1.0, size_average=False)
+    assert torch.allclose(ops.ssim(x, y), peer(x, y), atol=1e-5)
+    return {
+        "veilkern": functools.partial(ops.ssim, x, y),
+        "eager": functools.partial(reference.ssim, x, y),
+        "compile": functools.partial(torch.compile(reference.ssim, dynamic=False), x, y),
+        "pytorch_msssim": functools.partial(peer, x, y),
+        "scikit_image": functools.partial(by_scikit_image, x.numpy(), y.numpy()),
+        "copy": copy_of(x.numel() * 4),
+    }
+
+
+def with_autograd(score_of, x, y):
+    x.grad = None
+    score_of(x, y).sum().backward()
+    return x.grad
+
+
+def with_gradient() -> dict:
+    x, y = pairs()
+    leaf = x.clone().requires_grad_()
+    peer = functools.partial(pytorch_msssim.ssim, data_range=1.0, size_average=False)
+    return {
+        "veilkern": functools.partial(with_autograd, ops.ssim, leaf, y),
+        "eager": functools.partial(with_autograd, reference.ssim, leaf, y),
+        "compile": functools.partial(with_autograd, torch.compile(reference.ssim, dynamic=False), leaf, y),
+        "pytorch_msssim": functools.partial(with_autograd, peer, leaf, y),
+        "copy": copy_of(x.numel() * 4),
+    }
+
+
+VALUES = 100 * 3 * 112 * 112
+CASES = [
+    Case("100 pairs of 3 x 112 x 112 f32, 11 x 11", 2 * 4 * VALUES, forward, FORWARD),
+    Case("the same, forward and backward to x", 3 * 4 * VALUES, with_gradient, WITH_GRADIENT),
+]
+test_ssim = compare("ssim", CASES)
+
+if __name__ == "__main__":
+    main("ssim", CASES)

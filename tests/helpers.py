@@ -1,0 +1,140 @@
+"""What the tests of the ops share: backends and instruction sets, tolerances, ragged and strided inputs, torch's checks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import veilkern as vk
+from veilkern.backends import list_backends
+
+BACKENDS = [b.name for b in list_backends() if b.available]
+ISAS = ("baseline", "avx2", "avx512")
+native = pytest.mark.skipif(
+    "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
+)
+# Largest difference to the float64 reference, as a part of the largest value there.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
+
+
+def isas() -> list[str]:
+    """The instruction sets of this processor, none without the C++ module."""
+    if "cpu" not in BACKENDS:
+        return []
+    from veilkern import _cpu
+
+    return list(ISAS[: ISAS.index(_cpu.best_isa()) + 1])
+
+
+@contextlib.contextmanager
+def serving(path: str):
+    """Every op by the reference, or by the C++ kernels limited to an instruction set."""
+    if path == "reference":
+        with vk.use_backend("reference"):
+            yield
+        return
+    from veilkern import _cpu
+
+    _cpu.set_isa(path)
+    try:
+        with vk.use_backend("cpu"):
+            yield
+    finally:
+        _cpu.set_isa(_cpu.best_isa())
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    """With this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_near(
+    found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype, factor: float = 1.0, least: float = 1e-3
+) -> None:
+    """found (of dtype) is the float64 `wanted` up to TOLERANCES of its largest value (or of `least`), times factor."""
+    assert found.dtype == dtype and found.shape == wanted.shape, (found.dtype, found.shape, wanted.shape)
+    size = float(wanted.abs().max()) if wanted.numel() else 0.0
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=factor * TOLERANCES[dtype] * max(size, least))
+
+
+def assert_same_bits_everywhere(call) -> None:
+    """call() -> tensors: the same bits for each instruction set, number of threads and repetition."""
+    results = []
+    for isa in isas():
+        with serving(isa):
+            for count in (1, 2, 3, 8):
+                with threads(count):
+                    results.append(call())
+            results.append(call())
+    for result in results[1:]:
+        for a, b in zip(results[0], result, strict=True):
+            assert torch.equal(torch.nan_to_num(a, nan=12345.0), torch.nan_to_num(b, nan=12345.0))
+
+
+def opcheck(name: str, arguments: tuple, *, dynamic: bool = True) -> None:
+    """torch's own checks of an op's schema, fake, autograd registration and tracing."""
+    checks = ["test_schema", "test_faketensor", "test_autograd_registration"]
+    if dynamic:
+        checks.append("test_aot_dispatch_dynamic")
+    torch.library.opcheck(getattr(torch.ops.veilkern, name), arguments, test_utils=checks)
+
+
+def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """All 65536 (x, v), three times, as two photos of 3 x 256 x 256."""
+    x, v = torch.meshgrid(torch.arange(256, dtype=torch.uint8), torch.arange(256, dtype=torch.uint8), indexing="ij")
+    return x.expand(1, 3, 256, 256).contiguous(), v.expand(1, 3, 256, 256).contiguous()
+
+
+def batch(n=5, people=3, side=13, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (
+        torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
+        torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
+        torch.randint(0, people, (n,), generator=g),
+    )
+
+
+def offsets_of(counts) -> torch.Tensor:
+    """Prefix sums of photo counts."""
+    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
+
+
+def person_of(counts) -> torch.Tensor:
+    """The person of each photo."""
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(list(counts), dtype=torch.int64))
+
+
+LAYOUTS = ("dense", "channels_last", "crop", "every_other", "transposed", "reversed_order")
+
+
+def laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values [N, C, H, W] in another place in memory."""
+    n, c, h, w = values.shape
+    if layout == "channels_last":
+        return values.contiguous(memory_format=torch.channels_last)
+    if layout == "crop":
+        room = values.new_zeros((n, c, h + 3, w + 5))
+        view = room[:, :, 2 : h + 2, 1 : w + 1]
+    elif layout == "every_other":
+        view = values.new_zeros((2 * n, c, h, w))[::2]
+    elif layout == "transposed":
+        view = values.new_zeros((n, c, w, h)).transpose(2, 3)
+    elif layout == "reversed_order":
+        view = values.new_zeros((c, n, h, w)).transpose(0, 1)
+    else:
+        return values.contiguous()
+    return view.copy_(values)
+
+
+layouts = st.sampled_from(LAYOUTS)
+counts_with_empty = st.lists(st.integers(0, 5), min_size=1, max_size=5)

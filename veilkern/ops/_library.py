@@ -1,0 +1,40 @@
+"""The ops as torch sees them: one library, and one way to register an op with its schema, body and fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+LIBRARY = torch.library.Library("veilkern", "DEF")
+
+
+def register(schema: str, body: Callable, fake: Callable) -> None:
+    """Define an op: its schema, what runs on any device, and what it returns without running (shapes and dtypes)."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, body, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"veilkern::{name}", fake, lib=LIBRARY)
+
+
+def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
+    """How an op's gradient is made. It is made once: its own gradient raises RuntimeError."""
+
+    def once(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"veilkern.ops.{name} is differentiable once: call backward without create_graph=True, or use "
+                f"veilkern.reference.{name}"
+            )
+        return backward(ctx, *gradients)
+
+    torch.library.register_autograd(f"veilkern::{name}", once, setup_context=setup_context, lib=LIBRARY)
+
+
+def runs_now(*tensors: torch.Tensor | None) -> bool:
+    """Whether an op may run its body at once: plain tensors, outside of torch.compile, and no gradient to record. That
+    saves the dispatcher's time, which is more than a small batch takes."""
+    if torch.compiler.is_compiling():
+        return False
+    recording = torch.is_grad_enabled()
+    return all(t is None or (type(t) is torch.Tensor and not (recording and t.requires_grad)) for t in tensors)
