@@ -17,7 +17,6 @@ from common import A, Case, compare, main, mixed_batch
 
 from veilkern import ops, reference
 
-
 NAMES = ("veilkern", "eager", "eager_float", "compile", "copy")
 
 

@@ -17,7 +17,6 @@ from common import A, Case, compare, copy_of, main, mixed_batch
 
 from veilkern import ops, reference
 
-
 NAMES = ("veilkern", "eager", "compile", "copy")
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 BYTES = {torch.float32: 4, torch.bfloat16: 2}

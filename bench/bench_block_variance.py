@@ -17,7 +17,6 @@ from common import Case, compare, main
 
 from veilkern import ops, reference
 
-
 NAMES = ("veilkern", "eager", "eager_closed", "compile", "compile_closed", "copy")
 SHAPE = (100, 3, 112, 112)
 

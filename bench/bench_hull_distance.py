@@ -17,7 +17,6 @@ from common import Case, compare, copy_of, main
 
 from veilkern import ops, reference
 
-
 NAMES = ("veilkern", "eager", "eager_60", "cvxpy", "copy")
 PEOPLE, PHOTOS, DIMENSIONS = 64, 10, 512
 

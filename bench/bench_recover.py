@@ -18,7 +18,6 @@ from common import A, Case, compare, main, mixed_batch
 from veilkern import ops, reference
 from veilkern.reference.ssim import gaussian_taps
 
-
 NAMES = ("veilkern", "eager", "eager_float", "compile", "copy")
 FILTERED = (*NAMES[:-1], "compile_float", "copy")
 

@@ -19,7 +19,6 @@ from common import Case, compare, copy_of, main
 
 from veilkern import ops, reference
 
-
 SHAPE = (100, 3, 112, 112)
 FORWARD = ("veilkern", "eager", "compile", "pytorch_msssim", "scikit_image", "copy")
 WITH_GRADIENT = ("veilkern", "eager", "compile", "pytorch_msssim", "copy")

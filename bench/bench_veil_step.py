@@ -17,7 +17,6 @@ from common import A, Case, compare, copy_of, main
 
 from veilkern import ops, reference
 
-
 NAMES = ("veilkern", "eager", "eager_closed", "compile_closed", "copy")
 PEOPLE, PHOTOS = 64, 10
 SIZE = 3 * 112 * 112

@@ -18,6 +18,7 @@ void run_baseline(const std::uint8_t* x, const std::uint8_t* v, Out* out, std::i
 }
 
 #ifdef VEILKERN_X86
+template <bool stream>
 VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::uint8_t* out, std::int64_t n, int a) {
   const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi16(128), inverse = _mm256_set1_epi16(257);
   const __m256i wx = _mm256_set1_epi16(short(a)), wv = _mm256_set1_epi16(short(255 - a));
@@ -32,11 +33,13 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::u
     // unpack and pack work within 128-bit lanes, so the order comes back by itself.
     const __m256i low = mix(_mm256_unpacklo_epi8(xs, zero), _mm256_unpacklo_epi8(vs, zero));
     const __m256i high = mix(_mm256_unpackhi_epi8(xs, zero), _mm256_unpackhi_epi8(vs, zero));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_packus_epi16(low, high));
+    put<stream>(out + i, _mm256_packus_epi16(low, high));
   }
+  if (stream) _mm_sfence();
   run_baseline(x + i, v + i, out + i, n - i, a);
 }
 
+template <bool stream>
 VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::uint16_t* out, std::int64_t n, int a) {
   const __m256i wx = _mm256_set1_epi16(short(a)), wv = _mm256_set1_epi16(short(255 - a));
   std::int64_t i = 0;
@@ -44,11 +47,13 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::u
     const __m256i xs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i)));
     const __m256i vs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v + i)));
     const __m256i p = _mm256_add_epi16(_mm256_mullo_epi16(xs, wx), _mm256_mullo_epi16(vs, wv));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), p);
+    put<stream>(out + i, p);
   }
+  if (stream) _mm_sfence();
   run_baseline(x + i, v + i, out + i, n - i, a);
 }
 
+template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                                 int a) {
   const __m512i zero = _mm512_setzero_si512(), half = _mm512_set1_epi16(128), inverse = _mm512_set1_epi16(257);
@@ -62,11 +67,13 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, st
     const __m512i xs = _mm512_loadu_si512(x + i), vs = _mm512_loadu_si512(v + i);
     const __m512i low = mix(_mm512_unpacklo_epi8(xs, zero), _mm512_unpacklo_epi8(vs, zero));
     const __m512i high = mix(_mm512_unpackhi_epi8(xs, zero), _mm512_unpackhi_epi8(vs, zero));
-    _mm512_storeu_si512(out + i, _mm512_packus_epi16(low, high));
+    put<stream>(out + i, _mm512_packus_epi16(low, high));
   }
+  if (stream) _mm_sfence();
   run_baseline(x + i, v + i, out + i, n - i, a);
 }
 
+template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, std::uint16_t* out, std::int64_t n,
                                 int a) {
   const __m512i wx = _mm512_set1_epi16(short(a)), wv = _mm512_set1_epi16(short(255 - a));
@@ -74,8 +81,9 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, st
   for (; i + 32 <= n; i += 32) {
     const __m512i xs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i)));
     const __m512i vs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
-    _mm512_storeu_si512(out + i, _mm512_add_epi16(_mm512_mullo_epi16(xs, wx), _mm512_mullo_epi16(vs, wv)));
+    put<stream>(out + i, _mm512_add_epi16(_mm512_mullo_epi16(xs, wx), _mm512_mullo_epi16(vs, wv)));
   }
+  if (stream) _mm_sfence();
   run_baseline(x + i, v + i, out + i, n - i, a);
 }
 #endif
@@ -85,10 +93,13 @@ void blend(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, 
            Photos<Out> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   auto run = run_baseline<Out>;
 #ifdef VEILKERN_X86
-  if (isa() == Isa::avx512) run = run_avx512;
-  if (isa() == Isa::avx2) run = run_avx2;
+  const bool stream = streams(out, count, pixels);
+  if (isa() == Isa::avx512 && stream) run = run_avx512<true>;
+  if (isa() == Isa::avx512 && !stream) run = run_avx512<false>;
+  if (isa() == Isa::avx2 && stream) run = run_avx2<true>;
+  if (isa() == Isa::avx2 && !stream) run = run_avx2<false>;
 #endif
-  for_each_run(rows, count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+  for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(images.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, a);
   });
 }

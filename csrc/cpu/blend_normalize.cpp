@@ -15,7 +15,7 @@ void blend_normalize(Photos<const std::uint8_t> images, Photos<const T> veils, c
                      Number number, std::int64_t count, std::int64_t plane, const Channels& channels, int threads) {
   const auto run = VEILKERN_CHOOSE(normalize_run<T>);
   const std::int64_t bytes = 3 * plane * (number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2);
-  for_each_run(rows, count, plane, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+  for_each_run(count, plane, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(images.photo(i), veils.photo(rows[i]), static_cast<char*>(out) + i * bytes, number, plane, begin, end, channels);
   });
 }

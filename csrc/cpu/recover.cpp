@@ -78,6 +78,7 @@ struct Wide256 {
   }
 };
 
+template <bool stream>
 VEILKERN_AVX2 void run_avx2(const std::uint8_t* hidden, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                             const Plan& plan) {
   const Wide256 back(plan);
@@ -89,11 +90,13 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* hidden, const std::uint8_t* v, s
     const __m256i vs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i));
     const __m256i low = back(times255(_mm256_unpacklo_epi8(h, zero)), _mm256_unpacklo_epi8(vs, zero));
     const __m256i high = back(times255(_mm256_unpackhi_epi8(h, zero)), _mm256_unpackhi_epi8(vs, zero));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_packus_epi16(low, high));
+    put<stream>(out + i, _mm256_packus_epi16(low, high));
   }
+  if (stream) _mm_sfence();
   run_baseline(hidden + i, v + i, out + i, n - i, plan);
 }
 
+template <bool stream>
 VEILKERN_AVX2 void run_avx2(const std::uint16_t* hidden, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                             const Plan& plan) {
   const Wide256 back(plan);
@@ -104,8 +107,9 @@ VEILKERN_AVX2 void run_avx2(const std::uint16_t* hidden, const std::uint8_t* v, 
   std::int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
     const __m256i packed = _mm256_packus_epi16(half(i), half(i + 16));  // lanes come out as 0 2 1 3
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permute4x64_epi64(packed, 0xD8));
+    put<stream>(out + i, _mm256_permute4x64_epi64(packed, 0xD8));
   }
+  if (stream) _mm_sfence();
   run_baseline(hidden + i, v + i, out + i, n - i, plan);
 }
 
@@ -121,6 +125,7 @@ struct Wide512 {
   }
 };
 
+template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint8_t* hidden, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                                 const Plan& plan) {
   const Wide512 back(plan);
@@ -131,11 +136,13 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* hidden, const std::uint8_t* 
     const __m512i h = _mm512_loadu_si512(hidden + i), vs = _mm512_loadu_si512(v + i);
     const __m512i low = back(times255(_mm512_unpacklo_epi8(h, zero)), _mm512_unpacklo_epi8(vs, zero));
     const __m512i high = back(times255(_mm512_unpackhi_epi8(h, zero)), _mm512_unpackhi_epi8(vs, zero));
-    _mm512_storeu_si512(out + i, _mm512_packus_epi16(low, high));
+    put<stream>(out + i, _mm512_packus_epi16(low, high));
   }
+  if (stream) _mm_sfence();
   run_baseline(hidden + i, v + i, out + i, n - i, plan);
 }
 
+template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint16_t* hidden, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                                 const Plan& plan) {
   const Wide512 back(plan);
@@ -143,8 +150,9 @@ VEILKERN_AVX512 void run_avx512(const std::uint16_t* hidden, const std::uint8_t*
   for (; i + 32 <= n; i += 32) {
     const __m512i vs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
     const __m512i x = back(_mm512_loadu_si512(hidden + i), vs);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm512_cvtusepi16_epi8(x));
+    put<stream>(out + i, _mm512_cvtusepi16_epi8(x));
   }
+  if (stream) _mm_sfence();
   run_baseline(hidden + i, v + i, out + i, n - i, plan);
 }
 #endif
@@ -153,11 +161,13 @@ template <class In>
 using Run = void (*)(const In*, const std::uint8_t*, std::uint8_t*, std::int64_t, const Plan&);
 
 template <class In>
-Run<In> choose_run(int a) {
+Run<In> choose_run(int a, [[maybe_unused]] bool stream) {
   Run<In> run = run_baseline<In>;
 #ifdef VEILKERN_X86
-  if (isa() == Isa::avx512 && a > 1) run = run_avx512;
-  if (isa() == Isa::avx2 && a > 1) run = run_avx2;
+  if (isa() == Isa::avx512 && a > 1 && stream) run = run_avx512<true>;
+  if (isa() == Isa::avx512 && a > 1 && !stream) run = run_avx512<false>;
+  if (isa() == Isa::avx2 && a > 1 && stream) run = run_avx2<true>;
+  if (isa() == Isa::avx2 && a > 1 && !stream) run = run_avx2<false>;
 #endif
   return run;
 }
@@ -166,8 +176,8 @@ template <class In>
 void recover(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
              Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   const Plan plan(a);
-  const auto run = choose_run<In>(a);
-  for_each_run(rows, count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+  const auto run = choose_run<In>(a, streams(out, count, pixels));
+  for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     run(hidden.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, plan);
   });
 }
@@ -177,7 +187,7 @@ template <class In>
 void recover_gaussian(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
                       Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads) {
   const Plan plan(a);
-  const auto run = choose_run<In>(a);
+  const auto run = choose_run<In>(a, false);
   const auto gaussian_plane = VEILKERN_CHOOSE(gaussian_plane);
   const std::int64_t size = filter.height * filter.width, line = filter.width + 2 * filter.radius;
   for_each_part(count * filter.channels, size, threads, [&](std::int64_t begin, std::int64_t end) {

@@ -1,7 +1,6 @@
 #include "simd.h"
 
 #include <atomic>
-#include <numeric>
 
 namespace veilkern {
 
@@ -26,13 +25,5 @@ Isa best_isa() {
 Isa isa() { return static_cast<Isa>(std::min(limit.load(), static_cast<int>(best_isa()))); }
 
 void set_isa_limit(Isa value) { limit = static_cast<int>(value); }
-
-std::vector<std::int64_t> by_row(const std::int64_t* rows, std::int64_t count) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), std::int64_t{0});
-  if (!std::is_sorted(rows, rows + count))
-    std::stable_sort(order.begin(), order.end(), [rows](std::int64_t i, std::int64_t j) { return rows[i] < rows[j]; });
-  return order;
-}
 
 }  // namespace veilkern
