@@ -1,5 +1,5 @@
-// Pixels begin .. end - 1 of one photo: blended and normalised in T plane by plane, a short run at a time, then put side by
-// side and rounded once (to nearest, ties to even) to the wanted kind. Plain loops: the compiler makes packs of them.
+// Pixels begin .. end - 1 of one photo: blended and normalised in T, channels put side by side in registers, and where
+// another kind of number is wanted rounded to it once (to nearest, ties to even), a short run at a time.
 
 constexpr std::int64_t kPixels = 256;
 
@@ -27,31 +27,77 @@ VEILKERN_INLINE std::uint16_t to_f16(float value) {
   return static_cast<std::uint16_t>(sign | (size >= 0x47800000 || finite > 0x7C00 ? large : finite));
 }
 
+// Of three registers a, b, c side by side (a0 b0 c0 a1 b1 c1 ..) the k-th: lane j holds value k * width + j. The first
+// shuffle places what comes from a and b, the second adds c.
+template <int k, class V, std::size_t... j>
+VEILKERN_INLINE V side_by_side(const V& a, const V& b, const V& c, std::index_sequence<j...>) {
+  constexpr int width = static_cast<int>(sizeof...(j));
+  constexpr auto place = [](int lane) { return (k * width + lane) / 3; };
+  constexpr auto channel = [](int lane) { return (k * width + lane) % 3; };
+  const V two = __builtin_shufflevector(
+      a, b, (channel(static_cast<int>(j)) == 1 ? width + place(static_cast<int>(j)) : place(static_cast<int>(j)))...);
+  return __builtin_shufflevector(
+      two, c, (channel(static_cast<int>(j)) == 2 ? width + place(static_cast<int>(j)) : static_cast<int>(j))...);
+}
+
+template <class T>
+VEILKERN_INLINE void store_side_by_side(T* to, const Pack<T>* channels) {
+  constexpr int width = Pack<T>::lanes / Pack<T>::parts;
+  constexpr auto lanes = std::make_index_sequence<width>();
+  for (int p = 0; p < Pack<T>::parts; ++p) {
+    const auto &a = channels[0].part[p], &b = channels[1].part[p], &c = channels[2].part[p];
+    const typename Pack<T>::Part out[3] = {side_by_side<0>(a, b, c, lanes), side_by_side<1>(a, b, c, lanes),
+                                           side_by_side<2>(a, b, c, lanes)};
+    for (int k = 0; k < 3; ++k) std::memcpy(to + (3 * p + k) * width, &out[k], VEILKERN_REGISTER);
+  }
+}
+
+// Pixels at .. at + n - 1, blended and normalised, channels side by side.
+template <class T>
+VEILKERN_INLINE void mix(const std::uint8_t* image, const T* veil, std::int64_t plane, std::int64_t at, std::int64_t n,
+                         const Channels& channels, T* mixed) {
+  constexpr int lanes = Pack<T>::lanes;
+  const std::uint8_t* x[3];
+  const T* v[3];
+  T a[3], b[3], constant[3];
+  for (int c = 0; c < 3; ++c) {
+    x[c] = image + channels.source[c] * plane + at;
+    v[c] = veil + channels.source[c] * plane + at;
+    a[c] = static_cast<T>(channels.of_image[c]);
+    b[c] = static_cast<T>(channels.of_veil[c]);
+    constant[c] = static_cast<T>(channels.constant[c]);
+  }
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    Pack<T> values[3];
+    for (int c = 0; c < 3; ++c)
+      values[c] = from_bytes<T>(x[c] + i) * Pack<T>(a[c]) + load(v[c] + i) * Pack<T>(b[c]) + Pack<T>(constant[c]);
+    store_side_by_side(mixed + 3 * i, values);
+  }
+  for (; i < n; ++i)
+    for (int c = 0; c < 3; ++c) mixed[3 * i + c] = static_cast<T>(x[c][i]) * a[c] + v[c][i] * b[c] + constant[c];
+}
+
+template <class T, class Out, class Rounded>
+VEILKERN_INLINE void round_to(const T* mixed, void* out, std::int64_t at, std::int64_t n, const Rounded& rounded) {
+  Out* const to = static_cast<Out*>(out) + 3 * at;
+  for (std::int64_t i = 0; i < 3 * n; ++i) to[i] = rounded(mixed[i]);
+}
+
 template <class T>
 void normalize_run(const std::uint8_t* image, const T* veil, void* out, Number number, std::int64_t plane,
                    std::int64_t begin, std::int64_t end, const Channels& channels) {
+  if (number == (sizeof(T) == 4 ? Number::f32 : Number::f64))
+    return mix(image, veil, plane, begin, end - begin, channels, static_cast<T*>(out) + 3 * begin);
   T mixed[3 * kPixels];
   for (std::int64_t at = begin; at < end; at += kPixels) {
     const std::int64_t n = least(kPixels, end - at);
-    for (int c = 0; c < 3; ++c) {
-      const std::uint8_t* const x = image + channels.source[c] * plane + at;
-      const T* const v = veil + channels.source[c] * plane + at;
-      const T a = static_cast<T>(channels.of_image[c]), b = static_cast<T>(channels.of_veil[c]);
-      const T constant = static_cast<T>(channels.constant[c]);
-      for (std::int64_t i = 0; i < n; ++i) mixed[3 * i + c] = static_cast<T>(x[i]) * a + v[i] * b + constant;
-    }
-    if (number == Number::f32) {
-      float* const to = static_cast<float*>(out) + 3 * at;
-      for (std::int64_t i = 0; i < 3 * n; ++i) to[i] = static_cast<float>(mixed[i]);
-    } else if (number == Number::f64) {
-      double* const to = static_cast<double*>(out) + 3 * at;
-      for (std::int64_t i = 0; i < 3 * n; ++i) to[i] = static_cast<double>(mixed[i]);
-    } else if (number == Number::bf16) {
-      std::uint16_t* const to = static_cast<std::uint16_t*>(out) + 3 * at;
-      for (std::int64_t i = 0; i < 3 * n; ++i) to[i] = to_bf16(static_cast<float>(mixed[i]));
-    } else {
-      std::uint16_t* const to = static_cast<std::uint16_t*>(out) + 3 * at;
-      for (std::int64_t i = 0; i < 3 * n; ++i) to[i] = to_f16(static_cast<float>(mixed[i]));
-    }
+    mix(image, veil, plane, at, n, channels, mixed);
+    if (number == Number::f32) round_to<T, float>(mixed, out, at, n, [](T x) { return static_cast<float>(x); });
+    if (number == Number::f64) round_to<T, double>(mixed, out, at, n, [](T x) { return static_cast<double>(x); });
+    if (number == Number::bf16)
+      round_to<T, std::uint16_t>(mixed, out, at, n, [](T x) { return to_bf16(static_cast<float>(x)); });
+    if (number == Number::f16)
+      round_to<T, std::uint16_t>(mixed, out, at, n, [](T x) { return to_f16(static_cast<float>(x)); });
   }
 }

@@ -11,11 +11,30 @@
 
 constexpr int kMostSteps = 2000, kStepsPerCheck = 4;
 
+// Inner products of a with `number` (at most four) rows: side by side, since one alone would wait for its own additions.
+template <int number, class T>
+VEILKERN_INLINE void dot(const T* a, const T* rows, std::int64_t n, T* found) {
+  Pack<T> total[number];
+  for (int j = 0; j < number; ++j) total[j] = Pack<T>(T(0));
+  for (std::int64_t i = 0; i < n; i += Pack<T>::lanes) {
+    const Pack<T> here = load(a + i);
+    for (int j = 0; j < number; ++j) total[j] = total[j] + here * load(rows + j * n + i);
+  }
+  for (int j = 0; j < number; ++j) found[j] = sum(total[j]);
+}
+
+// Inner products of a with `count` rows of n values, every `step`-th place of `found`.
 template <class T>
-VEILKERN_INLINE T dot(const T* a, const T* b, std::int64_t n) {
-  Pack<T> total(T(0));
-  for (std::int64_t i = 0; i < n; i += Pack<T>::lanes) total = total + load(a + i) * load(b + i);
-  return sum(total);
+void dots(const T* a, const T* rows, std::int64_t count, std::int64_t n, T* found, std::int64_t step) {
+  T four[4];
+  for (std::int64_t j = 0; j < count; j += 4) {
+    const std::int64_t number = least(4, count - j);
+    if (number == 4) dot<4>(a, rows + j * n, n, four);
+    if (number == 3) dot<3>(a, rows + j * n, n, four);
+    if (number == 2) dot<2>(a, rows + j * n, n, four);
+    if (number == 1) dot<1>(a, rows + j * n, n, four);
+    for (std::int64_t i = 0; i < number; ++i) found[(j + i) * step] = four[i];
+  }
 }
 
 // What one person needs, in scratch memory; rows of `wide` values, a whole number of packs, zeros at the end.
@@ -80,10 +99,10 @@ void gram_of(const Hull<T>& hull, const T* clean, std::int64_t dimensions, bool 
   }
   for (std::int64_t j = 0; j < hull.count; ++j)
     copy_from_centre(clean + j * dimensions, hull.centre, dimensions, hull.wide, hull.clean + j * hull.wide);
-  for (std::int64_t j = 0; j < hull.count; ++j)
-    for (std::int64_t k = 0; k <= j; ++k)
-      hull.gram[j * hull.count + k] = hull.gram[k * hull.count + j] =
-          dot(hull.clean + j * hull.wide, hull.clean + k * hull.wide, hull.wide);
+  for (std::int64_t j = 0; j < hull.count; ++j) {
+    dots(hull.clean + j * hull.wide, hull.clean, j + 1, hull.wide, hull.gram + j * hull.count, 1);
+    for (std::int64_t k = 0; k < j; ++k) hull.gram[k * hull.count + j] = hull.gram[j * hull.count + k];
+  }
 }
 
 // A bound on the largest eigenvalue: the largest sum of absolute values in a row.
@@ -233,9 +252,9 @@ void convex_group(const Hull<T>& hull, const T* features, std::int64_t dimension
   for (int i = 0; i < lanes; ++i) wanted[i] = 1;
   for (std::int64_t i = 0; i < number; ++i) {
     copy_from_centre(features + i * dimensions, hull.centre, dimensions, hull.wide, hull.feature);
-    wanted[i] = tolerance * (dot(hull.feature, hull.feature, hull.wide) + largest);
-    for (std::int64_t j = 0; j < hull.count; ++j)
-      hull.cross[j * lanes + i] = dot(hull.feature, hull.clean + j * hull.wide, hull.wide);
+    dot<1>(hull.feature, hull.feature, hull.wide, wanted + i);
+    wanted[i] = tolerance * (wanted[i] + largest);
+    dots(hull.feature, hull.clean, hull.count, hull.wide, hull.cross + i, lanes);
   }
   for (std::int64_t j = 0; j < hull.count; ++j)
     for (int i = 0; i < lanes; ++i)
@@ -262,8 +281,8 @@ void linear_weights(const Hull<T>& hull, const T* features, std::int64_t dimensi
   for (std::int64_t i = 0; i < number; ++i) {
     copy_from_centre(features + i * dimensions, hull.centre, dimensions, hull.wide, hull.feature);
     double total = 0;
-    for (std::int64_t j = 0; j < n; ++j)
-      x[j] = static_cast<double>(dot(hull.feature, hull.clean + j * hull.wide, hull.wide));
+    dots(hull.feature, hull.clean, n, hull.wide, hull.cross, 1);
+    for (std::int64_t j = 0; j < n; ++j) x[j] = static_cast<double>(hull.cross[j]);
     solve(factor, n, x);
     for (std::int64_t j = 0; j < n; ++j) total += x[j];
     const double missing = affine ? (1 - total) / reach : 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from veilkern.backends import select
@@ -61,6 +62,8 @@ def hull_distance(
 
 
 def _most(clean_offsets: torch.Tensor) -> int:
+    if clean_offsets.device.type == "cpu":  # NumPy's calls are shorter
+        return int(np.diff(clean_offsets.numpy()).max(initial=0))
     return int(clean_offsets.diff().max()) if len(clean_offsets) > 1 else 0
 
 
@@ -79,21 +82,18 @@ def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, w
     op = "hull_distance"
     check_offset_range(op, "offsets", offsets, len(features))
     check_offset_range(op, "clean_offsets", clean_offsets, len(clean))
-    counts, clean_counts = offsets.diff(), clean_offsets.diff()
-    if bool(((clean_counts == 0) & (counts > 0)).any()):
+    counts, clean_counts = (np.diff(marks.numpy()) for marks in (offsets, clean_offsets))
+    if clean_offsets is not offsets and ((clean_counts == 0) & (counts > 0)).any():
         raise ValueError(f"{op}: clean_offsets must give every person with photos at least one clean feature")
-    if _most(clean_offsets) > width:
+    most = int(clean_counts.max(initial=0))
+    if most > width:
         name = "width" if weights is None else "weights"
-        raise ValueError(
-            f"{op}: {name} must have room for the most clean features of a person, {_most(clean_offsets)}, got {width}"
-        )
+        raise ValueError(f"{op}: {name} must have room for the most clean features of a person, {most}, got {width}")
     if own is not None:
-        limit = torch.repeat_interleave(clean_counts, counts)
-        if bool(((own < 0) | (own >= limit)).any()):
-            raise ValueError(
-                f"{op}: own must name a clean feature of the person, 0..count - 1, got {own.tolist()[:20]}"
-            )
-    elif kind == "self" and bool((clean_counts != counts).any()):
+        chosen = own.numpy()
+        if ((chosen < 0) | (chosen >= np.repeat(clean_counts, counts))).any():
+            raise ValueError(f"{op}: own must name a clean feature of the person, 0..count - 1, got {chosen[:20]}")
+    elif kind == "self" and (clean_counts != counts).any():
         raise ValueError(f"{op}: own must say which clean feature belongs to which photo when the counts differ")
 
 
