@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUICK ?=
 
-.PHONY: demo test lint types check real bench wheel clean
+.PHONY: demo test lint types check real bench sanitize wheel clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,21 @@ real: $(VENV)/dev.done
 
 bench: $(VENV)/dev.done
 	$(BIN)/python bench/run.py
+
+# The C++ kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in a virtual environment that finds all else
+# in .venv, run over their tests. Tests that only exercise torch.compile or fork are left out: they add no kernel.
+SANITIZED = build/sanitize
+SANITIZED_TESTS = blend blend_normalize recover block_variance hull_distance ssim veil_step
+sanitize: $(VENV)/dev.done
+	rm -rf $(SANITIZED) && $(PYTHON) -m venv $(SANITIZED)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+	  > $$($(SANITIZED)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 VEILKERN_REQUIRE_NATIVE=1 \
+	  $(SANITIZED)/bin/python -P -m pytest -p no:cacheprovider -k "not compile and not schema and not fork" \
+	  $(SANITIZED_TESTS:%=tests/test_%.py)
 
 wheel: $(VENV)/dev.done
 	$(BIN)/python -m build --wheel

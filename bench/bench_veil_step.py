@@ -66,7 +66,7 @@ def rivals() -> dict:
     }
 
 
-CASES = [Case("64 people x 10 photos, f32", READ + PEOPLE * SIZE * 8, rivals, NAMES)]
+CASES = [Case("64 people x 10 photos, f32", READ + PEOPLE * SIZE * 8, rivals, NAMES, copied=2 * READ)]
 test_veil_step = compare("veil_step_", CASES)
 
 if __name__ == "__main__":

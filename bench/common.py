@@ -1,4 +1,6 @@
-"""What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines. Ratios, never times alone.
+"""What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines.
+
+Ratios, never times alone.
 
 A case is one size of one op with its rivals, calls by name on the same data:
 
@@ -34,13 +36,15 @@ Calls = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Case:
-    """size: in words. moved: bytes that ours must read and write. rivals() -> calls by name; names: of the rivals.
-    part: rivals that do only this share of the work (a library too slow for all of it); their time is scaled up."""
+    """size: in words. moved: bytes that ours must read and write; copied: those that the copy reads and writes
+    (default: as many). rivals() -> calls by name; names: of the rivals. part: a rival too slow for all of the work does
+    one such part of it, and its time is multiplied."""
 
     size: str
     moved: int
     rivals: Callable[[], Calls]
     names: tuple[str, ...]
+    copied: int = 0
     part: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,6 +110,7 @@ def measure(op: str, case: Case) -> dict:
     row["gb_s"] = round(case.moved / ours / 1e9, 2)
     row |= {f"x_{name}": round(t / ours, 2) for name, t in times.items() if name not in ("veilkern", "copy")}
     row["x_copy_time"] = round(ours / times["copy"], 2)
+    row["share_of_copy"] = round(case.moved / ours / ((case.copied or case.moved) / times["copy"]), 2)
     row["copy_ms"] = round(times["copy"] * 1e3, 3)
     return row
 

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, interleaved, into JSON lines and the table of docs/figures.md."""
+"""`make bench`: every benchmark, interleaved, into JSON lines; from those the table of docs/figures.md and a plot."""
 
 from __future__ import annotations
 
@@ -11,27 +11,77 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from common import described  # noqa: E402
 
+RESULTS = HERE / "results" / "cpu.jsonl"
+PLAIN = {"eager": "eager", "compile": "torch.compile"}
+
+
+def best(row: dict, kind: str) -> tuple[str, float] | None:
+    """The fastest rival of a kind (eager, compile): its name and how many times as long as ours it takes."""
+    found = {k.removeprefix("x_"): v for k, v in row.items() if k == f"x_{kind}" or k.startswith(f"x_{kind}_")}
+    return min(found.items(), key=lambda item: item[1]) if found else None
+
+
+def others(row: dict) -> dict[str, float]:
+    """Every other rival: other libraries, and slower formulations."""
+    taken = {f"x_{b[0]}" for kind in PLAIN if (b := best(row, kind))} | {"x_copy_time"}
+    return {k.removeprefix("x_"): v for k, v in row.items() if k.startswith("x_") and k not in taken}
+
+
+def table(rows: list[dict]) -> list[str]:
+    head = ["op", "size", "ours, ms", "GB/s", "of copy speed", "ours / copy time"]
+    head += [f"fastest {label} / ours" for label in PLAIN.values()] + ["others / ours"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row["op"], row["size"], row["ours_ms"], row["gb_s"], f"{row['share_of_copy']:.0%}", row["x_copy_time"]]
+        for kind in PLAIN:
+            found = best(row, kind)
+            cells.append("" if found is None else f"{found[1]}" + ("" if found[0] == kind else f" ({found[0]})"))
+        cells.append(", ".join(f"{name} {value}" for name, value in others(row).items()))
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return lines
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """How many times as long as ours each rival takes, on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "veilkern"
+    from matplotlib import pyplot as plt
+
+    bars = []  # (label, ratio, colour)
+    for row in reversed(rows):
+        for name, value in reversed(others(row).items()):
+            bars.append((f"{name}", value, "#b8b8b8"))
+        for kind, colour in (("compile", "#4c8bf5"), ("eager", "#f0a030")):
+            if found := best(row, kind):
+                bars.append((found[0], found[1], colour))
+        bars.append((f"{row['op']}: {row['size']}", None, ""))
+    figure, axes = plt.subplots(figsize=(9, 0.24 * len(bars) + 1))
+    places = range(len(bars))
+    axes.barh(places, [b[1] or 0 for b in bars], color=[b[2] or "none" for b in bars])
+    axes.set_yticks(places, [b[0] for b in bars], fontsize=7)
+    for place, (_, value, _) in zip(places, bars, strict=True):
+        if value is None:
+            axes.get_yticklabels()[place].set_fontweight("bold")
+        else:
+            axes.text(value * 1.05, place, f"{value:g} x", va="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, 3 * max(b[1] or 1 for b in bars))
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("time / time of veilkern")
+    axes.set_title(described(rows[0]), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
 
 def main() -> None:
-    out = HERE / "results" / "cpu.jsonl"
-    out.unlink(missing_ok=True)
+    RESULTS.unlink(missing_ok=True)
     for script in sorted(HERE.glob("bench_*.py")):
-        subprocess.run([sys.executable, script, "--out", out], check=True)
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    head = [
-        "op",
-        "size",
-        "ours, ms",
-        "GB/s",
-        "eager / ours",
-        "eager float / ours",
-        "torch.compile / ours",
-        "ours / copy",
-    ]
-    keys = ["op", "size", "ours_ms", "gb_s", "x_eager", "x_eager_float", "x_compile", "x_copy_time"]
-    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    table += ["| " + " | ".join(str(row[k]) for k in keys) + " |" for row in rows]
-    text = described(rows[0]) + "\n\n" + "\n".join(table)
+        subprocess.run([sys.executable, script, "--out", RESULTS], check=True)
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    plot(rows, RESULTS.with_suffix(".svg"))
+    text = described(rows[0]) + "\n\n" + "\n".join(table(rows))
     path, begin, end = HERE.parent / "docs" / "figures.md", "<!-- bench -->", "<!-- end of bench -->"
     old = path.read_text()
     path.write_text(old[: old.index(begin) + len(begin)] + "\n" + text + "\n" + old[old.index(end) :])

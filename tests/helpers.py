@@ -1,4 +1,4 @@
-"""What the tests of the ops share: backends and instruction sets, tolerances, ragged and strided inputs, torch's checks."""
+"""What the tests of the ops share: backends, instruction sets, tolerances, odd inputs, torch's own checks."""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ class Scratch {
   T* data() const { return static_cast<T*>(data_); }
 
  private:
+#ifdef VEILKERN_SANITIZE
+  static constexpr std::size_t kKeep = 0;  // every block exactly as large as asked for, so that its ends are watched
+#else
   static constexpr std::size_t kKeep = std::size_t{4} << 20;  // larger blocks go back when the call ends
+#endif
   struct Free {
     void operator()(void* block) const { ::operator delete(block, std::align_val_t{64}); }
   };

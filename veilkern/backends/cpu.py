@@ -38,7 +38,7 @@ def _address(tensor: torch.Tensor | None) -> int:
 
 def _channels_last(photos: torch.Tensor) -> bool:
     """Whether each photo lies whole in memory, channels side by side; photos may be apart, or in any order."""
-    channels, height, width = photos.shape[1:]
+    channels, _, width = photos.shape[1:]
     return photos.stride()[1:] == (1, width * channels, channels) and channels > 1
 
 
@@ -104,11 +104,12 @@ def blend_normalize(images, veils, rows, a, mean, std, bgr, out):
 def block_variance(images, block, stride, form, scale, gradient):
     """Launcher of `block_variance`: returns the loss and, where `gradient` is a tensor, writes that."""
     source, loss = _planes(images), images.new_empty(len(images))
-    target = gradient if gradient is None else _planes(gradient)
+    target = None if gradient is None else _planes(gradient)
     factor = None if scale is None else scale.contiguous()
     _kernel("block_variance", source)(
-        source.data_ptr(), source.stride()[:3], _address(target), (target if target is not None else source).stride()[:3],
-        _address(factor), loss.data_ptr(), tuple(source.shape), block, stride, form == "literal", torch.get_num_threads(),
+        source.data_ptr(), source.stride()[:3], _address(target), (source if target is None else target).stride()[:3],
+        _address(factor), loss.data_ptr(), tuple(source.shape), block, stride, form == "literal",
+        torch.get_num_threads(),
     )  # fmt: skip
     if target is not gradient:
         gradient.copy_(target)
@@ -140,8 +141,8 @@ def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y
     strides = [(left if g is None else g).stride()[:3] for g in (gradient_x, gradient_y)]
     _kernel("ssim", left)(
         left.data_ptr(), left.stride()[:3], right.data_ptr(), right.stride()[:3], _address(gradient_x), strides[0],
-        _address(gradient_y), strides[1], _address(factor), score.data_ptr(), tuple(left.shape), taps.data_ptr(), window,
-        borders == "same", data_range, torch.get_num_threads(),
+        _address(gradient_y), strides[1], _address(factor), score.data_ptr(), tuple(left.shape), taps.data_ptr(),
+        window, borders == "same", data_range, torch.get_num_threads(),
     )  # fmt: skip
     return score
 

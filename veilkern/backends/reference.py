@@ -1,4 +1,4 @@
-"""The reference as a backend: every op in plain PyTorch, on any device. Launchers have the signatures of all backends."""
+"""The reference as a backend: every op in plain PyTorch, on any device. Every backend has these signatures."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def blend(
 
     images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64 [N], a integer 0..255 (alpha = a / 255). Returns
     uint8 [N, 3, H, W], or with lossless uint16 p = a x + (255 - a) v (0..65025), which `recover` inverts exactly.
-    out: where to write (that dtype and shape; it may be `images` itself);
-    without it the result has the memory layout of images, so channels-last photos stay so, without a copy. Raises TypeError or ValueError naming the
-    argument; rows out of range are ValueError on the CPU.
+    out: where to write (that dtype and shape; it may be `images` itself). Without it the result has the memory layout
+    of images: channels-last photos stay so, without a copy. Raises TypeError or ValueError naming the argument; rows
+    out of range are ValueError on the CPU.
     """
     images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
     veils = check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
