@@ -17,6 +17,8 @@ ISAS = ("baseline", "avx2", "avx512")
 native = pytest.mark.skipif(
     "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
 )
+large = pytest.mark.skipif(not os.environ.get("VEILKERN_LARGE"), reason="VEILKERN_LARGE is not set: needs 18 GiB")
+MANY = 2**31 // (3 * 112 * 112) + 30  # photos of 3 x 112 x 112: a few more than 2^31 values
 # Largest difference to the float64 reference, as a part of the largest value there.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
 

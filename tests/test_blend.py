@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import BACKENDS, batch, every_pair, laid_out, layouts, native, opcheck, threads
+from helpers import BACKENDS, batch, every_pair, laid_out, large, layouts, native, opcheck, threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,7 +205,7 @@ def test_a_bad_row_writes_nothing():
 
 
 @pytest.mark.large
-@pytest.mark.skipif(not os.environ.get("VEILKERN_LARGE"), reason="VEILKERN_LARGE is not set: needs 9 GiB")
+@large
 def test_more_than_2_to_31_values():
     side, n = 1024, 700  # 2.2e9 values
     images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from helpers import MANY, assert_same_bits_everywhere, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,3 +148,14 @@ def test_wrong_arguments(change, error, words):
     arguments = {"images": images, "veils": veils, "rows": rows, "a": 51, "mean": MEAN, "std": STD} | change
     with pytest.raises(error, match=words):
         ops.blend_normalize(**arguments)
+
+
+@pytest.mark.large
+@large
+def test_more_than_2_to_31_values():
+    images, veils, rows = batch(MANY, 2, 112, 112)
+    out = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, dtype=torch.float32)
+    for i in (0, MANY - 1):
+        part = slice(i, i + 1)
+        wanted = ops.blend_normalize(images[part], veils, rows[part], 51, mean=MEAN, std=STD)
+        assert torch.equal(out[part], wanted)

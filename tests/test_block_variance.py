@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_near, assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from helpers import MANY, assert_near, assert_same_bits_everywhere, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,3 +182,13 @@ def test_wrong_gradient_arguments():
     ):
         with pytest.raises(error, match=words):
             ops.block_variance_gradient(images, **change)
+
+
+@pytest.mark.large
+@large
+def test_more_than_2_to_31_values(generator):
+    images = torch.rand(100, 3, 112, 112, generator=generator).repeat(MANY // 100 + 1, 1, 1, 1)
+    loss, gradient = ops.block_variance_gradient(images)
+    for i in (0, len(images) - 1):
+        wanted = ops.block_variance_gradient(images[i : i + 1])
+        assert torch.equal(loss[i : i + 1], wanted[0]) and torch.equal(gradient[i : i + 1], wanted[1])

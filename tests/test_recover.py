@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import batch, every_pair, laid_out, layouts, native, opcheck
+from helpers import MANY, batch, every_pair, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,3 +161,14 @@ def test_wrong_arguments(change, error, words):
     hidden, veils, rows = batch(2, 2, 4)
     with pytest.raises(error, match=words):
         ops.recover(**({"protected": hidden, "veils": veils, "rows": rows, "a": 51} | change))
+
+
+@pytest.mark.large
+@large
+@pytest.mark.parametrize("sigma", [None, 1.0])
+def test_more_than_2_to_31_values(sigma):
+    hidden, veils, rows = batch(MANY, 2, 112)
+    out = ops.recover(hidden, veils, rows, 51, gaussian_sigma=sigma)
+    for i in (0, MANY - 1):
+        wanted = formula(hidden[i : i + 1], veils, rows[i : i + 1], 51)
+        assert torch.equal(out[i : i + 1], wanted if sigma is None else gaussian_filter(wanted, sigma))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_near, assert_same_bits_everywhere, laid_out, layouts, native, opcheck
+from helpers import MANY, assert_near, assert_same_bits_everywhere, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
@@ -142,3 +142,13 @@ def test_torch_schema_and_compile(generator):
 def test_wrong_arguments(change, error, words):
     with pytest.raises(error, match=words):
         ops.ssim(**({"x": torch.zeros(1, 3, 16, 16), "y": torch.zeros(1, 3, 16, 16)} | change))
+
+
+@pytest.mark.large
+@large
+def test_more_than_2_to_31_values(generator):
+    x = torch.rand(100, 3, 112, 112, generator=generator).repeat(MANY // 100 + 1, 1, 1, 1)
+    y = x[:1].expand_as(x)
+    score = ops.ssim(x, y)
+    for i in (0, len(x) - 1):
+        assert torch.equal(score[i : i + 1], ops.ssim(x[i : i + 1], y[:1]))

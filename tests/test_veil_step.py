@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import (
+    MANY,
     assert_near,
     assert_same_bits_everywhere,
     counts_with_empty,
     laid_out,
+    large,
     layouts,
     native,
     offsets_of,
@@ -296,3 +298,20 @@ def test_wrong_arguments(change, error, words):
     }
     with pytest.raises(error, match=words):
         ops.veil_step_(**(arguments | change))
+
+
+@pytest.mark.large
+@large
+def test_more_than_2_to_31_values(generator):
+    """The second person's only gradient lies beyond the 2^31st value."""
+    gradients = torch.randn(1, 3, 112, 112, generator=generator).expand(MANY, -1, -1, -1).contiguous()
+    gradients[-1] *= -1
+    images = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
+    veils, momentum = torch.rand(2, 3, 112, 112, generator=generator), torch.zeros(2, 3, 112, 112)
+    alone, own = veils[1:].clone(), momentum[1:].clone()
+    options = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    ops.veil_step_(
+        veils, momentum, gradients, images, offsets_of((1, 1)), gradient_offsets=offsets_of((MANY - 1, 1)), **options
+    )
+    ops.veil_step_(alone, own, gradients[-1:], images[1:], offsets_of((1,)), **options)
+    assert torch.equal(veils[1:], alone) and torch.equal(momentum[1:], own)

@@ -120,16 +120,24 @@ T largest_row(const Hull<T>& hull) {
   return found;
 }
 
-// slope = gram x - cross, lane by lane.
+// slope = gram x - cross, lane by lane, for rows j .. j + number - 1 of the matrix: side by side, as in dot().
+template <int number, class T>
+VEILKERN_INLINE void slope_rows(const Hull<T>& hull, const T* x, T* slope, std::int64_t j) {
+  constexpr int lanes = Pack<T>::lanes;
+  Pack<T> total[number];
+  for (int i = 0; i < number; ++i) total[i] = Pack<T>(T(0)) - load(hull.cross + (j + i) * lanes);
+  for (std::int64_t k = 0; k < hull.count; ++k) {
+    const Pack<T> here = load(x + k * lanes);
+    for (int i = 0; i < number; ++i) total[i] = total[i] + Pack<T>(hull.gram[(j + i) * hull.count + k]) * here;
+  }
+  for (int i = 0; i < number; ++i) store(slope + (j + i) * lanes, total[i]);
+}
+
 template <class T>
 VEILKERN_INLINE void slopes(const Hull<T>& hull, const T* x, T* slope) {
-  constexpr int lanes = Pack<T>::lanes;
-  for (std::int64_t j = 0; j < hull.count; ++j) {
-    Pack<T> total = Pack<T>(T(0)) - load(hull.cross + j * lanes);
-    const T* row = hull.gram + j * hull.count;
-    for (std::int64_t k = 0; k < hull.count; ++k) total = total + Pack<T>(row[k]) * load(x + k * lanes);
-    store(slope + j * lanes, total);
-  }
+  std::int64_t j = 0;
+  for (; j + 4 <= hull.count; j += 4) slope_rows<4>(hull, x, slope, j);
+  for (; j < hull.count; ++j) slope_rows<1>(hull, x, slope, j);
 }
 
 // Euclidean projection of every lane of x [count, lanes] onto the simplex, in place.
@@ -225,18 +233,35 @@ VEILKERN_INLINE void solve(const double* factor, std::int64_t n, double* x) {
   }
 }
 
-// Residual r = f - Y^T w against the clean features as they came; gradient 2 r, and the distance r . r.
+// Values c .. of the residual r = f - Y^T w, `number` packs side by side; gradient 2 r, and r . r added to total.
+template <int number, class T>
+VEILKERN_INLINE void residual_packs(const T* feature, const T* clean, const T* weights, std::int64_t count,
+                                    std::int64_t dimensions, std::int64_t c, T* gradient, Pack<T>& total) {
+  constexpr int lanes = Pack<T>::lanes;
+  const std::int64_t n = number == 1 ? dimensions - c : lanes;  // only one alone may be the last, in part
+  Pack<T> rest[number];
+  for (int i = 0; i < number; ++i) rest[i] = load(feature + c + i * lanes, n);
+  for (std::int64_t j = 0; j < count; ++j) {
+    if (weights[j] == T(0)) continue;
+    const Pack<T> weight(weights[j]);
+    for (int i = 0; i < number; ++i) rest[i] = rest[i] - weight * load(clean + j * dimensions + c + i * lanes, n);
+  }
+  for (int i = 0; i < number; ++i) {
+    total = total + rest[i] * rest[i];
+    store(gradient + c + i * lanes, rest[i] + rest[i], n);
+  }
+}
+
+// Distance and gradient against the clean features as they came.
 template <class T>
 T residual(const T* feature, const T* clean, const T* weights, std::int64_t count, std::int64_t dimensions, T* gradient) {
+  constexpr int lanes = Pack<T>::lanes;
   Pack<T> total(T(0));
-  for (std::int64_t c = 0; c < dimensions; c += Pack<T>::lanes) {
-    const std::int64_t n = dimensions - c;
-    Pack<T> rest = load(feature + c, n);
-    for (std::int64_t j = 0; j < count; ++j)
-      if (weights[j] != T(0)) rest = rest - Pack<T>(weights[j]) * load(clean + j * dimensions + c, n);
-    total = total + rest * rest;
-    store(gradient + c, rest + rest, n);
-  }
+  std::int64_t c = 0;
+  for (; c + 4 * lanes <= dimensions; c += 4 * lanes)
+    residual_packs<4>(feature, clean, weights, count, dimensions, c, gradient, total);
+  for (; c < dimensions; c += lanes)
+    residual_packs<1>(feature, clean, weights, count, dimensions, c, gradient, total);
   return sum(total);
 }
 

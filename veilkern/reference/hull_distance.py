@@ -37,7 +37,7 @@ def hull_distance(
             w = (valid.to(clean.dtype) / valid.sum(1, keepdim=True))[person]
         else:
             place = torch.arange(len(features), device=offsets.device) - offsets[person] if own is None else own
-            w = torch.nn.functional.one_hot(place, valid.shape[1]).to(clean.dtype)
+            w = (place[:, None] == torch.arange(valid.shape[1], device=place.device)).to(clean.dtype)
     residual = features - torch.einsum("nm,nmd->nd", w, hull[person])
     return residual.square().sum(1), w, 2 * residual.detach()
 
