@@ -161,7 +161,7 @@ template <class In>
 using Run = void (*)(const In*, const std::uint8_t*, std::uint8_t*, std::int64_t, const Plan&);
 
 template <class In>
-Run<In> choose_run(int a, [[maybe_unused]] bool stream) {
+Run<In> choose_run([[maybe_unused]] int a, [[maybe_unused]] bool stream) {
   Run<In> run = run_baseline<In>;
 #ifdef VEILKERN_X86
   if (isa() == Isa::avx512 && a > 1 && stream) run = run_avx512<true>;
