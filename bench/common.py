@@ -123,7 +123,11 @@ def copy_of(read: int) -> Callable[[], object]:
 
 def compare(op: str, cases: list[Case]):
     """A pytest-benchmark test of all cases, one group each."""
-    pairs = [pytest.param(case, name, id=f"{case.size}-{name}") for case in cases for name in case.names]
+
+    def label(case: Case, name: str) -> str:
+        return f"{case.size}-{name}" + (f", 1 part of {case.part[name]}" if name in case.part else "")
+
+    pairs = [pytest.param(case, name, id=label(case, name)) for case in cases for name in case.names]
 
     @pytest.mark.parametrize("case,rival", pairs)
     def test(benchmark, case, rival):

@@ -34,6 +34,21 @@ def test_by_name():
         backends.select("nothing", torch.zeros(1))
 
 
+def test_threads_by_number():
+    if not {b.name: b for b in vk.list_backends()}["cpu"].available:
+        pytest.skip("the C++ module is not built")
+    images = torch.rand(40, 3, 60, 60)
+    wanted = ops.block_variance(images)
+    with vk.use_backend("cpu", threads=3):
+        assert backends.thread_count() == 3 and torch.equal(ops.block_variance(images), wanted)
+        with vk.use_backend("cpu"):
+            assert backends.thread_count() == torch.get_num_threads()
+    assert backends.thread_count() == torch.get_num_threads()
+    for name, threads in (("cpu", 0), ("cpu", 1.5), ("reference", 2)):
+        with pytest.raises(ValueError, match="threads must be"):
+            vk.use_backend(name, threads=threads).__enter__()
+
+
 def test_a_backend_asked_for_that_lacks_the_op(monkeypatch):
     cpu = {b.name: b for b in vk.list_backends()}["cpu"]
     if not cpu.available:

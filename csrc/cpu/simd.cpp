@@ -12,7 +12,9 @@ Isa best_isa() {
 #ifdef VEILKERN_X86
   static const Isa best = [] {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return Isa::avx512;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      return Isa::avx512;
     if (__builtin_cpu_supports("avx2")) return Isa::avx2;
     return Isa::baseline;
   }();

@@ -24,6 +24,7 @@ _PLANNED = {
     "triton": "not part of this version: Triton kernels are still to come",
 }
 _asked: ContextVar[str | None] = ContextVar("veilkern_backend", default=None)
+_threads: ContextVar[int | None] = ContextVar("veilkern_threads", default=None)
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,31 @@ def list_backends() -> list[Backend]:
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[Backend]:
-    """Serve every op inside the block by this backend; BackendError when it is unknown or absent."""
+def use_backend(name: str, *, threads: int | None = None) -> Iterator[Backend]:
+    """Serve every op inside the block by this backend; BackendError when it is unknown or absent.
+
+    threads: how many the `cpu` backend uses (default: torch.get_num_threads()). Other Python threads are not affected.
+    """
     if name not in ORDER:
         raise BackendError(f"use_backend: no backend {name!r}; there are {', '.join(ORDER)}")
     backend = _load(name)
     if not backend.available:
         raise BackendError(f"use_backend: {name} is not available: {backend.reason}")
-    token = _asked.set(name)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"use_backend: threads must be a positive integer, got {threads!r}")
+    if threads is not None and name != "cpu":
+        raise ValueError(f"use_backend: threads must be None for {name}: only cpu takes a number of threads")
+    asked, counted = _asked.set(name), _threads.set(threads)
     try:
         yield backend
     finally:
-        _asked.reset(token)
+        _asked.reset(asked)
+        _threads.reset(counted)
+
+
+def thread_count() -> int:
+    """How many threads a kernel on the CPU may use now."""
+    return _threads.get() or torch.get_num_threads()
 
 
 def select(op: str, *tensors: torch.Tensor) -> Callable:

@@ -9,6 +9,7 @@ import functools
 
 import torch
 
+from veilkern.backends import thread_count
 from veilkern.reference.hull_distance import KINDS
 from veilkern.reference.recover import gaussian_weights
 from veilkern.reference.ssim import gaussian_taps
@@ -64,7 +65,7 @@ def _launch(kernel, images, veils, rows, a, out):
     count, channels, height, width = source.shape
     kernel(
         source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-        target.stride(0), count, channels * height * width, a, torch.get_num_threads(),
+        target.stride(0), count, channels * height * width, a, thread_count(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)
@@ -83,7 +84,7 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
     weights = gaussian_weights(gaussian_sigma)
     _kernel("recover_gaussian", protected)(
         source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-        target.stride(0), tuple(source.shape), a, weights[len(weights) // 2 :], torch.get_num_threads(),
+        target.stride(0), tuple(source.shape), a, weights[len(weights) // 2 :], thread_count(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)
@@ -97,7 +98,7 @@ def blend_normalize(images, veils, rows, a, mean, std, bgr, out):
         source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), out.data_ptr(),
         _NUMBERS[out.dtype], len(source), source.shape[2] * source.shape[3], [2, 1, 0] if bgr else [0, 1, 2],
         [a / 255 / 255 / s for s in std], [(255 - a) / 255 / s for s in std],
-        [-m / s for m, s in zip(mean, std, strict=True)], torch.get_num_threads(),
+        [-m / s for m, s in zip(mean, std, strict=True)], thread_count(),
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def block_variance(images, block, stride, form, scale, gradient):
     _kernel("block_variance", source)(
         source.data_ptr(), source.stride()[:3], _address(target), (source if target is None else target).stride()[:3],
         _address(factor), loss.data_ptr(), tuple(source.shape), block, stride, form == "literal",
-        torch.get_num_threads(),
+        thread_count(),
     )  # fmt: skip
     if target is not gradient:
         gradient.copy_(target)
@@ -126,7 +127,7 @@ def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, w
     _kernel("hull_distance", source)(
         source.data_ptr(), hull.data_ptr(), marks.data_ptr(), clean_marks.data_ptr(), len(marks) - 1, dimensions,
         KINDS.index(kind), _address(start), _address(chosen), distance.data_ptr(), found.data_ptr(), width,
-        gradient.data_ptr(), torch.get_num_threads(),
+        gradient.data_ptr(), thread_count(),
     )  # fmt: skip
     return distance, found, gradient
 
@@ -142,7 +143,7 @@ def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y
     _kernel("ssim", left)(
         left.data_ptr(), left.stride()[:3], right.data_ptr(), right.stride()[:3], _address(gradient_x), strides[0],
         _address(gradient_y), strides[1], _address(factor), score.data_ptr(), tuple(left.shape), taps.data_ptr(),
-        window, borders == "same", data_range, torch.get_num_threads(),
+        window, borders == "same", data_range, thread_count(),
     )  # fmt: skip
     return score
 
@@ -160,7 +161,7 @@ def veil_step_(
         own_veils.data_ptr(), own_momentum.data_ptr(), slopes.data_ptr(), photos.data_ptr(), _address(means),
         marks.data_ptr(), slope_marks.data_ptr(), lam.data_ptr(), mu.data_ptr(), step.data_ptr(), decay.data_ptr(),
         _address(moving), statistics.data_ptr(), tuple(veils.shape), blend, visual == "norm", block, stride,
-        form == "literal", torch.get_num_threads(),
+        form == "literal", thread_count(),
     )  # fmt: skip
     for given, used in ((veils, own_veils), (momentum, own_momentum)):
         if used is not given:
