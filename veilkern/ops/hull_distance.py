@@ -62,9 +62,15 @@ def hull_distance(
 
 
 def _most(clean_offsets: torch.Tensor) -> int:
-    if clean_offsets.device.type == "cpu":  # NumPy's calls are shorter
-        return int(np.diff(clean_offsets.numpy()).max(initial=0))
+    if clean_offsets.device.type == "cpu":
+        return int(_counts(clean_offsets).max(initial=0))
     return int(clean_offsets.diff().max()) if len(clean_offsets) > 1 else 0
+
+
+def _counts(offsets: torch.Tensor) -> np.ndarray:
+    """How many belong to each person; by NumPy, whose calls are shorter than torch's."""
+    marks = offsets.numpy()
+    return marks[1:] - marks[:-1]
 
 
 def _hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, width):
@@ -81,10 +87,12 @@ def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, w
         return
     op = "hull_distance"
     check_offset_range(op, "offsets", offsets, len(features))
-    check_offset_range(op, "clean_offsets", clean_offsets, len(clean))
-    counts, clean_counts = (np.diff(marks.numpy()) for marks in (offsets, clean_offsets))
-    if clean_offsets is not offsets and ((clean_counts == 0) & (counts > 0)).any():
-        raise ValueError(f"{op}: clean_offsets must give every person with photos at least one clean feature")
+    clean_counts = counts = _counts(offsets)
+    if clean_offsets is not offsets:
+        check_offset_range(op, "clean_offsets", clean_offsets, len(clean))
+        clean_counts = _counts(clean_offsets)
+        if ((clean_counts == 0) & (counts > 0)).any():
+            raise ValueError(f"{op}: clean_offsets must give every person with photos at least one clean feature")
     most = int(clean_counts.max(initial=0))
     if most > width:
         name = "width" if weights is None else "weights"
