@@ -18,7 +18,6 @@ from common import Case, compare, main
 from veilkern import ops, reference
 
 NAMES = ("veilkern", "eager", "eager_closed", "compile", "compile_closed", "copy")
-SHAPE = (100, 3, 112, 112)
 
 
 def closed(images):
@@ -38,8 +37,8 @@ def with_autograd(loss_of, images):
     return loss, images.grad
 
 
-def rivals() -> dict:
-    images = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+def rivals(count: int) -> dict:
+    images = torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0))
     leaf, out = images.clone().requires_grad_(), torch.empty_like(images)
     compiled = torch.compile(reference.block_variance, dynamic=False)
     return {
@@ -52,7 +51,15 @@ def rivals() -> dict:
     }
 
 
-CASES = [Case("100 x 3 x 112 x 112 f32, loss and gradient", 2 * 4 * 100 * 3 * 112 * 112, rivals, NAMES)]
+CASES = [
+    Case(
+        f"{count} x 3 x 112 x 112 f32, loss and gradient",
+        2 * 4 * count * 3 * 112 * 112,
+        functools.partial(rivals, count),
+        NAMES,
+    )
+    for count in (20, 100, 400)  # in the nearer caches, about as large as the last one, and out of it
+]
 test_block_variance = compare("block_variance", CASES)
 
 if __name__ == "__main__":

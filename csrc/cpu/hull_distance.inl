@@ -1,7 +1,7 @@
 // One person of hull_distance: w = argmin ||Y^T w - f||^2 for each feature f of the person, Y the clean features.
 //
 // convex: on the simplex (sum w = 1) the clean features may be measured from their centre c, ||(Y - c)^T w - (f - c)||,
-// which leaves the small Gram matrix of what sets the photos apart: FISTA then needs ten steps where it would need fifty.
+// which leaves the small Gram matrix of what sets the photos apart: FISTA then needs far fewer steps.
 // Up to 16 features (8 in double) go through FISTA side by side, one a lane; a lane that has reached its duality gap stays
 // as it is, so a feature's weights do not depend on its neighbours. The projection onto the simplex drops, again and
 // again, what lies below the threshold (Michelot): the exact projection, without sorting.
