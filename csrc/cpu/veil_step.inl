@@ -62,7 +62,7 @@ VEILKERN_INLINE void weighted_photos(const std::uint8_t* photos, const double* s
   store(to + c, total, n - c);
 }
 
-// What lies in scratch: three planes sets of the person's size, and the photos' distances.
+// What lies in scratch: three photos of numbers, what a run and block_variance need, and a share a photo.
 template <class T>
 struct Person {
   T *slope, *mean, *variance, *line, *blocks;

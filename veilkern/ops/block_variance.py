@@ -56,7 +56,7 @@ def block_variance_gradient(
     check_same_photo(op, "out", out, "images", images)
     if out.numel() and out.data_ptr() == images.data_ptr():
         raise ValueError(f"{op}: out must not be images itself")
-    serve = _gradient_out if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
+    serve = _serve if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
     return serve(images, block, stride, form, scale, out), out
 
 
@@ -74,10 +74,6 @@ def _loss(images, block, stride, form):
 def _loss_and_gradient(images, block, stride, form, scale):
     gradient = torch.empty_like(images, memory_format=torch.contiguous_format)
     return _serve(images, block, stride, form, scale, gradient), gradient
-
-
-def _gradient_out(images, block, stride, form, scale, out):
-    return _serve(images, block, stride, form, scale, out)
 
 
 def _serve(images, block, stride, form, scale, gradient):
@@ -110,5 +106,5 @@ register(f"block_variance({_ARGUMENTS}) -> Tensor", _loss, _fake)
 register(
     f"block_variance_gradient({_ARGUMENTS}, Tensor? scale) -> (Tensor, Tensor)", _loss_and_gradient, _fake_gradient
 )
-register(f"block_variance_gradient_out({_ARGUMENTS}, Tensor? scale, Tensor(a!) out) -> Tensor", _gradient_out, _fake)
+register(f"block_variance_gradient_out({_ARGUMENTS}, Tensor? scale, Tensor(a!) out) -> Tensor", _serve, _fake)
 register_autograd("block_variance", _backward, _setup)

@@ -88,7 +88,7 @@ def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, w
     op = "hull_distance"
     check_offset_range(op, "offsets", offsets, len(features))
     clean_counts = counts = _counts(offsets)
-    if clean_offsets is not offsets:
+    if clean_offsets is not offsets or len(clean) != len(features):
         check_offset_range(op, "clean_offsets", clean_offsets, len(clean))
         clean_counts = _counts(clean_offsets)
         if ((clean_counts == 0) & (counts > 0)).any():
