@@ -21,7 +21,7 @@ demo: $(VENV)/demo.done
 	$(BIN)/veilkern demo --out demo
 
 # An editable install for work on the code; build isolation off, so that the C++ module is built by the venv's own tools.
-$(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/*) $(VENV)/pip.done
+$(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/* kernels/*.py) $(VENV)/pip.done
 	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps onnx2torch  # without the torchvision it names: none fits every torch
@@ -59,7 +59,7 @@ sanitize: $(VENV)/dev.done
 	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 VEILKERN_REQUIRE_NATIVE=1 \
-	  $(SANITIZED)/bin/python -P -m pytest -p no:cacheprovider -k "not compile and not schema and not fork" \
+	  $(SANITIZED)/bin/python -P -m pytest -p no:cacheprovider -k "not compile and not schema and not fork and not triton" \
 	  $(SANITIZED_TESTS:%=tests/test_%.py)
 
 wheel: $(VENV)/dev.done

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ISAS, isas, serving
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels run on the CPU then
+
+from helpers import BACKENDS, PATHS, isas, serving
 
 import veilkern as vk
 from veilkern.samples import load_model, synthetic_people
@@ -46,10 +50,12 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=["reference", *ISAS])
+@pytest.fixture(params=PATHS)
 def path(request):
-    """Every way that a CPU may take through an op."""
-    if request.param != "reference" and request.param not in isas():
+    """Every way through an op that this machine has."""
+    if request.param == "triton" and "triton" not in BACKENDS:
+        pytest.skip("no triton here: it is not installed")
+    if request.param not in ("reference", "triton", *isas()):
         pytest.skip(f"no {request.param} here: the C++ module is not built, or the processor lacks it")
     with serving(request.param):
         yield request.param

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from hypothesis import strategies as st
 
 import veilkern as vk
+from veilkern import ops
 from veilkern.backends import list_backends
 
 BACKENDS = [b.name for b in list_backends() if b.available]
 ISAS = ("baseline", "avx2", "avx512")
+PATHS = ("reference", *ISAS, "triton")
 native = pytest.mark.skipif(
     "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
 )
@@ -34,9 +37,14 @@ def isas() -> list[str]:
 
 @contextlib.contextmanager
 def serving(path: str):
-    """Every op by the reference, or by the C++ kernels limited to an instruction set."""
+    """Every op by the reference, by the C++ kernels limited to an instruction set, or by Triton: on a GPU where there is
+    one, else in its interpreter."""
     if path == "reference":
         with vk.use_backend("reference"):
+            yield
+        return
+    if path == "triton":
+        with vk.use_backend("triton") as backend, on_gpu() if "cuda" in backend.devices else contextlib.nullcontext():
             yield
         return
     from veilkern import _cpu
@@ -47,6 +55,47 @@ def serving(path: str):
             yield
     finally:
         _cpu.set_isa(_cpu.best_isa())
+
+
+@contextlib.contextmanager
+def on_gpu():
+    """Every op of `ops` takes tensors on the CPU and runs on the GPU: same strides there, results back on the CPU."""
+    before = {name: getattr(ops, name) for name in ops.__all__}
+    for name, op in before.items():
+        setattr(ops, name, functools.partial(_call_on_gpu, op))
+    try:
+        yield
+    finally:
+        for name, op in before.items():
+            setattr(ops, name, op)
+
+
+def _call_on_gpu(op, *arguments, **options):
+    storages: dict[int, torch.UntypedStorage] = {}
+    moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def there(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.requires_grad:
+            return value.cuda()
+        storage = value.untyped_storage()
+        kept = storages.setdefault(storage.data_ptr(), storage.cuda())
+        copy = torch.empty(0, dtype=value.dtype, device="cuda")
+        copy.set_(kept, value.storage_offset(), value.shape, value.stride())
+        moved[id(value)] = (value, copy)
+        return copy
+
+    found = op(*(there(a) for a in arguments), **{name: there(value) for name, value in options.items()})
+    for value, copy in moved.values():  # what was changed in place
+        if value.dtype != torch.int64 and value.numel():
+            value.copy_(copy)
+    given = {id(copy): value for value, copy in moved.values()}
+
+    def back(value):
+        return given.get(id(value), value.cpu()) if isinstance(value, torch.Tensor) else value
+
+    return tuple(back(v) for v in found) if isinstance(found, tuple) else back(found)
 
 
 @contextlib.contextmanager

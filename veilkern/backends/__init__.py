@@ -1,8 +1,8 @@
 """Which backend serves an op: the one place where that is decided.
 
 `list_backends()` names every backend with its ops, or the reason for its absence; `with use_backend("reference"):`
-asks for one by name, and raises where it cannot serve. Without that, the first of ORDER that has the op and whose
-devices hold every tensor serves it. Backends load on first use; a failure is kept as the reason.
+asks for one by name, and raises where it cannot serve. Without that, the first in the order for the tensors' device that
+has the op serves it. Backends load on first use; a failure is kept as the reason.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import torch
 from veilkern.errors import BackendError
 
 ORDER = ("cuda", "triton", "cpu", "reference")
-_PLANNED = {
-    "cuda": "not part of this version: CUDA C++ kernels are still to come",
-    "triton": "not part of this version: Triton kernels are still to come",
-}
+# By the type of device; any other has the reference alone. (Triton takes tensors on the CPU in its interpreter, by name.)
+_ORDER_ON = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+_PLANNED = {"cuda": "not part of this version: CUDA C++ kernels are still to come"}
 _asked: ContextVar[str | None] = ContextVar("veilkern_backend", default=None)
 _threads: ContextVar[int | None] = ContextVar("veilkern_threads", default=None)
 
@@ -94,7 +93,8 @@ def thread_count() -> int:
 def select(op: str, *tensors: torch.Tensor) -> Callable:
     """The function that serves `op` for these tensors; BackendError, with every reason, when there is none."""
     asked = _asked.get()
-    for name in ORDER if asked is None else (asked,):
+    order = _ORDER_ON.get(tensors[0].device.type if tensors else "cpu", ("reference",))
+    for name in order if asked is None else (asked,):
         backend = _load(name)
         if backend.serves(op, tensors):
             return backend.ops[op]

@@ -1,0 +1,34 @@
+"""Where values lie: what the kernels of this folder share. Offsets are int64 before anything is multiplied."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def photo_place(e, plane, width, channel_step, row_step, column_step, WHOLE: tl.constexpr):
+    """Offset of value e of a photo [C, H, W] from its first value. WHOLE: the photo lies in one piece, in the order that
+    the caller counts in; else by its strides, with three divisions."""
+    if WHOLE:
+        return e
+    channel = e // plane
+    within = e - channel * plane
+    row = within // width
+    column = within - row * width
+    return channel * channel_step + row * row_step + column * column_step
+
+
+@triton.jit
+def plane_place(e, width, row_step, column_step, WHOLE: tl.constexpr):
+    """Offset of pixel e of a plane [H, W] from its first value."""
+    if WHOLE:
+        return e
+    row = e // width
+    return row * row_step + (e - row * width) * column_step
+
+
+@triton.jit
+def covering(place, other, block, stride, boxes):
+    """How many boxes of `block` values at `stride`, `boxes` of them in all, hold both `place` and `other` (>= 0)."""
+    first = (tl.maximum(tl.maximum(place, other) - block + 1, 0) + stride - 1) // stride
+    last = tl.minimum(tl.minimum(place, other) // stride, boxes - 1)
+    return tl.maximum(last - first + 1, 0)

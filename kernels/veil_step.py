@@ -1,0 +1,245 @@
+"""veil_step_ (eq. 13, MI-FGSM): g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m), 0, 1), for all people.
+
+veils, momentum f32 or f64 [P, C, H, W] (changed), gradients [M, C, H, W] of that dtype by gradient_offsets, images
+u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, decay f64 [P], active bool [P] or none
+-> statistics [P, 3]: mean|g|, L_vis, L_var. L = mean of L_fea - lam L_vis + mu L_var.
+
+Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of the
+box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's planes:
+  veil_losses: reads veils and photos once; writes the mean protected photo and each tile's part of r_i^2 and of the box
+    sums.
+  veil_move: reads gradients and photos once; g = (1 - alpha) mean gradient - lam dL_vis/dv + mu dL_var/dv, the last by the
+    stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a person
+    that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and momentum;
+    all tiles' parts are added in their order.
+Traffic of a person with n photos and k gradients of s pixels, in f32: 4 k s + 2 n s + about 36 s bytes.
+"""
+
+import triton
+import triton.language as tl
+from veilkern.kernels.block_variance import box_stencil, box_stencil_3x3
+from veilkern.kernels.places import covering
+
+# What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
+# 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4: photos (four bytes a thread) and parts of sums.
+ACCESS = {
+    ("veil_losses", "norm"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    ("veil_losses", "mse"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    ("veil_move", "norm"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
+    ("veil_move", "mse"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
+}
+
+
+@triton.jit
+def tile_of(task, pieces, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Rows [ROWS, 1] and columns [1, COLS] of a tile of a plane."""
+    y = (task // pieces * ROWS + tl.arange(0, ROWS))[:, None]
+    x = (task % pieces * COLS + tl.arange(0, COLS))[None, :]
+    return y, x
+
+
+@triton.jit(do_not_specialize=["block_h", "block_w", "stride", "boxes_h", "boxes_w"])
+def veil_losses_kernel(
+    veils, images, offsets, active, mean_images, mixed, means, squares, sums, counters,
+    channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
+    veils_n, veils_c, veils_h, veils_w, images_n, images_c, images_h, images_w, means_n, means_c, means_h, means_w,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    tile, rest = program % tiles, program // tiles
+    channel = (rest % channels).to(tl.int64)
+    person = (rest // channels).to(tl.int64)
+    dtype: tl.constexpr = veils.dtype.element_ty
+    part = channel * tiles + tile  # of the person's parts
+    parts = channels * tiles
+    if part == 0:
+        tl.store(counters + person, 0)
+    moving = tl.full([], 1, tl.int1)
+    if active is not None:
+        moving = tl.load(active + person) != 0
+    if moving:
+        begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
+        y, x = tile_of(tile, pieces, ROWS, COLS)
+        inside = (y < height) & (x < width)
+        row, column = y.to(tl.int64), x.to(tl.int64)
+        place = veils + person * veils_n + channel * veils_c + row * veils_h + column * veils_w
+        v = tl.load(place, mask=inside, other=0.0)
+        total = tl.zeros([ROWS, COLS], dtype)
+        photos = images + channel * images_c + row * images_h + column * images_w
+        for i in range(begin, end):
+            photo = tl.load(photos + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
+            gap = tl.where(inside, v * 255 - photo, 0.0)
+            total += photo
+            tl.store(squares + i * parts + part, tl.sum(gap * gap))
+        number = tl.maximum(end - begin, 1).to(dtype)
+        mean = total / (255 * number)
+        if mean_images is not None:
+            place = mean_images + person * means_n + channel * means_c + row * means_h + column * means_w
+            mean = tl.load(place, mask=inside, other=0.0)
+        size = channels.to(tl.int64) * height * width
+        here = person * size + channel * height * width + row * width + column
+        if means is not None:
+            tl.store(means + here, mean, mask=inside)
+        alpha = tl.full([1, 1], blend, dtype) / 255
+        protected = alpha * mean + (1 - alpha) * v
+        tl.store(mixed + here, protected, mask=inside)
+        boxes = covering(y, y, block_h, stride, boxes_h) * covering(x, x, block_w, stride, boxes_w)
+        tl.store(sums + person * parts + part, tl.sum(tl.where(inside, protected * boxes.to(dtype), 0.0)))
+
+
+@triton.jit
+def add_parts(from_here, count, PARTS: tl.constexpr):
+    """The sum of a person's parts, in a fixed order; past the L1 cache, since other programs wrote them."""
+    place = tl.arange(0, PARTS)
+    return tl.sum(tl.load(from_here + place, mask=place < count, other=0.0, cache_modifier=".cg"))
+
+
+@triton.jit
+def visual_slope(
+    v, images, squares, means, inside, begin, end, images_n, parts, values, NORM: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """dL_vis/dv of a tile and L_vis, both without their factors of 1 - alpha."""
+    dtype: tl.constexpr = v.dtype
+    number = (end - begin).to(dtype)
+    total = number * 0
+    shares, weighted = number * 0, v * 0
+    for i in range(begin, end):
+        square = add_parts(squares + i * parts, parts, PARTS) / 65025
+        if NORM:
+            distance = tl.sqrt(square)
+            share = tl.where(distance > 0, 1 / tl.where(distance > 0, distance * number, 1.0), 0.0)
+            photo = tl.load(images + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
+            weighted += photo * (share / 255)
+            shares += share
+            total += distance / number
+        else:
+            total += square / (number * values)
+    if NORM:
+        slope = v * shares - weighted
+    else:
+        slope = 2 / values * (v - tl.load(means, mask=inside, other=0.0))
+    return slope, total
+
+
+@triton.jit
+def move_person(
+    veils, momentum, slopes, scale, step, decay, tiles, pieces, channels, height, width,
+    veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """m = decay m + g scale; v = clamp(v - step sign(m), 0, 1) of one person, all tiles."""
+    for part in range(0, channels * tiles):
+        channel = (part // tiles).to(tl.int64)
+        y, x = tile_of(part % tiles, pieces, ROWS, COLS)
+        inside = (y < height) & (x < width)
+        row, column = y.to(tl.int64), x.to(tl.int64)
+        place = slopes + channel * height * width + row * width + column
+        g = tl.load(place, mask=inside, other=0.0, cache_modifier=".cg")
+        place = momentum + channel * momentum_c + row * momentum_h + column * momentum_w
+        m = decay * tl.load(place, mask=inside, other=0.0) + g * scale
+        tl.store(place, m, mask=inside)
+        place = veils + channel * veils_c + row * veils_h + column * veils_w
+        change = tl.where(m > 0, -step, tl.where(m < 0, step, 0.0))
+        v = tl.load(place, mask=inside, other=0.0) + change
+        tl.store(place, tl.minimum(tl.maximum(v, 0.0), 1.0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["block_h", "block_w", "stride", "boxes_h", "boxes_w"])
+def veil_move_kernel(
+    veils, momentum, gradients, images, offsets, gradient_offsets, active, lam, mu, step, decay, mixed, means, squares,
+    sums, variances, absolutes, slopes, counters, statistics,
+    channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
+    veils_n, veils_c, veils_h, veils_w, momentum_n, momentum_c, momentum_h, momentum_w,
+    gradients_n, gradients_c, gradients_h, gradients_w, images_n, images_c, images_h, images_w,
+    NORM: tl.constexpr, LITERAL: tl.constexpr, PLAIN: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    tile, rest = program % tiles, program // tiles
+    channel = (rest % channels).to(tl.int64)
+    person = (rest // channels).to(tl.int64)
+    dtype: tl.constexpr = veils.dtype.element_ty
+    part, parts = channel * tiles + tile, channels * tiles
+    begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
+    first, last = tl.load(gradient_offsets + person), tl.load(gradient_offsets + person + 1)
+    statistics += person * 3 + tl.arange(0, 4)
+    three = tl.arange(0, 4) < 3
+    moving = tl.full([], 1, tl.int1)
+    if active is not None:
+        moving = tl.load(active + person) != 0
+    known = (end > begin) & (last > first)
+    if part == 0:
+        if not (moving & known):
+            idle = tl.where(moving, float("nan"), 0.0)
+            tl.store(statistics, tl.full([4], 0.0, dtype) + idle.to(dtype), mask=three)
+    if moving & known:
+        y, x = tile_of(tile, pieces, ROWS, COLS)
+        inside = (y < height) & (x < width)
+        row, column = y.to(tl.int64), x.to(tl.int64)
+        size = channels.to(tl.int64) * height * width
+        here = person * size + channel * height * width + row * width + column
+        rest_alpha = 1 - tl.full([1, 1], blend, dtype) / 255
+        slope = tl.zeros([ROWS, COLS], dtype)
+        place = gradients + channel * gradients_c + row * gradients_h + column * gradients_w
+        for i in range(first, last):
+            slope += tl.load(place + i * gradients_n, mask=inside, other=0.0)
+        slope *= rest_alpha / (last - first).to(dtype)
+
+        place = veils + person * veils_n + channel * veils_c + row * veils_h + column * veils_w
+        v = tl.load(place, mask=inside, other=0.0)
+        of_means = mixed
+        if means is not None:
+            of_means = means
+        values = size.to(dtype)
+        of_visual, loss_visual = visual_slope(
+            v, images + channel * images_c + row * images_h + column * images_w, squares, of_means + here, inside, begin,
+            end, images_n, parts, values, NORM, PARTS,
+        )  # fmt: skip
+        weight = rest_alpha
+        if not NORM:
+            weight = rest_alpha * rest_alpha
+        slope -= tl.load(lam + person).to(dtype) * weight * of_visual
+
+        area, number = (block_h * block_w).to(dtype), (boxes_h * boxes_w).to(dtype)
+        mean = add_parts(sums + person * parts + channel * tiles, tiles, TILES) / number
+        factor = 1 + 1 / (area * area)
+        shrink = (area - 1) / area
+        plane = mixed + person * size + channel * height * width
+        if PLAIN:
+            of_blocks = box_stencil_3x3(plane, y, x, height, width, width, 1, mean / area, ROWS, COLS)
+        else:
+            of_blocks = box_stencil(
+                plane, y, x, height, width, width, 1, mean / area, block_h, block_w, stride, boxes_h, boxes_w, ROWS, COLS
+            )
+        z = tl.load(mixed + here, mask=inside, other=0.0) - mean / area
+        tl.store(variances + person * parts + part, tl.sum(tl.where(inside, z * of_blocks, 0.0)))
+        of_variance = 2 * factor / number * of_blocks
+        if LITERAL:
+            boxes = covering(y, y, block_h, stride, boxes_h) * covering(x, x, block_w, stride, boxes_w)
+            of_variance += 2 * shrink * shrink * mean / number * boxes.to(dtype)
+        slope += tl.load(mu + person).to(dtype) * rest_alpha * of_variance
+
+        tl.store(slopes + here, slope, mask=inside)
+        tl.store(absolutes + person * parts + part, tl.sum(tl.where(inside, tl.abs(slope), 0.0)))
+        # All threads have written; thread 0 then tells so to the other programs, and sees what they wrote (acquire).
+        tl.debug_barrier()
+        done = tl.atomic_add(counters + person, 1, sem="acq_rel", scope="gpu")
+        tl.debug_barrier()
+        if done == parts - 1:
+            mean_size = add_parts(absolutes + person * parts, parts, PARTS) / values
+            loss_variance = factor * add_parts(variances + person * parts, parts, PARTS) / number
+            if LITERAL:
+                for c in range(0, channels):
+                    m = add_parts(sums + person * parts + c * tiles, tiles, TILES) / number
+                    loss_variance += shrink * shrink * m * m
+            finite = tl.abs(mean_size) < float("inf")  # False for NaN too
+            shown = tl.where(finite, mean_size, float("nan"))
+            which = tl.arange(0, 4)
+            found = tl.where(which == 0, shown, tl.where(which == 1, tl.sum(weight * loss_visual), loss_variance))
+            tl.store(statistics, found.to(dtype), mask=three)
+            if finite:
+                scale = tl.where(mean_size > 0, 1 / tl.where(mean_size > 0, mean_size, 1.0), 0.0)
+                move_person(
+                    veils + person * veils_n, momentum + person * momentum_n, slopes + person * size, scale,
+                    tl.load(step + person).to(dtype), tl.load(decay + person).to(dtype), tiles, pieces, channels, height,
+                    width, veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w, ROWS, COLS,
+                )  # fmt: skip
