@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import A, Case, compare, main, mixed_batch
+from common import ON_GPU, A, Case, compare, compiled, main, mixed_batch
 
 from veilkern import ops, reference
 
@@ -29,19 +29,19 @@ def rivals(photos: int) -> dict:
     arguments = (*mixed_batch(photos), A)
     images = arguments[0]
     out = torch.empty_like(images)
-    compiled = torch.compile(reference.blend, dynamic=False)
+    by_compiler = compiled(reference.blend)
     return {
         "veilkern": functools.partial(ops.blend, *arguments, out=out),
         "eager": functools.partial(reference.blend, *arguments),
         "eager_float": functools.partial(eager_float, *arguments),
-        "compile": functools.partial(compiled, *arguments),
+        "compile": functools.partial(by_compiler, *arguments),
         "copy": functools.partial(out.copy_, images),
     }
 
 
 CASES = [
     Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos), NAMES)
-    for photos in (64, 512)
+    for photos in ((4096, 32768) if ON_GPU else (64, 512))
 ]
 test_blend = compare("blend", CASES)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import A, Case, compare, copy_of, main, mixed_batch
+from common import ON_GPU, A, Case, compare, compiled, copy_of, main, mixed_batch
 
 from veilkern import ops, reference
 
 NAMES = ("veilkern", "eager", "compile", "copy")
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+PHOTOS = 32768 if ON_GPU else 512
 BYTES = {torch.float32: 4, torch.bfloat16: 2}
 
 
@@ -26,11 +27,11 @@ def rivals(photos: int, dtype: torch.dtype) -> dict:
     images, veils, rows = mixed_batch(photos)
     arguments, options = (images, veils / 255.0, rows, A), {"mean": MEAN, "std": STD, "dtype": dtype}
     out = ops.blend_normalize(*arguments, **options)
-    compiled = torch.compile(reference.blend_normalize, dynamic=False)
+    by_compiler = compiled(reference.blend_normalize)
     return {
         "veilkern": functools.partial(ops.blend_normalize, *arguments, **options, out=out),
         "eager": functools.partial(reference.blend_normalize, *arguments, **options),
-        "compile": functools.partial(compiled, *arguments, **options),
+        "compile": functools.partial(by_compiler, *arguments, **options),
         "copy": copy_of(moved(photos, dtype) // 2),
     }
 
@@ -41,9 +42,9 @@ def moved(photos: int, dtype: torch.dtype) -> int:
 
 CASES = [
     Case(
-        f"512 photos to {str(dtype).removeprefix('torch.')}",
-        moved(512, dtype),
-        functools.partial(rivals, 512, dtype),
+        f"{PHOTOS} photos to {str(dtype).removeprefix('torch.')}",
+        moved(PHOTOS, dtype),
+        functools.partial(rivals, PHOTOS, dtype),
         NAMES,
     )
     for dtype in BYTES

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import Case, compare, main
+from common import ON_GPU, Case, compare, compiled, main, on_device
 
 from veilkern import ops, reference
 
@@ -38,15 +38,15 @@ def with_autograd(loss_of, images):
 
 
 def rivals(count: int) -> dict:
-    images = torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0))
+    images = on_device(torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0)))
     leaf, out = images.clone().requires_grad_(), torch.empty_like(images)
-    compiled = torch.compile(reference.block_variance, dynamic=False)
+    by_compiler = compiled(reference.block_variance)
     return {
         "veilkern": functools.partial(ops.block_variance_gradient, images, out=out),
         "eager": functools.partial(with_autograd, reference.block_variance, leaf),
         "eager_closed": functools.partial(closed, images),
-        "compile": functools.partial(with_autograd, compiled, leaf),
-        "compile_closed": functools.partial(torch.compile(closed, dynamic=False), images),
+        "compile": functools.partial(with_autograd, by_compiler, leaf),
+        "compile_closed": functools.partial(compiled(closed), images),
         "copy": functools.partial(out.copy_, images),
     }
 
@@ -58,7 +58,8 @@ CASES = [
         functools.partial(rivals, count),
         NAMES,
     )
-    for count in (20, 100, 400)  # in the nearer caches, about as large as the last one, and out of it
+    # on the CPU: in the nearer caches, about as large as the last one, and out of it
+    for count in ((400, 6400) if ON_GPU else (20, 100, 400))
 ]
 test_block_variance = compare("block_variance", CASES)
 

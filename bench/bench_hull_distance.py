@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import Case, compare, copy_of, main
+from common import DEVICE, ON_GPU, Case, compare, copy_of, main, on_device
 
 from veilkern import ops, reference
 
-NAMES = ("veilkern", "eager", "eager_60", "cvxpy", "copy")
-PEOPLE, PHOTOS, DIMENSIONS = 64, 10, 512
+NAMES = ("veilkern", "eager", "eager_60", *(() if ON_GPU else ("cvxpy",)), "copy")  # cvxpy solves on the CPU
+PEOPLE, PHOTOS, DIMENSIONS = 1024 if ON_GPU else 64, 10, 512
 
 
 def problem():
@@ -30,7 +30,7 @@ def problem():
         noise = torch.randn(PEOPLE, PHOTOS, DIMENSIONS, generator=g) * (0.8 / DIMENSIONS**0.5)
         return torch.nn.functional.normalize(person + noise, dim=2).flatten(0, 1)
 
-    return photos(), photos(), torch.arange(PEOPLE + 1) * PHOTOS
+    return on_device(photos(), photos(), torch.arange(PEOPLE + 1) * PHOTOS)
 
 
 def plain_fista(features, clean, offsets, iterations=60):
@@ -39,7 +39,7 @@ def plain_fista(features, clean, offsets, iterations=60):
     gram, cross = hull @ hull.mT, features.view(PEOPLE, PHOTOS, -1) @ hull.mT
     rate = torch.linalg.matrix_norm(gram, ord=float("inf"))[:, None, None]
     w = ahead = torch.full_like(cross, 1 / PHOTOS)
-    pace, rank = 1.0, torch.arange(1, PHOTOS + 1)
+    pace, rank = 1.0, torch.arange(1, PHOTOS + 1, device=DEVICE)
     for _ in range(iterations):
         x = ahead - (ahead @ gram - cross) / rate
         ordered = x.sort(2, descending=True).values
@@ -53,10 +53,10 @@ def plain_fista(features, clean, offsets, iterations=60):
 
 
 def one_person_by_cvxpy():
-    """A solver's way: the problem compiled once, then one photo after the other, for one person of 64."""
+    """A solver's way: the problem compiled once, then one photo after the other, for one person of all."""
     import cvxpy as cp
 
-    features, clean, _ = (t.double().numpy() for t in problem())
+    features, clean, _ = (t.cpu().double().numpy() for t in problem())
     w, target = cp.Variable(PHOTOS), cp.Parameter(DIMENSIONS)
     task = cp.Problem(cp.Minimize(cp.sum_squares(clean[:PHOTOS].T @ w - target)), [w >= 0, cp.sum(w) == 1])
 
@@ -71,17 +71,17 @@ def one_person_by_cvxpy():
 
 def rivals() -> dict:
     arguments = problem()
-    return {
-        "veilkern": functools.partial(ops.hull_distance, *arguments),
+    calls = {
+        "veilkern": functools.partial(ops.hull_distance, *arguments, width=PHOTOS),
         "eager": functools.partial(reference.hull_distance, *arguments),
         "eager_60": functools.partial(plain_fista, *arguments),
-        "cvxpy": one_person_by_cvxpy(),
         "copy": copy_of(MOVED // 2),
     }
+    return calls if ON_GPU else calls | {"cvxpy": one_person_by_cvxpy()}
 
 
 MOVED = 3 * 4 * PEOPLE * PHOTOS * DIMENSIONS
-CASES = [Case("convex, 64 people x 10 photos x 512", MOVED, rivals, NAMES, part={"cvxpy": PEOPLE})]
+CASES = [Case(f"convex, {PEOPLE} people x 10 photos x 512", MOVED, rivals, NAMES, part={"cvxpy": PEOPLE})]
 test_hull_distance = compare("hull_distance", CASES)
 
 if __name__ == "__main__":

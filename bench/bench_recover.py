@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import A, Case, compare, main, mixed_batch
+from common import ON_GPU, A, Case, compare, compiled, main, on_device, mixed_batch
 
 from veilkern import ops, reference
 from veilkern.reference.ssim import gaussian_taps
@@ -41,30 +41,31 @@ def rivals(photos: int, sigma: float | None) -> dict:
     images, veils, rows = mixed_batch(photos)
     protected = ops.blend(images, veils, rows, A)
     out = torch.empty_like(protected)
-    compiled = torch.compile(reference.recover, dynamic=False)
+    by_compiler = compiled(reference.recover)
     arguments = (protected, veils, rows, A)
     calls = {
         "veilkern": functools.partial(ops.recover, *arguments, gaussian_sigma=sigma, out=out),
         "eager": functools.partial(reference.recover, *arguments, gaussian_sigma=sigma),
-        "compile": functools.partial(compiled, *arguments, gaussian_sigma=sigma),
+        "compile": functools.partial(by_compiler, *arguments, gaussian_sigma=sigma),
         "copy": functools.partial(out.copy_, protected),
     }
     if sigma is None:
         return calls | {"eager_float": functools.partial(eager_float, *arguments)}
-    taps = gaussian_taps(5, sigma, torch.float32)
-    floats = torch.compile(eager_float_filtered, dynamic=False)
+    taps = on_device(gaussian_taps(5, sigma, torch.float32))
+    floats = compiled(eager_float_filtered)
     return calls | {
         "eager_float": functools.partial(eager_float_filtered, *arguments, taps),
         "compile_float": functools.partial(floats, *arguments, taps),
     }
 
 
+SMOOTH = 4096 if ON_GPU else 512  # the reference filters in float64: 8 bytes a value, several times over
 CASES = [
     Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos, None), NAMES)
-    for photos in (64, 512)
+    for photos in ((4096, 32768) if ON_GPU else (64, 512))
 ]
 CASES.append(
-    Case("512 photos u8, Gaussian 5 x 5", 2 * 512 * 3 * 112 * 112, functools.partial(rivals, 512, 1.0), FILTERED)
+    Case(f"{SMOOTH} photos u8, Gaussian 5 x 5", 2 * SMOOTH * 3 * 112 * 112, functools.partial(rivals, SMOOTH, 1.0), FILTERED)
 )
 test_recover = compare("recover", CASES)
 

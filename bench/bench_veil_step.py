@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import A, Case, compare, copy_of, main
+from common import ON_GPU, A, Case, compare, compiled, copy_of, main, on_device
 
 from veilkern import ops, reference
 
 NAMES = ("veilkern", "eager", "eager_closed", "compile_closed", "copy")
-PEOPLE, PHOTOS = 64, 10
+PEOPLE, PHOTOS = 640 if ON_GPU else 64, 10
 SIZE = 3 * 112 * 112
 READ = PEOPLE * SIZE * (PHOTOS * (4 + 1) + 4 + 4 + 4)  # gradients and photos; veil, momentum and mean photo
 OPTIONS = {"blend": A, "lam": 0.04, "mu": 0.01, "step": 8 / 255, "decay": 1.0}
@@ -55,18 +55,19 @@ def rivals() -> dict:
     gradients = 1e-3 * torch.randn(PEOPLE * PHOTOS, 3, 112, 112, generator=g)
     images = torch.randint(0, 256, (PEOPLE * PHOTOS, 3, 112, 112), dtype=torch.uint8, generator=g)
     offsets = torch.arange(PEOPLE + 1) * PHOTOS
-    state = (veils, momentum, gradients, images)
-    compiled = torch.compile(closed, dynamic=False)
+    veils, means, offsets, *rest = on_device(veils, means, offsets, momentum, gradients, images)
+    state = (veils, *rest)
+    by_compiler = compiled(closed)
     return {
         "veilkern": functools.partial(ops.veil_step_, *state, offsets, mean_images=means, **OPTIONS),
         "eager": functools.partial(reference.veil_step_, *state, offsets, mean_images=means, **OPTIONS),
         "eager_closed": functools.partial(closed, *state, means),
-        "compile_closed": functools.partial(compiled, *state, means),
+        "compile_closed": functools.partial(by_compiler, *state, means),
         "copy": copy_of(READ),
     }
 
 
-CASES = [Case("64 people x 10 photos, f32", READ + PEOPLE * SIZE * 8, rivals, NAMES, copied=2 * READ)]
+CASES = [Case(f"{PEOPLE} people x 10 photos, f32", READ + PEOPLE * SIZE * 8, rivals, NAMES, copied=2 * READ)]
 test_veil_step = compare("veil_step_", CASES)
 
 if __name__ == "__main__":

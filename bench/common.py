@@ -1,6 +1,7 @@
 """What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines.
 
-Ratios, never times alone.
+Ratios, never times alone. On the CPU, or on the GPU with VEILKERN_BENCH_DEVICE=cuda: larger batches, CUDA events, a cold L2
+cache, torch.compile in its max-autotune mode.
 
 A case is one size of one op with its rivals, calls by name on the same data:
 
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -30,6 +33,8 @@ import torch
 
 import veilkern
 
+DEVICE = os.environ.get("VEILKERN_BENCH_DEVICE", "cpu")
+ON_GPU = DEVICE != "cpu"
 A = 51
 Calls = dict[str, Callable[[], object]]
 
@@ -48,9 +53,50 @@ class Case:
     part: dict[str, float] = field(default_factory=dict)
 
 
+def compiled(function: Callable) -> Callable:
+    """torch.compile at its best: with the search for the fastest kernels on a GPU. Without CUDA graphs there: they would
+    copy every input into memory of their own, which the others need not."""
+    return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs" if ON_GPU else None)
+
+
+def on_device(*tensors: torch.Tensor):
+    """The tensors on the device of the benchmark; one alone as itself."""
+    moved = tuple(t.to(DEVICE) for t in tensors)
+    return moved[0] if len(moved) == 1 else moved
+
+
+def interleaved_on_gpu(rivals: Calls, *, rounds: int = 21) -> dict[str, float]:
+    """Median seconds a call of each rival by CUDA events; every round takes them in another order.
+
+    A write over twice the L2 cache goes before each call: it empties the cache, and while it runs the host is ahead, so
+    that launches do not count as long as they are faster than that.
+    """
+    flush = torch.empty(2**29, dtype=torch.int8, device=DEVICE)
+    names, order = list(rivals), random.Random(0)
+    for call in rivals.values():
+        for _ in range(3):
+            call()
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        order.shuffle(names)
+        marks = {}
+        for name in names:
+            flush.zero_()
+            marks[name] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            marks[name][0].record()
+            rivals[name]()
+            marks[name][1].record()
+        torch.cuda.synchronize()
+        for name, (start, end) in marks.items():
+            samples[name].append(start.elapsed_time(end) / 1e3)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
 def interleaved(rivals: Calls, *, rounds: int = 15, seconds: float = 0.05) -> dict[str, float]:
     """Median seconds a call of each rival. Every round times every rival in turn, so that a slow moment of the machine
     hits all alike; each sample repeats a call for about `seconds`. Calls of over a second take part in three rounds."""
+    if ON_GPU:
+        return interleaved_on_gpu(rivals)
     repeats, slow = {}, set()
     for name, call in rivals.items():
         call()
@@ -82,11 +128,12 @@ def machine() -> dict:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    cpu_backend = next(b for b in veilkern.list_backends() if b.name == "cpu")
-    return {
+    backend = next(b for b in veilkern.list_backends() if b.name == ("triton" if ON_GPU else "cpu"))
+    about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if ON_GPU else {}
+    return about | {
         "cpu": cpu,
         "threads": torch.get_num_threads(),
-        "backend": cpu_backend.detail or cpu_backend.reason,
+        "backend": backend.detail or backend.reason,
         "torch": torch.__version__,
         "veilkern": veilkern.__version__,
         "python": platform.python_version(),
@@ -96,8 +143,9 @@ def machine() -> dict:
 
 def described(about: dict) -> str:
     """machine() as a line of text."""
+    gpu = f"{about['gpu']}, CUDA {about['cuda']}; " if "gpu" in about else ""
     return (
-        f"{about['cpu']}, {about['threads']} threads, {about['backend']}, torch {about['torch']}, Python "
+        f"{gpu}{about['cpu']}, {about['threads']} threads, {about['backend']}, torch {about['torch']}, Python "
         f"{about['python']}, commit {about['commit']}."
     )
 
@@ -117,8 +165,8 @@ def measure(op: str, case: Case) -> dict:
 
 def copy_of(read: int) -> Callable[[], object]:
     """A copy of `read` bytes: it reads and writes as many."""
-    source = torch.zeros(read, dtype=torch.uint8)
-    return functools.partial(torch.zeros_like(source).copy_, source)
+    source = torch.empty(read, dtype=torch.uint8, device=DEVICE).random_()
+    return functools.partial(torch.empty_like(source).copy_, source)
 
 
 def compare(op: str, cases: list[Case]):
@@ -142,7 +190,7 @@ def mixed_batch(photos: int, people: int = 64) -> tuple[torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (photos, 3, 112, 112), dtype=torch.uint8, generator=generator)
     veils = torch.randint(0, 256, (people, 3, 112, 112), dtype=torch.uint8, generator=generator)
-    return images, veils, torch.randint(0, people, (photos,), generator=generator)
+    return on_device(images, veils, torch.randint(0, people, (photos,), generator=generator))
 
 
 def main(op: str, cases: list[Case]) -> None:
@@ -151,6 +199,8 @@ def main(op: str, cases: list[Case]) -> None:
     parser.add_argument("--out", type=Path, help="append JSON lines here")
     out = parser.parse_args().out
     for case in cases:
+        if ON_GPU:
+            torch.cuda.empty_cache()
         row = measure(op, case)
         print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         if out is not None:

@@ -1,17 +1,24 @@
-"""`make bench`: every benchmark, interleaved, into JSON lines; from those the table of docs/figures.md and a plot."""
+"""`make bench`: every benchmark, interleaved, into JSON lines; from those the table of docs/figures.md and a plot.
+
+`python bench/run.py --device cuda` (a step of bench/gpu.sh) measures the Triton kernels instead: JSON lines, plot and table go
+into files of bench/results/ named after the GPU. A benchmark that fails is told at the end and the others go on.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from common import described  # noqa: E402
 
-RESULTS = HERE / "results" / "cpu.jsonl"
+RESULTS = HERE / "results"
 PLAIN = {"eager": "eager", "compile": "torch.compile"}
 
 
@@ -75,16 +82,55 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> None:
-    RESULTS.unlink(missing_ok=True)
-    for script in sorted(HERE.glob("bench_*.py")):
-        subprocess.run([sys.executable, script, "--out", RESULTS], check=True)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    plot(rows, RESULTS.with_suffix(".svg"))
-    text = described(rows[0]) + "\n\n" + "\n".join(table(rows))
+def results_file(device: str) -> Path:
+    """Where the rows go: cpu.jsonl, or a file named after the GPU."""
+    if device == "cpu":
+        return RESULTS / "cpu.jsonl"
+    import torch
+
+    from veilkern.launches import file_name
+
+    if not torch.cuda.is_available():
+        sys.exit("no GPU here: nothing measured, nothing claimed")
+    return RESULTS / file_name(torch.cuda.get_device_name()).replace(".json", ".jsonl")
+
+
+def write_figures(text: str) -> None:
+    """Put the table between its marks in docs/figures.md."""
     path, begin, end = HERE.parent / "docs" / "figures.md", "<!-- bench -->", "<!-- end of bench -->"
     old = path.read_text()
     path.write_text(old[: old.index(begin) + len(begin)] + "\n" + text + "\n" + old[old.index(end) :])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seconds", type=float, help="begin no benchmark after this long, and stop one that is running")
+    options = parser.parse_args()
+    device, begun = options.device, time.monotonic()
+    results = results_file(device)
+    results.unlink(missing_ok=True)
+    environment, failed = os.environ | {"VEILKERN_BENCH_DEVICE": device}, []
+    for script in sorted(HERE.glob("bench_*.py")):
+        left = None if options.seconds is None else max(options.seconds - (time.monotonic() - begun), 0.1)
+        try:
+            command = [sys.executable, script, "--out", results]
+            done = subprocess.run(command, env=environment, check=False, timeout=left)
+            failed += [script.name] if done.returncode else []
+        except subprocess.TimeoutExpired:
+            failed.append(f"{script.name} (no time left)")
+    if (failed and device == "cpu") or not results.exists():
+        sys.exit(f"failed: {', '.join(failed)}")
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    plot(rows, results.with_suffix(".svg"))
+    text = described(rows[0]) + "\n\n" + "\n".join(table(rows))
+    if device == "cpu":
+        write_figures(text)
+    else:
+        missing = f"\n\nFailed: {', '.join(failed)}." if failed else ""
+        results.with_suffix(".md").write_text(f"Made by `bench/gpu.sh`. {text}{missing}\n")
+        print(text + missing)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

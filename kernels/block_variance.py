@@ -205,7 +205,7 @@ def walk_down(
             at = y - 2  # is complete now: its boxes begin at y - 4, y - 3, y - 2
             inside = (down >= 2) & (at < height) & (x < width)
             found = box1 + box2 + box3
-            squares += tl.where(inside, z1 * found, 0.0)
+            squares += z1 * found  # z is 0 beyond the image, and until the walk has reached the band
             if WRITE:
                 before2_y, before1_y, here_y = begins(at, height, dtype)
                 value = slope * found + add * ((before2_y + before1_y + here_y) * count_x)

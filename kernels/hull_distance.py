@@ -8,8 +8,8 @@ convex: on the simplex everything is measured from the centre c of Y, which leav
 with restart from the given weights (or the centre) to a duality gap of 2.5e-7 (f32) or 2.5e-12 (f64) of the squared
 lengths at hand. The projection drops what lies below the threshold again and again (Michelot): exact, no sorting. A
 lane that is done stays as it is, so that a feature's weights do not depend on its neighbours.
-affine, span: conjugate gradients on the Gram matrix in double plus a small ridge. For affine, sum w = 1, w = 1 / m + u: the
-centred Y make every step sum to 0 by themselves.
+affine, span: conjugate gradients on the Gram matrix in double plus a small ridge, to a residual of 1e-13. For affine, sum
+w = 1, w = 1 / m + u: with centred Y every step sums to 0 by itself, but for rounding, which is taken out.
 
 Y (20 KB for ten 512-d features) is read from memory once and from L1 afterwards; Gram matrix and the vector that it
 multiplies pass through scratch memory of the person (a few KB, in L1), since a thread cannot see another's registers.
@@ -128,11 +128,22 @@ def fista(gram, vectors, cross, w, live, wanted, largest, count, width, steps, M
 
 
 @triton.jit
-def conjugate(gram, vectors, cross, live, ridge, count, width, steps, MOST: tl.constexpr, GROUP: tl.constexpr):
+def level(x, valid, count, AFFINE: tl.constexpr):
+    """x [MOST, GROUP] with its mean over a lane taken out, for affine."""
+    if AFFINE:
+        x = tl.where(valid, x - tl.sum(x, 0, keep_dims=True) / count, 0.0)
+    return x
+
+
+@triton.jit
+def conjugate(gram, vectors, cross, live, ridge, count, width, steps, AFFINE: tl.constexpr,
+              MOST: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """Solves (gram + ridge) x = cross lane by lane, from zero."""
-    x, rest, way = cross * 0, cross, cross
+    valid = tl.arange(0, MOST)[:, None] < count
+    rest = level(cross, valid, count, AFFINE)
+    x, way = rest * 0, rest
     size = tl.sum(rest * rest, 0, keep_dims=True)
-    wanted = size * 1e-30
+    wanted = size * 1e-26
     live = live & (size > 0)
     step = count * 0
     while (step < steps) & (tl.max(live.to(tl.int32)) > 0):
@@ -141,7 +152,7 @@ def conjugate(gram, vectors, cross, live, ridge, count, width, steps, MOST: tl.c
         live = live & (bend > 0)
         stride = tl.where(live, size / tl.where(bend > 0, bend, 1.0), 0.0)
         x += stride * way
-        rest -= stride * image
+        rest = level(rest - stride * image, valid, count, AFFINE)
         left = tl.sum(rest * rest, 0, keep_dims=True)
         way = rest + tl.where(size > 0, left / tl.where(size > 0, size, 1.0), 0.0) * way
         size = left
@@ -211,7 +222,7 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
             wanted = (length + largest)[None, :] * ridge
             w = fista(gram, vectors, across, w, live, wanted, largest, count, width, 2000, MOST, GROUP)
         else:
-            w = conjugate(gram, vectors, across, live, ridge, count, width, 8 * count + 64, MOST, GROUP)
+            w = conjugate(gram, vectors, across, live, ridge, count, width, 8 * count + 64, KIND == "affine", MOST, GROUP)
             if KIND == "affine":
                 w = tl.where(valid, w + tl.full([1, 1], 1.0, dtype) / count, 0.0)
         place = weights + here[None, :] * width + j[:, None]

@@ -26,6 +26,28 @@ MANY = 2**31 // (3 * 112 * 112) + 30  # photos of 3 x 112 x 112: a few more than
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
+INTERPRETED = "triton" in BACKENDS and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def round_as_a_gpu_does() -> None:
+    """Triton's interpreter cuts float32 off to bfloat16 where a GPU rounds to nearest: it rounds from here on."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
+
+    plain = InterpreterBuilder.cast_impl
+
+    def cast(self, source, kind):
+        if source.dtype.scalar == tl.float32 and kind.scalar == tl.bfloat16:
+            rounded = torch.from_numpy(source.data).to(torch.bfloat16).view(torch.uint16)
+            return TensorHandle(rounded.numpy(), kind.scalar)
+        return plain(self, source, kind)
+
+    InterpreterBuilder.cast_impl = cast
+
+
+if INTERPRETED:
+    round_as_a_gpu_does()
+
+
 def isas() -> list[str]:
     """The instruction sets of this processor, none without the C++ module."""
     if "cpu" not in BACKENDS:
@@ -138,6 +160,11 @@ def opcheck(name: str, arguments: tuple, *, dynamic: bool = True) -> None:
     if dynamic:
         checks.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(getattr(torch.ops.veilkern, name), arguments, test_utils=checks)
+
+
+def gradcheck(path: str, call, inputs, **options) -> bool:
+    """torch's gradcheck; along random directions where the interpreter would need minutes for every entry."""
+    return torch.autograd.gradcheck(call, inputs, fast_mode=path == "triton" and INTERPRETED, **options)
 
 
 def every_pair() -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ def formula(images, veils, rows, a, lossless=False):
 
 def test_native_is_there_where_it_must_be():
     if os.environ.get("VEILKERN_REQUIRE_NATIVE"):
-        assert "cpu" in BACKENDS
+        assert "cpu" in BACKENDS and "triton" in BACKENDS
 
 
 @pytest.mark.parametrize("a", [0, 1, 2, 50, 51, 127, 128, 200, 254, 255])

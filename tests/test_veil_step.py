@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import (
+    INTERPRETED,
     MANY,
     assert_near,
     assert_same_bits_everywhere,
@@ -204,6 +205,8 @@ def assert_same_step(found, wanted, dtype):
 @pytest.mark.parametrize("side", [(5, 5), (16, 16), (13, 37), (112, 112)])
 @pytest.mark.parametrize("options", [{}, {"form": "literal"}, {"block": (2, 3), "stride": 2}])
 def test_against_the_reference(path, dtype, visual, side, options):
+    if path == "triton" and INTERPRETED:
+        side = (min(side[0], 20), side[1])  # seconds, not minutes
     found, wanted = both((3, 1, 12), side, dtype, {"visual": visual, **options})
     assert_same_step(found, wanted, dtype)
 

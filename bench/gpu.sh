@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The proof on a GPU, in one command of less than ten minutes: bench/gpu.sh [folder for logs, default build/gpu]
+#
+#   1  build         the package from this checkout, nothing fetched
+#   2  tests         the ops on the GPU against the reference, graphs, streams, reruns, more than 2^31 values
+#   3  sanitizer     compute-sanitizer memcheck and racecheck on every kernel, where the tool works
+#   4  benchmarks    every op beside eager, torch.compile (max-autotune) and a device copy; JSON lines and a table
+#
+# It needs torch with CUDA, Triton, pytest, hypothesis, scipy, scikit-build-core and pybind11, and no network. Every step runs
+# and is timed, whatever the others did; the exit status is that of the worst. Without a GPU it says so and claims nothing.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+logs=${1:-${OUT:-build/gpu}}
+mkdir -p "$logs"
+logs=$(cd "$logs" && pwd)
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+worst=0
+summary="$logs/summary.txt"
+: >"$summary"
+
+say() { echo "$*" | tee -a "$summary"; }
+step() {  # step <name> <seconds at most> <command...>
+  local name=$1 limit=$2 started=$SECONDS status=0
+  shift 2
+  timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
+  say "$name: $([ "$status" = 0 ] && echo passed || echo "FAILED (exit $status)"), $((SECONDS - started)) s: $(tail -1 "$logs/$name.log" | cut -c1-160)"
+  [ "$status" = 0 ] || { tail -30 "$logs/$name.log"; worst=1; }
+  return 0
+}
+
+if ! "$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null; then
+  say "no GPU that torch sees ($python): nothing is measured and nothing claimed"
+  exit 2
+fi
+say "$("$python" - <<'PY'
+import platform, torch, triton
+print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}")
+PY
+), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+
+step build 90 "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index --target "$site" .
+export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+"$python" -c "import veilkern as vk; [print(f'{b.name}: {b.detail or b.reason}') for b in vk.list_backends()]" | tee -a "$summary"
+
+# Tests whose own packages this machine lacks are left out by name. Large ones run alone: each takes tens of GiB.
+left_out=$("$python" - <<'PY'
+import ast, importlib.util, pathlib
+own = {"helpers", "veilkern", "conftest"}
+for path in sorted(pathlib.Path("tests").glob("test_*.py")):
+    tree = ast.walk(ast.parse(path.read_text()))
+    names = {a.name for n in tree if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
+    tops = {name.split(".")[0] for name in names} - own
+    if missing := sorted(top for top in tops if importlib.util.find_spec(top) is None):
+        print(f"{path}={'+'.join(missing)}")
+PY
+)
+ignored=()
+for entry in $left_out; do
+  say "left out: ${entry%%=*} (no ${entry#*=} here)"
+  ignored+=("--ignore=${entry%%=*}")
+done
+workers=()
+"$python" -c "import xdist" 2>/dev/null && workers=(-n 6)
+options=(-p no:cacheprovider -q --timeout=300)
+"$python" -c "import pytest_timeout" 2>/dev/null || options=(-p no:cacheprovider -q -o timeout=0)
+"$python" -c "import pytest_benchmark" 2>/dev/null || options+=(-o "addopts=--import-mode=importlib -ra")
+step tests 200 "$python" -m pytest "${options[@]}" ${workers[@]+"${workers[@]}"} -m "not large" ${ignored[@]+"${ignored[@]}"} tests
+step large 45 "$python" -m pytest "${options[@]}" -m "large and gpu" tests/test_gpu.py
+
+if command -v compute-sanitizer >/dev/null; then
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  for tool in memcheck racecheck; do
+    step "$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" bench/sanitize_gpu.py
+  done
+  unset PYTORCH_NO_CUDA_MEMORY_CACHING
+else
+  say "sanitizer: no compute-sanitizer here"
+fi
+
+step bench 165 "$python" bench/run.py --device cuda --seconds 150
+cp bench/results/*.jsonl bench/results/*.md "$logs" 2>/dev/null
+echo
+cat "$summary"
+tail -25 "$logs/bench.log"
+exit "$worst"

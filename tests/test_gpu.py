@@ -1,0 +1,217 @@
+"""On a GPU: the same bits as the CPU, graphs, streams, reruns, more than 2^31 values. bench/gpu.sh runs these."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import INTERPRETED, offsets_of
+
+import veilkern as vk
+from veilkern import ops
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETED, reason="no GPU here"),
+]
+STEP = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
+UNIT = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def data(n=12, people=4, side=112):
+    """Photos, veils, rows, floats and features of `people`, on the GPU."""
+    g = torch.Generator().manual_seed(0)
+    counts = [n // people] * people
+    photos = {
+        "images": torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
+        "veils": torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
+        "rows": torch.randint(0, people, (n,), generator=g),
+        "x": torch.rand(n, 3, side, side, generator=g),
+        "y": torch.rand(n, 3, side, side, generator=g),
+        "features": torch.nn.functional.normalize(torch.randn(n, 512, generator=g) + 1),
+        "clean": torch.nn.functional.normalize(torch.randn(n, 512, generator=g) + 1),
+        "offsets": offsets_of(counts),
+    }
+    return {name: value.cuda() for name, value in photos.items()}
+
+
+def calls(d) -> dict:
+    """One call of every op, each with results of its own."""
+    width = len(d["images"]) // len(d["veils"])
+    hidden = ops.blend(d["images"], d["veils"], d["rows"], 51)
+
+    def step():
+        veils, momentum = d["veils"].float() / 255, torch.zeros(d["veils"].shape, device="cuda")
+        statistics = ops.veil_step_(veils, momentum, d["x"] - 0.5, d["images"], d["offsets"], **STEP)
+        return veils, momentum, statistics
+
+    return {
+        "blend": lambda: (ops.blend(d["images"], d["veils"], d["rows"], 51),),
+        "lossless": lambda: (ops.blend(d["images"], d["veils"], d["rows"], 51, lossless=True),),
+        "recover": lambda: (ops.recover(hidden, d["veils"], d["rows"], 51),),
+        "gaussian": lambda: (ops.recover(hidden, d["veils"], d["rows"], 51, gaussian_sigma=1.0),),
+        "blend_normalize": lambda: (
+            ops.blend_normalize(d["images"], d["y"][: len(d["veils"])], d["rows"], 51, dtype=torch.bfloat16, **UNIT),
+        ),
+        "block_variance": lambda: ops.block_variance_gradient(d["x"]),
+        "hull_distance": lambda: ops.hull_distance(d["features"], d["clean"], d["offsets"], width=width),
+        "ssim": lambda: ops.ssim_gradient(d["x"], d["y"]),
+        "veil_step": step,
+    }
+
+
+OPS = ("blend", "lossless", "recover", "gaussian", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
+
+
+@pytest.fixture(autouse=True)
+def triton():
+    with vk.use_backend("triton"):
+        yield
+
+
+def test_triton_is_chosen_for_tensors_on_the_gpu():
+    from veilkern.backends import _asked, select
+
+    token = _asked.set(None)
+    try:
+        assert select("blend", torch.zeros(1, device="cuda")).__module__ == "veilkern.backends.triton"
+    finally:
+        _asked.reset(token)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_same_bits_again(op):
+    call = calls(data())[op]
+    first = [t.clone() for t in call()]
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(call(), first, strict=True))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_protect_and_recover_are_those_of_the_cpu(lossless):
+    d = data(40)
+    here = [d[name].cpu() for name in ("images", "veils", "rows")]
+    for a in (1, 2, 50, 51, 128, 255):
+        hidden = ops.blend(d["images"], d["veils"], d["rows"], a, lossless=lossless)
+        back = ops.recover(hidden, d["veils"], d["rows"], a)
+        smooth = ops.recover(hidden, d["veils"], d["rows"], a, gaussian_sigma=1.0)
+        with vk.use_backend("cpu"):
+            wanted = ops.blend(*here, a, lossless=lossless)
+            assert torch.equal(hidden.cpu(), wanted)
+            assert torch.equal(back.cpu(), ops.recover(wanted, *here[1:], a))
+            assert torch.equal(smooth.cpu(), ops.recover(wanted, *here[1:], a, gaussian_sigma=1.0))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_graph_capture_and_replay(op):
+    """The captured call, replayed on other data in the same place, gives what a plain call gives on that data."""
+    d = data()
+    call = calls(d)[op]
+    call()  # compiles, and makes the tables of weights
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+    for name in ("images", "x", "features"):
+        d[name].copy_(d[name].flip(0))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(results, call(), strict=True))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_on_a_side_stream(op):
+    """The op waits for what its own stream does first, and for nothing else."""
+    d = data()
+    call = calls(d)[op]
+    wanted = [t.clone() for t in call()]
+    saved, stream = d["images"].clone(), torch.cuda.Stream()
+    d["images"].zero_()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        d["images"].copy_(saved)
+        found = call()
+    stream.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_op_makes_the_host_wait(op):
+    call = calls(data())[op]
+    call()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
+@pytest.mark.parametrize("op", OPS)
+def test_on_the_second_gpu(op):
+    d = data()
+    wanted = calls(d)[op]()
+    with torch.cuda.device(1):
+        found = calls(data())[op]()
+    assert all(t.device.index == 1 for t in found)
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(found, wanted, strict=True))
+
+
+def test_craft_on_the_gpu(sample_model, people):
+    """The whole optimiser by the Triton kernels: as good veils as on the CPU."""
+    import copy
+
+    model = copy.deepcopy(sample_model)
+    model.module.to("cuda")
+    result = vk.craft(model, people, vk.CraftConfig(seed=1, steps=30), progress=False)
+    with vk.use_backend("cpu"):
+        other = vk.craft(sample_model, people, vk.CraftConfig(seed=1, steps=30), progress=False)
+    for a, b in zip(result.report, other.report, strict=True):
+        assert a["cosine"] == pytest.approx(b["cosine"], abs=0.03)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("op", ["blend", "lossless", "recover", "blend_normalize", "block_variance", "ssim"])
+def test_more_than_2_to_31_values(op):
+    """The last photos of a batch of more than 2^31 values come out as they do alone."""
+    side, n = 512, 2**31 // (3 * 512 * 512) + 3
+    g = torch.Generator(device="cuda").manual_seed(0)
+    veils = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, device="cuda", generator=g)
+    rows = torch.arange(n, device="cuda") % 2
+    floats = op in ("block_variance", "ssim")
+    few = torch.rand(4, 3, side, side, device="cuda", generator=g)
+    images = torch.empty((n, 3, side, side), dtype=torch.float32 if floats else torch.uint8, device="cuda")
+    images[:4], images[-4:] = (few, few.flip(0)) if floats else ((255 * few).byte(), (255 * few.flip(0)).byte())
+    call = {
+        "blend": lambda i, r: ops.blend(i, veils, r, 51),
+        "lossless": lambda i, r: ops.blend(i, veils, r, 51, lossless=True),
+        "recover": lambda i, r: ops.recover(i, veils, r, 51),
+        "blend_normalize": lambda i, r: ops.blend_normalize(i, veils / 255, r, 51, dtype=torch.bfloat16, **UNIT),
+        "block_variance": lambda i, r: ops.block_variance(i),
+        "ssim": lambda i, r: ops.ssim(i, few[:1].expand_as(i)),
+    }[op]
+    if not floats:
+        images[4:-4] = 7
+    else:
+        images[4:-4] = 0.5
+    found = call(images, rows)
+    for part in (slice(0, 4), slice(n - 4, n)):
+        assert torch.equal(found[part], call(images[part].clone(), rows[part].clone()))
+
+
+@pytest.mark.large
+def test_more_than_2_to_31_values_of_a_step():
+    """The second person's only gradient lies beyond the 2^31st value."""
+    n = 2**31 // (3 * 112 * 112) + 30
+    g = torch.Generator(device="cuda").manual_seed(0)
+    one = torch.randn(1, 3, 112, 112, device="cuda", generator=g)
+    gradients = one.expand(n, -1, -1, -1).contiguous()
+    gradients[-1] *= -1
+    images = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, device="cuda", generator=g)
+    veils, momentum = torch.rand(2, 3, 112, 112, device="cuda", generator=g), torch.zeros(2, 3, 112, 112, device="cuda")
+    alone, own = veils[1:].clone(), momentum[1:].clone()
+    marks = [offsets_of(counts).cuda() for counts in ((1, 1), (n - 1, 1), (1,))]
+    ops.veil_step_(veils, momentum, gradients, images, marks[0], gradient_offsets=marks[1], **STEP)
+    ops.veil_step_(alone, own, gradients[-1:], images[1:], marks[2], **STEP)
+    assert torch.equal(veils[1:], alone) and torch.equal(momentum[1:], own)

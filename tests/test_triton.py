@@ -1,0 +1,257 @@
+"""The Triton backend without a GPU: tables of launches, sizes beyond a tile, the number of launches, machine code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import BACKENDS, assert_near, batch, offsets_of, serving
+
+import veilkern as vk
+from veilkern import launches, ops, reference
+from veilkern.errors import VeilkernError
+
+pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
+ROOT = Path(__file__).parents[1]
+STEMS = ("blend", "blend_normalize", "recover", "block_variance", "hull_distance", "ssim", "veil_step")
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    return subprocess.run([sys.executable, "-c", code], env=variables, check=True, capture_output=True, text=True)
+
+
+def test_why_it_is_absent():
+    tell = "import veilkern as vk; print({b.name: b.reason for b in vk.list_backends()}['triton'])"
+    hidden = run_python("import sys; sys.modules['triton'] = None\n" + tell).stdout
+    assert "Triton is not installed" in hidden and "veilkern[triton]" in hidden
+    blind = run_python(tell, CUDA_VISIBLE_DEVICES="").stdout
+    assert "no GPU" in blind and "TRITON_INTERPRET=1" in blind
+    old = run_python("import triton; triton.__version__ = '3.2.0'\n" + tell).stdout
+    assert "Triton 3.2.0 is too old" in old
+
+
+def test_the_cpu_is_not_served_by_the_interpreter_unless_asked():
+    tell = """
+import torch, veilkern as vk
+from veilkern import backends
+assert backends.select("blend", torch.zeros(1)).__module__.rpartition(".")[2] in ("cpu", "reference")
+with vk.use_backend("triton") as backend:
+    assert backend.devices == ("cpu",) and "interpreted" in backend.detail
+    assert backends.select("blend", torch.zeros(1)).__module__ == "veilkern.backends.triton"
+"""
+    run_python(tell, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: Triton takes its tensors")
+def test_tensors_elsewhere_are_refused():
+    with vk.use_backend("triton"), pytest.raises(vk.BackendError, match="triton: serves"):
+        ops.block_variance(torch.zeros(1, 1, 4, 4, device="meta"))
+
+
+# Launches
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's folder of tables, empty."""
+    monkeypatch.setenv("VEILKERN_LAUNCHES", str(tmp_path))
+    launches.tables.cache_clear()
+    yield tmp_path
+    launches.tables.cache_clear()
+
+
+def test_shipped_tables_are_whole():
+    tables = {path.name: launches.read_table(path) for path in launches.shipped_folder().glob("*.json")}
+    assert "default.json" in tables
+    wanted = tables["default.json"]
+    for name, table in tables.items():
+        for op, classes in table.items():
+            assert set(classes) <= set(wanted[op]), f"{name}: unknown classes of {op}"
+            for kind, entry in classes.items():
+                assert set(entry) <= set(wanted[op][kind]) | {"registers"}, f"{name}: {op}, {kind}"
+    triton = importlib.import_module("veilkern.backends.triton")
+    assert set(wanted) == set(triton.OPS)
+
+
+def test_the_users_own_table_comes_first(folder, monkeypatch):
+    monkeypatch.setattr(launches, "gpu_name", lambda device: "NVIDIA Test 9000")
+    plain = launches.launch_of("blend", "u8", torch.device("cpu"))
+    (folder / "nvidia-test-9000.json").write_text(
+        json.dumps({"launches": {"blend": {"u8": {"block": 64, "num_warps": 2}}}})
+    )
+    launches.tables.cache_clear()
+    assert launches.launch_of("blend", "u8", torch.device("cpu")) == {"block": 64, "num_warps": 2} != plain
+    assert launches.launch_of("blend", "u16", torch.device("cpu"))["block"] == 2048  # what it lacks: the shipped default
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"launches": {"blend": {"u8": {"block": 100}}}}',
+        '{"launches": {"blend": {"u8": {"blocks": 128}}}}',
+        '{"launches": {"blend": {"u8": {"num_warps": 0}}}}',
+        '{"launches": {"blend": {"u8": {"num_warps": true}}}}',
+        '{"launches": {"blend": 3}}',
+    ],
+)
+def test_a_damaged_table_is_an_error_that_names_the_file(folder, monkeypatch, text):
+    monkeypatch.setattr(launches, "gpu_name", lambda device: "bad")
+    (folder / "bad.json").write_text(text)
+    with pytest.raises(VeilkernError, match=r"bad\.json: not a table of launches"):
+        launches.launch_of("blend", "u8", torch.device("cpu"))
+
+
+def test_another_launch_gives_the_same_bits(folder):
+    """blend and recover by any table; block_variance within rounding."""
+    images, veils, rows = batch(3, 2, 14)
+    table = {"blend": {"u8": {"block": 32, "num_warps": 1}}, "block_variance": {"f32": {"tile": 16, "num_warps": 2}}}
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    (folder / launches.file_name(launches.gpu_name(device))).write_text(json.dumps({"launches": table}))
+    with serving("triton"):
+        assert torch.equal(ops.blend(images, veils, rows, 51), reference.blend(images, veils, rows, 51))
+        loss, gradient = ops.block_variance_gradient(images.float() / 255)
+    wanted = reference.block_variance_gradient(images.double() / 255)
+    assert_near(loss, wanted[0], torch.float32)
+    assert_near(gradient, wanted[1], torch.float32)
+
+
+# Sizes beyond a tile
+
+
+def test_wide_photos_through_the_gaussian_filter():
+    """Rows in several pieces, each with its margin; borders reflected in the first and the last."""
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randint(0, 256, (1, 3, 9, 1100), dtype=torch.uint8, generator=g)
+    veils, rows = torch.randint(0, 256, (1, 3, 9, 1100), dtype=torch.uint8, generator=g), torch.zeros(1, dtype=torch.int64)
+    for sigma in (1.0, 3.9):
+        with serving("triton"):
+            found = ops.recover(hidden, veils, rows, 51, gaussian_sigma=sigma)
+        assert torch.equal(found, reference.recover(hidden, veils, rows, 51, gaussian_sigma=sigma))
+
+
+@pytest.mark.parametrize("side", [(5, 140), (20, 300)])
+@pytest.mark.parametrize("block,stride", [((3, 3), 1), ((2, 5), 3)])
+def test_wide_planes_of_block_variance(side, block, stride, generator):
+    images = torch.rand(1, 2, *side, dtype=torch.float64, generator=generator)
+    with serving("triton"):
+        found = ops.block_variance_gradient(images, block=block, stride=stride, form="literal")
+    for a, b in zip(found, reference.block_variance_gradient(images, block=block, stride=stride, form="literal"), strict=True):
+        assert_near(a, b, torch.float64)
+
+
+@pytest.mark.parametrize("borders", ["valid", "same"])
+@pytest.mark.parametrize("side,window", [((20, 300), 11), ((80, 90), 75)])
+def test_wide_planes_of_ssim(side, window, borders, generator):
+    """Rows in several pieces; a window wider than a usual tile."""
+    x, y = (torch.rand(1, 2, *side, dtype=torch.float64, generator=generator) for _ in range(2))
+    options = {"window": window, "borders": borders, "sigma": window / 7}
+    with serving("triton"):
+        found = ops.ssim_gradient(x, y, **options)
+    for a, b in zip(found, reference.ssim_gradient(x, y, **options), strict=True):
+        assert_near(a, b, torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["convex", "affine", "span"])
+def test_people_with_many_clean_features(kind):
+    """More than a warp holds: a wider program and smaller groups."""
+    g = torch.Generator().manual_seed(0)
+    clean = torch.nn.functional.normalize(torch.randn(73, 96, generator=g, dtype=torch.float64) + 1)
+    features = torch.nn.functional.normalize(torch.randn(3, 96, generator=g, dtype=torch.float64) + 1)
+    offsets, clean_offsets = offsets_of((3, 0)), offsets_of((70, 3))
+    with serving("triton"):
+        found = ops.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+    wanted = reference.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+    torch.testing.assert_close(found[0], wanted[0], atol=1e-8, rtol=0)
+    torch.testing.assert_close(found[2], wanted[2], atol=1e-5, rtol=0)
+
+
+def test_wide_veils(generator):
+    people, side = 2, (6, 150)
+    veils, momentum = torch.rand(people, 3, *side, generator=generator), torch.zeros(people, 3, *side)
+    images = torch.randint(0, 256, (3, 3, *side), dtype=torch.uint8, generator=generator)
+    gradients, offsets = 0.01 * torch.randn(3, 3, *side, generator=generator), offsets_of((2, 1))
+    options = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9}
+    wanted = [veils.double(), momentum.double()]
+    wanted.append(reference.veil_step_(*wanted, gradients.double(), images, offsets, **options))
+    with serving("triton"):
+        statistics = ops.veil_step_(veils, momentum, gradients, images, offsets, **options)
+    assert_near(momentum, wanted[1], torch.float32)
+    assert_near(statistics, wanted[2], torch.float32)
+
+
+# What a call launches
+
+
+def test_launches_of_a_call(monkeypatch):
+    """One launch an op, two for veil_step_ and for ssim with gradients, however many people there are."""
+    backend = importlib.import_module("veilkern.backends.triton")
+    made = []
+    plain = backend.run
+    monkeypatch.setattr(backend, "run", lambda kernel, *rest, **options: (made.append(kernel), plain(kernel, *rest, **options)))
+
+    def count(call):
+        made.clear()
+        with serving("triton"):
+            call()
+        return len(made)
+
+    images, veils, rows = batch(5, 3, 12)
+    floats, offsets = images.float() / 255, offsets_of((2, 1, 2))
+    unit = torch.nn.functional.normalize(torch.rand(5, 8))
+    state = (veils.float() / 255, torch.zeros(3, 3, 12, 12), floats, images, offsets)
+    assert count(lambda: ops.blend(images, veils, rows, 51)) == 1
+    assert count(lambda: ops.recover(images, veils, rows, 51, gaussian_sigma=1.0)) == 1
+    assert count(lambda: ops.blend_normalize(images, veils / 255.0, rows, 51, mean=[0.5] * 3, std=[0.5] * 3)) == 1
+    assert count(lambda: ops.block_variance_gradient(floats)) == 1
+    assert count(lambda: ops.hull_distance(unit, unit, offsets, width=2)) == 1
+    assert count(lambda: ops.ssim(floats, floats)) == 1 and count(lambda: ops.ssim_gradient(floats, floats)) == 2
+    assert count(lambda: ops.veil_step_(*state, blend=51, lam=0.1, mu=0.1, step=0.1, decay=1.0)) == 2
+    assert count(lambda: ops.blend(images[:0], veils, rows[:0], 51)) == 0
+    assert count(lambda: ops.ssim(floats[:0], floats[:0])) == 0
+
+
+# Machine code
+
+
+@pytest.fixture(scope="module")
+def resources() -> dict:
+    """bench/resources.py in a process of its own: it needs Triton's compiler, not the interpreter."""
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / "resources.py", "--json"], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(600)
+def test_no_spills_and_accesses_as_wide_as_promised(resources):
+    rows = resources["rows"]
+    assert not resources["faults"]
+    assert {row["op"] for row in rows} == set(STEMS) and {row["arch"] for row in rows} == {"sm_80", "sm_90", "sm_100"}
+    kernels = {name for stem in STEMS for name in vars(importlib.import_module(f"veilkern.kernels.{stem}")) if name.endswith("_kernel")}
+    assert {row["kernel"] for row in rows} == kernels, "a kernel that is not compiled ahead of time"
+    assert all(row["registers"] > 8 and row["instructions"] > 50 and row["loads"] and row["stores"] for row in rows)
+
+
+def test_the_report_can_fail(monkeypatch):
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "bench")!r})
+from resources import faults
+row = dict(stack=0, local=0, loads={{16: 4, 8: 1}}, stores={{16: 2}}, promised=dict(load={{16: None, 8: 1}}, store={{16: None}}))
+assert not faults(row)
+assert faults(row | dict(stack=8)) == ["stack 8"] and faults(row | dict(local=2)) == ["local 2"]
+assert faults(row | dict(loads={{16: 2, 8: 3}})) == ["3 loads of 8 bytes, promised at most 1"]
+assert faults(row | dict(stores={{4: 8}})) == ["no stores of 16 bytes", "8 stores of 4 bytes, promised at most 0"]
+"""
+    run_python(code)
