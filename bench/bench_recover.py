@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import ON_GPU, A, Case, compare, compiled, main, on_device, mixed_batch
+from common import ON_GPU, A, Case, compare, compiled, main, mixed_batch, on_device
 
 from veilkern import ops, reference
 from veilkern.reference.ssim import gaussian_taps
@@ -65,7 +65,12 @@ CASES = [
     for photos in ((4096, 32768) if ON_GPU else (64, 512))
 ]
 CASES.append(
-    Case(f"{SMOOTH} photos u8, Gaussian 5 x 5", 2 * SMOOTH * 3 * 112 * 112, functools.partial(rivals, SMOOTH, 1.0), FILTERED)
+    Case(
+        f"{SMOOTH} photos u8, Gaussian 5 x 5",
+        2 * SMOOTH * 3 * 112 * 112,
+        functools.partial(rivals, SMOOTH, 1.0),
+        FILTERED,
+    )
 )
 test_recover = compare("recover", CASES)
 

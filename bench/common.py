@@ -1,7 +1,7 @@
 """What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines.
 
-Ratios, never times alone. On the CPU, or on the GPU with VEILKERN_BENCH_DEVICE=cuda: larger batches, CUDA events, a cold L2
-cache, torch.compile in its max-autotune mode.
+Ratios, never times alone. On the CPU, or on the GPU with VEILKERN_BENCH_DEVICE=cuda: larger batches, CUDA events, a
+cold L2 cache, torch.compile in its max-autotune mode.
 
 A case is one size of one op with its rivals, calls by name on the same data:
 
@@ -54,8 +54,8 @@ class Case:
 
 
 def compiled(function: Callable) -> Callable:
-    """torch.compile at its best: with the search for the fastest kernels on a GPU. Without CUDA graphs there: they would
-    copy every input into memory of their own, which the others need not."""
+    """torch.compile at its best: with the search for the fastest kernels on a GPU. Without CUDA graphs there: they
+    would copy every input into memory of their own, which the others need not."""
     return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs" if ON_GPU else None)
 
 

@@ -1,9 +1,10 @@
 """What the GPU kernels compile to, without a GPU: registers, shared memory, spills, and how wide memory is accessed.
 
-`python bench/resources.py` runs every launcher of the Triton backend on photos of 3 x 112 x 112 with its launches recorded
-instead of made, compiles each of them for sm_80, sm_90 and sm_100 with the types and divisibilities of that call, and
-reads the machine code with the disassembler in Triton's wheel. It writes bench/results/resources.md, and fails on a
-spill, on local memory and on bulk accesses narrower than the kernel's ACCESS says. `--json` prints the rows only.
+`python bench/resources.py` runs every launcher of the Triton backend on photos of 3 x 112 x 112 with its launches
+recorded instead of made, compiles each of them for sm_80, sm_90 and sm_100 with the types and divisibilities of that
+call, and reads the machine code with the disassembler in Triton's wheel. It writes bench/results/resources.md, and
+fails on a spill, on local memory and on bulk accesses narrower than the kernel's ACCESS says. `--json` prints the rows
+only.
 """
 
 from __future__ import annotations
@@ -74,14 +75,16 @@ def cases() -> dict[tuple[str, str], list[tuple]]:
     features = torch.zeros(count, 512)
     for kind in ("convex", "affine", "centre"):
         record("hull_distance", kind, ops.hull_distance, features, features, offsets, offsets, kind, None, None, 10)
-    record("hull_distance", "100 wide", ops.hull_distance, features, features, offsets, offsets, "convex", None, None, 100)
+    record(
+        "hull_distance", "100 wide", ops.hull_distance, features, features, offsets, offsets, "convex", None, None, 100
+    )
     record("ssim", "score", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, None, None)
     record("ssim", "gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, gradient)
     veils, ones = image[:2], torch.ones(people, dtype=torch.float64)
     for case, visual in (("norm", "norm"), ("mse", "mse")):
         record(
-            "veil_step", case, ops.veil_step_, veils, veils, image, photos, offsets, offsets, 51, ones, ones, ones, ones,
-            None, None, visual, (3, 3), 1, "consistent",
+            "veil_step", case, ops.veil_step_, veils, veils, image, photos, offsets, offsets, 51, ones, ones, ones,
+            ones, None, None, visual, (3, 3), 1, "consistent",
         )  # fmt: skip
     return found
 
@@ -163,14 +166,32 @@ def rows(arches=ARCHES, only: str = "") -> list[dict]:
         for kernel, given, options in launches:
             promised = access[kernel.__name__.removesuffix("_kernel"), case]
             for arch in arches:
-                row = {"op": op, "case": case, "kernel": kernel.__name__, "arch": f"sm_{arch}", "warps": options["num_warps"]}
+                row = {
+                    "op": op,
+                    "case": case,
+                    "kernel": kernel.__name__,
+                    "arch": f"sm_{arch}",
+                    "warps": options["num_warps"],
+                }
                 row |= read(*compiled(kernel, given, options, arch))
                 made.append(row | {"promised": promised})
     return made
 
 
 def table(found: list[dict]) -> str:
-    names = ["kernel", "case", "arch", "warps", "registers", "shared", "stack", "local", "instructions", "loads", "stores"]
+    names = [
+        "kernel",
+        "case",
+        "arch",
+        "warps",
+        "registers",
+        "shared",
+        "stack",
+        "local",
+        "instructions",
+        "loads",
+        "stores",
+    ]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in found:
         widths = {kind: ", ".join(f"{n} x {w} B" for w, n in row[kind].items()) for kind in ("loads", "stores")}
@@ -191,9 +212,9 @@ def main() -> None:
         print(json.dumps({"rows": found, "faults": wrong}))
         return
     text = (
-        f"Registers a thread, shared memory and stack in bytes, instructions, and global loads and stores in the machine code "
-        f"by width, Triton {triton.__version__}, at 3 x 112 x 112; made by `python bench/resources.py`, no GPU needed.\n\n"
-        + table(found)
+        "Registers a thread, shared memory and stack in bytes, instructions, and global loads and stores by width in the "
+        f"machine code. Triton {triton.__version__}, photos of 3 x 112 x 112; made by `python bench/resources.py`, which "
+        "needs no GPU.\n\n" + table(found)
     )
     if options.print:
         print(text)

@@ -1,7 +1,8 @@
 """`make bench`: every benchmark, interleaved, into JSON lines; from those the table of docs/figures.md and a plot.
 
-`python bench/run.py --device cuda` (a step of bench/gpu.sh) measures the Triton kernels instead: JSON lines, plot and table go
-into files of bench/results/ named after the GPU. A benchmark that fails is told at the end and the others go on.
+`python bench/run.py --device cuda` (a step of bench/gpu.sh) measures the Triton kernels instead: JSON lines, plot and
+table go into files of bench/results/ named after the GPU. A benchmark that fails is told at the end and the others go
+on.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def write_figures(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, help="begin no benchmark after this long, and stop one that is running")
+    parser.add_argument(
+        "--seconds", type=float, help="begin no benchmark after this long, and stop one that is running"
+    )
     options = parser.parse_args()
     device, begun = options.device, time.monotonic()
     results = results_file(device)

@@ -1,16 +1,16 @@
 """block_variance (eq. 9-11): the variance of sliding box sums S = B x of each plane, and its gradient, B the box sum.
 
-images f32 or f64 [N, C, H, W] -> loss of each plane [N, C], gradient [N, C, H, W] times scale [N]. With n boxes of h x w,
-area = h w, m = mean S, z = x - m / area (so that B z = S - m):
+images f32 or f64 [N, C, H, W] -> loss of each plane [N, C], gradient [N, C, H, W] times scale [N]. With n boxes of
+h x w, area = h w, m = mean S, z = x - m / area (so that B z = S - m):
   gradient = 2 k / n B^T B z,   Var(S) = <z, B^T B z> / n,   k = 1 + 1 / area^2,   loss = k Var(S);
-`literal` adds ((area - 1) / area)^2 m^2. B^T B is a stencil, (B^T B z)(p) = sum_q c(p, q) z(q), c the number of boxes that
-hold both pixels, a product of a row's and a column's count: exact at the borders and for any stride. So the variance comes
-with the gradient, nothing but the image is read and nothing but the gradient written.
+`literal` adds ((area - 1) / area)^2 m^2. B^T B is a stencil, (B^T B z)(p) = sum_q c(p, q) z(q), c the number of boxes
+that hold both pixels, a product of a row's and a column's count: exact at the borders and for any stride. So the
+variance comes with the gradient, nothing but the image is read and nothing but the gradient written.
 
-A program takes one plane. First it sums x times the number of boxes on it, for m: one read. Then it reads the plane again
-(50 KB at 112 x 112: from L1 or L2, not from memory) for the stencil. For 3 x 3 boxes at stride 1 it walks down the rows
-in BANDS bands at once: five neighbours along a row become one number per pixel, and the rows above are carried in
-registers. Any other block or stride takes the plain stencil, (2 h - 1)(2 w - 1) reads a pixel from the L1 cache.
+A program takes one plane. First it sums x times the number of boxes on it, for m: one read. Then it reads the plane
+again (50 KB at 112 x 112: from L1 or L2, not from memory) for the stencil. For 3 x 3 boxes at stride 1 it walks down
+the rows in BANDS bands at once: five neighbours along a row become one number per pixel, and the rows above are carried
+in registers. Any other block or stride takes the plain stencil, (2 h - 1)(2 w - 1) reads a pixel from the L1 cache.
 """
 
 import triton
@@ -79,7 +79,7 @@ def begins(place, size, dtype: tl.constexpr):
 
 @triton.jit
 def across(plane, y, x, height, width, step_h, step_w, centre, box_before2, box_before1, box_here):
-    """B^T B z along rows y only, for boxes 3 wide: the sum of the boxes that hold x, each of three z; 0 beyond the image.
+    """B^T B z along rows y only, for boxes 3 wide: the sum of the boxes that hold x, each of three z; 0 outside.
 
     The last three: `begins` of x. Returns z at (y, x) too.
     """
@@ -182,8 +182,8 @@ def walk_down(
 ):  # fmt: skip
     """The gradient of a plane for 3 x 3 boxes at stride 1, and sum(z B^T B z) lane by lane.
 
-    BANDS bands of rows go down together. box = three rows' `across`, kept where a box begins there; a row's result is the
-    three boxes that hold it. Carried: two rows of `across`, two of boxes, two of z.
+    BANDS bands of rows go down together. box = three rows' `across`, kept where a box begins there; a row's result is
+    the three boxes that hold it. Carried: two rows of `across`, two of boxes, two of z.
     """
     dtype: tl.constexpr = plane.dtype.element_ty
     squares = tl.zeros([BANDS, COLS], dtype)
@@ -192,7 +192,7 @@ def walk_down(
         x = (x0 + tl.arange(0, COLS))[None, :]
         before2_x, before1_x, here_x = begins(x, width, dtype)
         begin = (tl.arange(0, BANDS) * deep)[:, None]
-        # Of the rows y - 2 .. y when the walk starts; rows above the band are read again, as those of the next are below.
+        # Of the two rows above the band: they are read again, as are the first two of the next band.
         row1, _ = across(plane, begin - 2, x, height, width, step_h, step_w, centre, before2_x, before1_x, here_x)
         row2, _ = across(plane, begin - 1, x, height, width, step_h, step_w, centre, before2_x, before1_x, here_x)
         box1, box2 = tl.zeros([BANDS, COLS], dtype), tl.zeros([BANDS, COLS], dtype)

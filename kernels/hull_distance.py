@@ -1,4 +1,4 @@
-"""hull_distance (eq. 3-7): D = min_w ||Y^T w - f||^2 for each feature f of a person with clean features Y, weights, gradient.
+"""hull_distance (eq. 3-7): D = min_w ||Y^T w - f||^2 for each feature f of a person whose clean features are Y.
 
 features f32 or f64 [N, d] by offsets i64 [P + 1], clean [M, d] by clean_offsets -> distance [N], weights [N, width],
 gradient [N, d] = 2 (f - Y^T w). A program takes one person, all of it in one launch: the small Gram matrix, then the
@@ -8,8 +8,8 @@ convex: on the simplex everything is measured from the centre c of Y, which leav
 with restart from the given weights (or the centre) to a duality gap of 2.5e-7 (f32) or 2.5e-12 (f64) of the squared
 lengths at hand. The projection drops what lies below the threshold again and again (Michelot): exact, no sorting. A
 lane that is done stays as it is, so that a feature's weights do not depend on its neighbours.
-affine, span: conjugate gradients on the Gram matrix in double plus a small ridge, to a residual of 1e-13. For affine, sum
-w = 1, w = 1 / m + u: with centred Y every step sums to 0 by itself, but for rounding, which is taken out.
+affine, span: conjugate gradients on the Gram matrix in double plus a small ridge, to a residual of 1e-13. For affine,
+sum w = 1, w = 1 / m + u: with centred Y every step sums to 0 by itself, but for rounding, which is taken out.
 
 Y (20 KB for ten 512-d features) is read from memory once and from L1 afterwards; Gram matrix and the vector that it
 multiplies pass through scratch memory of the person (a few KB, in L1), since a thread cannot see another's registers.
@@ -205,8 +205,8 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
         length = tl.zeros([GROUP], dtype)
         for i in range(0, tl.minimum(GROUP, number - begin)):
             values, size = products(
-                features + (begin + i) * features_n, features_d, clean, centre, count, dimensions, clean_n, clean_d, MOST,
-                CHUNK,
+                features + (begin + i) * features_n, features_d, clean, centre, count, dimensions, clean_n, clean_d,
+                MOST, CHUNK,
             )  # fmt: skip
             tl.store(cross + i * MOST + j, values)
             length = tl.where(lane == i, size, length)
@@ -222,7 +222,9 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
             wanted = (length + largest)[None, :] * ridge
             w = fista(gram, vectors, across, w, live, wanted, largest, count, width, 2000, MOST, GROUP)
         else:
-            w = conjugate(gram, vectors, across, live, ridge, count, width, 8 * count + 64, KIND == "affine", MOST, GROUP)
+            w = conjugate(
+                gram, vectors, across, live, ridge, count, width, 8 * count + 64, KIND == "affine", MOST, GROUP
+            )
             if KIND == "affine":
                 w = tl.where(valid, w + tl.full([1, 1], 1.0, dtype) / count, 0.0)
         place = weights + here[None, :] * width + j[:, None]
@@ -261,8 +263,8 @@ def hull_distance_kernel(
         tolerance = tl.full([1, 1], ridge, gram.dtype.element_ty)
         solve(
             features, clean, start, weights, centre + person * dimensions, gram + person * width * width,
-            vectors + person * (MOST * GROUP), cross + person * (MOST * GROUP), number, count, dimensions, width, tolerance,
-            features_n, features_d, clean_n, clean_d, start_n, start_m, KIND, MOST, GROUP, CHUNK,
+            vectors + person * (MOST * GROUP), cross + person * (MOST * GROUP), number, count, dimensions, width,
+            tolerance, features_n, features_d, clean_n, clean_d, start_n, start_m, KIND, MOST, GROUP, CHUNK,
         )  # fmt: skip
     tl.debug_barrier()
     finish(

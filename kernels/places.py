@@ -6,8 +6,8 @@ import triton.language as tl
 
 @triton.jit
 def photo_place(e, plane, width, channel_step, row_step, column_step, WHOLE: tl.constexpr):
-    """Offset of value e of a photo [C, H, W] from its first value. WHOLE: the photo lies in one piece, in the order that
-    the caller counts in; else by its strides, with three divisions."""
+    """Offset of value e of a photo [C, H, W] from its first value. WHOLE: the photo lies in one piece, in the order
+    that the caller counts in; else by its strides, with three divisions."""
     if WHOLE:
         return e
     channel = e // plane

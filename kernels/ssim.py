@@ -1,16 +1,16 @@
-"""ssim (Wang et al. 2004): the mean over a plane of S = (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)).
+"""ssim (Wang et al. 2004): the mean of S = (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)).
 
-x, y f32 or f64 [N, C, H, W] -> partial sums of S [N C, tiles], and for the gradients four maps [N C, 4, Ho, pitch]. mx, my,
-vx + mx^2, vy + my^2, cov + mx my are x, y, x^2, y^2, x y under the same Gaussian window, K = K_rows K_columns. Of the
-blurred quantities, S's slopes are q = -S / (vx + vy + c2) for x^2 and for y^2, r for x y, px for x, py for y; then
+x, y f32 or f64 [N, C, H, W] -> partial sums of S [N C, tiles], and for the gradients four maps [N C, 4, Ho, pitch].
+mx, my, vx + mx^2, vy + my^2, cov + mx my are x, y, x^2, y^2, x y under the same Gaussian window, K = K_rows K_columns.
+Of the blurred quantities, S's slopes are q = -S / (vx + vy + c2) for x^2 and for y^2, r for x y, px for x and py for y:
   dS/dx = K^T px + 2 x K^T q + y K^T r,    dS/dy = K^T py + 2 y K^T q + x K^T r.
 Traffic of score and gradients: x and y twice, the maps once each way, the gradients once: 56 bytes a pixel in f32.
 
-A window is separable but a thread cannot see its neighbours' columns, so a tile of ROWS x COLS goes in two steps: down the
-columns straight from the image (whole vectors; rows are read again from L1), the result to the program's own SLOT of
-scratch memory, then along the rows from there. Programs stay and take tile after tile: the slots of all of them
-fit the L2 cache and are hardly ever written to memory. Tiles begin on multiples of 16 columns (lead, room) and rows of maps are padded to them with zeros (pitch), so that vectors
-stay whole.
+A window is separable but a thread cannot see its neighbours' columns, so a tile of ROWS x COLS goes in two steps: down
+the columns straight from the image (whole vectors; rows are read again from L1), the result to the program's own SLOT
+of scratch memory, then along the rows from there. Programs stay and take tile after tile: the slots of all of them
+fit the L2 cache and are hardly ever written to memory. Tiles begin on multiples of 16 columns (lead, room) and rows of
+maps are padded to them with zeros (pitch), so that vectors stay whole.
 """
 
 import triton
@@ -94,7 +94,9 @@ def ssim_kernel(
         score = above1 * above2 * one
         tl.store(partial + plane * tiles + tile, tl.sum(tl.where(inside, score, 0.0)))
         if maps is not None:
-            factor = 1 / (tl.full([1, 1], out_h, dtype) * tl.full([1, 1], out_w, dtype) * tl.full([1, 1], channels, dtype))
+            factor = 1 / (
+                tl.full([1, 1], out_h, dtype) * tl.full([1, 1], out_w, dtype) * tl.full([1, 1], channels, dtype)
+            )
             if scale is not None:
                 factor *= tl.load(scale + image)
             q, s = -score / below2 * factor, 2 * above1 * one * factor

@@ -1,17 +1,18 @@
-"""veil_step_ (eq. 13, MI-FGSM): g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m), 0, 1), for all people.
+"""veil_step_ (eq. 13, MI-FGSM) for all people: g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m)).
 
 veils, momentum f32 or f64 [P, C, H, W] (changed), gradients [M, C, H, W] of that dtype by gradient_offsets, images
 u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, decay f64 [P], active bool [P] or none
 -> statistics [P, 3]: mean|g|, L_vis, L_var. L = mean of L_fea - lam L_vis + mu L_var.
 
-Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of the
-box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's planes:
+Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of
+the box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's
+planes:
   veil_losses: reads veils and photos once; writes the mean protected photo and each tile's part of r_i^2 and of the box
     sums.
-  veil_move: reads gradients and photos once; g = (1 - alpha) mean gradient - lam dL_vis/dv + mu dL_var/dv, the last by the
-    stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a person
-    that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and momentum;
-    all tiles' parts are added in their order.
+  veil_move: reads gradients and photos once; g = (1 - alpha) mean gradient - lam dL_vis/dv + mu dL_var/dv, the last by
+    the    stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a person
+    that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and
+    momentum; all tiles' parts are added in their order.
 Traffic of a person with n photos and k gradients of s pixels, in f32: 4 k s + 2 n s + about 36 s bytes.
 """
 
@@ -21,7 +22,7 @@ from veilkern.kernels.block_variance import box_stencil, box_stencil_3x3
 from veilkern.kernels.places import covering
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
-# 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4: photos (four bytes a thread) and parts of sums.
+# 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4: photos (a byte a value) and parts of sums.
 ACCESS = {
     ("veil_losses", "norm"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
     ("veil_losses", "mse"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
@@ -191,8 +192,8 @@ def veil_move_kernel(
             of_means = means
         values = size.to(dtype)
         of_visual, loss_visual = visual_slope(
-            v, images + channel * images_c + row * images_h + column * images_w, squares, of_means + here, inside, begin,
-            end, images_n, parts, values, NORM, PARTS,
+            v, images + channel * images_c + row * images_h + column * images_w, squares, of_means + here, inside,
+            begin, end, images_n, parts, values, NORM, PARTS,
         )  # fmt: skip
         weight = rest_alpha
         if not NORM:
@@ -208,7 +209,21 @@ def veil_move_kernel(
             of_blocks = box_stencil_3x3(plane, y, x, height, width, width, 1, mean / area, ROWS, COLS)
         else:
             of_blocks = box_stencil(
-                plane, y, x, height, width, width, 1, mean / area, block_h, block_w, stride, boxes_h, boxes_w, ROWS, COLS
+                plane,
+                y,
+                x,
+                height,
+                width,
+                width,
+                1,
+                mean / area,
+                block_h,
+                block_w,
+                stride,
+                boxes_h,
+                boxes_w,
+                ROWS,
+                COLS,
             )
         z = tl.load(mixed + here, mask=inside, other=0.0) - mean / area
         tl.store(variances + person * parts + part, tl.sum(tl.where(inside, z * of_blocks, 0.0)))
@@ -240,6 +255,6 @@ def veil_move_kernel(
                 scale = tl.where(mean_size > 0, 1 / tl.where(mean_size > 0, mean_size, 1.0), 0.0)
                 move_person(
                     veils + person * veils_n, momentum + person * momentum_n, slopes + person * size, scale,
-                    tl.load(step + person).to(dtype), tl.load(decay + person).to(dtype), tiles, pieces, channels, height,
-                    width, veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w, ROWS, COLS,
+                    tl.load(step + person).to(dtype), tl.load(decay + person).to(dtype), tiles, pieces, channels,
+                    height, width, veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w, ROWS, COLS,
                 )  # fmt: skip

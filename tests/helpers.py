@@ -59,8 +59,8 @@ def isas() -> list[str]:
 
 @contextlib.contextmanager
 def serving(path: str):
-    """Every op by the reference, by the C++ kernels limited to an instruction set, or by Triton: on a GPU where there is
-    one, else in its interpreter."""
+    """Every op by the reference, by the C++ kernels limited to an instruction set, or by Triton: on a GPU where there
+    is one, else in its interpreter."""
     if path == "reference":
         with vk.use_backend("reference"):
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import MANY, assert_same_bits_everywhere, laid_out, large, layouts, native, opcheck, gradcheck
+from helpers import MANY, assert_same_bits_everywhere, gradcheck, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

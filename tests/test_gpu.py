@@ -59,7 +59,17 @@ def calls(d) -> dict:
     }
 
 
-OPS = ("blend", "lossless", "recover", "gaussian", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
+OPS = (
+    "blend",
+    "lossless",
+    "recover",
+    "gaussian",
+    "blend_normalize",
+    "block_variance",
+    "hull_distance",
+    "ssim",
+    "veil_step",
+)
 
 
 @pytest.fixture(autouse=True)

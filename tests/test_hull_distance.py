@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same_bits_everywhere, large, native, offsets_of, opcheck, person_of, gradcheck
+from helpers import assert_same_bits_everywhere, gradcheck, large, native, offsets_of, opcheck, person_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear, minimize
@@ -101,9 +101,7 @@ def test_gradient_is_the_envelope(path, kind):
         residual = f[i] - weights[i, : len(hull)] @ hull
         torch.testing.assert_close(distance[i], residual.square().sum())
         torch.testing.assert_close(gradient[i], 2 * residual)
-    assert gradcheck(
-        path, lambda x: ops.hull_distance(x, clean, offsets, kind=kind)[0], f.requires_grad_(), atol=1e-4
-    )
+    assert gradcheck(path, lambda x: ops.hull_distance(x, clean, offsets, kind=kind)[0], f.requires_grad_(), atol=1e-4)
 
 
 def test_other_photo_counts_and_a_warm_start(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import MANY, assert_near, assert_same_bits_everywhere, laid_out, large, layouts, native, opcheck, gradcheck
+from helpers import MANY, assert_near, assert_same_bits_everywhere, gradcheck, laid_out, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity

@@ -18,6 +18,7 @@ from veilkern.embedder import FaceModel
 from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
 from veilkern.people import People, read_people
 from veilkern.protect import protect, recover
+from veilkern.tuning import tune
 from veilkern.veils import VeilBank
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "protect",
     "read_people",
     "recover",
+    "tune",
     "use_backend",
 ]

@@ -1,4 +1,4 @@
-"""The command line: craft, protect, recover, evaluate, demo, info."""
+"""The command line: craft, protect, recover, evaluate, demo, tune, info."""
 
 from __future__ import annotations
 
@@ -350,6 +350,20 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Where to write everyth
         soft_wrap=True,
     )
     _finish([problem for outcome in made.written for problem in outcome.problems])
+
+
+@app.command()
+def tune(
+    op: Annotated[list[str] | None, typer.Option("--op", help="Only this op (may be repeated).")] = None,
+    photos: Annotated[int, typer.Option(min=1, help="Photos to measure on.")] = 2048,
+    side: Annotated[int, typer.Option(min=8, help="Their side, pixels.")] = 112,
+    most: Annotated[int, typer.Option(min=1, help="Launches to try for one op and shape class.")] = 60,
+) -> None:
+    """Measure the Triton kernels on this GPU and keep the fastest launches as your own table."""
+    path = vk.tune(
+        op, photos=photos, side=side, most=most, tell=lambda line: console.print(escape(line), soft_wrap=True)
+    )
+    console.print(f"written: {escape(str(path))}", soft_wrap=True)
 
 
 @app.command()

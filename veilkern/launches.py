@@ -33,7 +33,7 @@ _tried: ContextVar[tuple[str, str, dict[str, int]] | None] = ContextVar("veilker
 
 @contextlib.contextmanager
 def trying(op: str, kind: str, entry: dict[str, int]) -> Iterator[None]:
-    """Launch this op's shape class by `entry` inside the block, whatever the tables say: how `veilkern tune` searches."""
+    """Launch this op's shape class by `entry` inside the block, whatever the tables say: so `veilkern tune` searches."""
     token = _tried.set((op, kind, entry))
     try:
         yield
@@ -80,9 +80,8 @@ def shipped_folder() -> Path:
 def tables(gpu: str) -> tuple[dict, ...]:
     """The tables that count for this GPU, the nearest first."""
     places = [user_folder() / file_name(gpu), shipped_folder() / file_name(gpu)]
-    return tuple(read_table(path) for path in places if path.is_file()) + (
-        read_table(shipped_folder() / "default.json"),
-    )
+    found = [read_table(path) for path in places if path.is_file()]
+    return (*found, read_table(shipped_folder() / "default.json"))
 
 
 @functools.cache

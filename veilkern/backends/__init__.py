@@ -1,8 +1,8 @@
 """Which backend serves an op: the one place where that is decided.
 
 `list_backends()` names every backend with its ops, or the reason for its absence; `with use_backend("reference"):`
-asks for one by name, and raises where it cannot serve. Without that, the first in the order for the tensors' device that
-has the op serves it. Backends load on first use; a failure is kept as the reason.
+asks for one by name, and raises where it cannot serve. Without that, the first in the order for the tensors' device
+that has the op serves it. Backends load on first use; a failure is kept as the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from veilkern.errors import BackendError
 
 ORDER = ("cuda", "triton", "cpu", "reference")
-# By the type of device; any other has the reference alone. (Triton takes tensors on the CPU in its interpreter, by name.)
+# By the type of device; any other has the reference alone. (Triton's interpreter takes tensors on the CPU, by name.)
 _ORDER_ON = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 _PLANNED = {"cuda": "not part of this version: CUDA C++ kernels are still to come"}
 _asked: ContextVar[str | None] = ContextVar("veilkern_backend", default=None)

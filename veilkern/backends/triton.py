@@ -51,7 +51,7 @@ def run(kernel, programs: int, like: torch.Tensor, *arguments, **options) -> Non
 
 
 def _compiled(launch: dict[str, int]) -> dict[str, int]:
-    """The compiler's options of a launch: warps of a program and, where the table says so, the most registers a thread."""
+    """The compiler's options of a launch: warps of a program and, where the table has it, the most registers."""
     options = {"num_warps": launch["num_warps"]}
     return options | {"maxnreg": launch["registers"]} if "registers" in launch else options
 
@@ -93,9 +93,9 @@ def _photos(kernel, op, source, veils, rows, out, *numbers):
     size = channels * height * width
     chunks = triton.cdiv(size, launch["block"])
     run(
-        kernel, count * chunks, out, source, veils, rows.contiguous(), out, size, height * width, width, chunks, *numbers,
-        *source.stride(), *veils.stride(), *out.stride(), WHOLE=_whole(source, veils, out), BLOCK=launch["block"],
-        **_compiled(launch),
+        kernel, count * chunks, out, source, veils, rows.contiguous(), out, size, height * width, width, chunks,
+        *numbers, *source.stride(), *veils.stride(), *out.stride(), WHOLE=_whole(source, veils, out),
+        BLOCK=launch["block"], **_compiled(launch),
     )  # fmt: skip
 
 
@@ -117,9 +117,9 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
     rows_each = max(launch["tile"] // columns, 1)
     bands, pieces = triton.cdiv(height, rows_each), 1 if width <= columns else triton.cdiv(width, columns - 2 * radius)
     run(
-        recover_gaussian_kernel, count * channels * bands * pieces, out, protected, veils, rows.contiguous(), weights, out,
-        channels, height, width, bands, pieces, radius, a, magic, *protected.stride(), *veils.stride(), *out.stride(),
-        WIDE=pieces > 1, ROWS=rows_each, COLS=columns, **_compiled(launch),
+        recover_gaussian_kernel, count * channels * bands * pieces, out, protected, veils, rows.contiguous(), weights,
+        out, channels, height, width, bands, pieces, radius, a, magic, *protected.stride(), *veils.stride(),
+        *out.stride(), WIDE=pieces > 1, ROWS=rows_each, COLS=columns, **_compiled(launch),
     )  # fmt: skip
     return None
 
@@ -134,8 +134,8 @@ def blend_normalize(images, veils, rows, a, mean, std, bgr, out):
         (t.stride(0), *(channel * t.stride(1) for channel in order), t.stride(2), t.stride(3)) for t in (images, veils)
     ]
     run(
-        blend_normalize_kernel, count * chunks, out, images, veils, rows.contiguous(), out, height * width, width, chunks,
-        *strides[0], *strides[1], *(a / 255 / 255 / s for s in std), *((255 - a) / 255 / s for s in std),
+        blend_normalize_kernel, count * chunks, out, images, veils, rows.contiguous(), out, height * width, width,
+        chunks, *strides[0], *strides[1], *(a / 255 / 255 / s for s in std), *((255 - a) / 255 / s for s in std),
         *(-m / s for m, s in zip(mean, std, strict=True)),
         WHOLE=all(t.stride()[2:] == (width, 1) for t in (images, veils)), BLOCK=launch["block"],
         **_compiled(launch),
@@ -153,9 +153,9 @@ def block_variance(images, block, stride, form, scale, gradient):
     count, channels, height, width = images.shape
     loss = images.new_empty((count, channels))
     run(
-        block_variance_kernel, count * channels, images, images, gradient, None if scale is None else scale.contiguous(),
-        loss, channels, height, width, *_boxes(images, block, stride), *images.stride(),
-        *(images if gradient is None else gradient).stride(), LITERAL=form == "literal",
+        block_variance_kernel, count * channels, images, images, gradient,
+        None if scale is None else scale.contiguous(), loss, channels, height, width, *_boxes(images, block, stride),
+        *images.stride(), *(images if gradient is None else gradient).stride(), LITERAL=form == "literal",
         WALK=block == (3, 3) and stride == 1, **_tiled(launch["tile"], width), **_compiled(launch),
     )  # fmt: skip
     return loss.sum(1)
@@ -178,10 +178,10 @@ def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, w
     single = features.dtype == torch.float32
     bound = {"convex": 2.5e-7 if single else 2.5e-12}.get(kind, 100 * torch.finfo(features.dtype).eps)
     run(
-        hull_distance_kernel, people, features, features, clean, offsets.contiguous(), clean_offsets.contiguous(), weights,
-        None if own is None else own.contiguous(), distance, found, gradient, *scratch, dimensions, width, bound,
-        *features.stride(), *clean.stride(), *(weights.stride() if weights is not None else (0, 0)), KIND=kind, MOST=most,
-        GROUP=group, CHUNK=chunk, **_compiled(launch),
+        hull_distance_kernel, people, features, features, clean, offsets.contiguous(), clean_offsets.contiguous(),
+        weights, None if own is None else own.contiguous(), distance, found, gradient, *scratch, dimensions, width,
+        bound, *features.stride(), *clean.stride(), *(weights.stride() if weights is not None else (0, 0)), KIND=kind,
+        MOST=most, GROUP=group, CHUNK=chunk, **_compiled(launch),
     )  # fmt: skip
     return distance, found, gradient
 
@@ -263,8 +263,8 @@ def veil_step_(
     run(
         veil_move_kernel, people * channels * tiles, veils, veils, momentum, gradients, images, marks,
         gradient_offsets.contiguous(), moving, lam, mu, step, decay, mixed, means, squares, sums, variances, absolutes,
-        slopes, counters, statistics, *sizes, *veils.stride(), *momentum.stride(), *gradients.stride(), *images.stride(),
-        NORM=norm, LITERAL=form == "literal", PLAIN=block == (3, 3) and stride == 1, **tiling,
+        slopes, counters, statistics, *sizes, *veils.stride(), *momentum.stride(), *gradients.stride(),
+        *images.stride(), NORM=norm, LITERAL=form == "literal", PLAIN=block == (3, 3) and stride == 1, **tiling,
         PARTS=_power(channels * tiles), TILES=_power(tiles), **compiled,
     )  # fmt: skip
     return statistics

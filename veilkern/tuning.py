@@ -2,11 +2,13 @@
 
 Every op and shape class has one piece of work (photos of 3 x 112 x 112 by default). Candidates are the class's present
 numbers and those near them: each power of two halved and doubled, one or two at a time. A candidate that does not
-compile, does not fit or gives another result than the present launch is left out. Times are medians with a cold L2 cache.
+compile, does not fit or gives another result than the present launch is left out. Times are medians with a cold L2
+cache.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import statistics
@@ -37,6 +39,9 @@ def works(device: torch.device, photos: int, side: int) -> dict[tuple[str, str],
     offsets = torch.cat([torch.arange(people) * 10, torch.tensor([photos])]).to(device)
     half, most = [0.5] * 3, int(offsets.diff().max())
 
+    def mix(own: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor]:
+        return (ops.blend_normalize(images, own, rows, 51, mean=half, std=half, dtype=dtype),)
+
     def step(dtype: torch.dtype) -> Work:
         start, slopes, numbers = veils.to(dtype) / 255, plain.to(dtype) - 0.5, [0.04, 0.01, 8 / 255, 1.0]
         lam, mu, size, decay = (torch.full((people,), n, dtype=torch.float64, device=device) for n in numbers)
@@ -64,12 +69,9 @@ def works(device: torch.device, photos: int, side: int) -> dict[tuple[str, str],
     }
     for kind, dtype in (("f32", torch.float32), ("f64", torch.float64)):
         x, own = plain.to(dtype), veils.to(dtype) / 255
-        out = torch.bfloat16 if dtype == torch.float32 else dtype
-        found["blend_normalize", kind] = lambda own=own, out=out: (
-            ops.blend_normalize(images, own, rows, 51, mean=half, std=half, dtype=out),
-        )
-        found["block_variance", kind] = lambda x=x: ops.block_variance_gradient(x)
-        found["ssim", kind] = lambda x=x: ops.ssim_gradient(x, x.flip(3))
+        found["blend_normalize", kind] = functools.partial(mix, own, torch.bfloat16 if kind == "f32" else dtype)
+        found["block_variance", kind] = functools.partial(ops.block_variance_gradient, x)
+        found["ssim", kind] = functools.partial(ops.ssim_gradient, x, x.flip(3))
         found["veil_step_", kind] = step(dtype)
     return found
 
@@ -116,7 +118,9 @@ def _agree(op: str, found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor,
         if op in EXACT and not torch.equal(a, b):
             return False
         size = float(b.abs().max()) if b.numel() else 0.0
-        if not torch.allclose(a.double(), b.double(), rtol=0, atol=1e-2 * size if a.dtype == torch.bfloat16 else 1e-3 * size):
+        if not torch.allclose(
+            a.double(), b.double(), rtol=0, atol=1e-2 * size if a.dtype == torch.bfloat16 else 1e-3 * size
+        ):
             return False
     return True
 
@@ -130,7 +134,9 @@ def best_launch(op: str, kind: str, call: Work, device: torch.device, most: int)
         with trying(op, kind, entry):
             try:
                 agrees = _agree(op, call(), wanted)
-            except Exception as error:  # Triton's own errors have no common class: too much shared memory, no such layout
+            except (
+                Exception
+            ) as error:  # Triton's own errors have no common class: too much shared memory, no such layout
                 if isinstance(error, torch.cuda.OutOfMemoryError):
                     raise
                 continue
@@ -151,7 +157,9 @@ def tune(
     with use_backend("triton") as backend:
         if unknown := sorted(set(only or ()) - set(backend.ops)):
             raise ValueError(f"tune: only must name ops of {', '.join(backend.ops)}, got {', '.join(unknown)}")
-        device = torch.device(backend.devices[0], *((torch.cuda.current_device(),) if "cuda" in backend.devices else ()))
+        device = torch.device(
+            backend.devices[0], *((torch.cuda.current_device(),) if "cuda" in backend.devices else ())
+        )
         path = user_folder() / file_name(gpu_name(device))
         kept = {op: dict(classes) for op, classes in (tables(gpu_name(device))[0] if path.is_file() else {}).items()}
         for (op, kind), call in works(device, photos, side).items():
@@ -161,7 +169,8 @@ def tune(
             tell(f"{op}, {kind}: {kept[op][kind]}, {gain:.2f} x")
     about = {
         "gpu": gpu_name(device),
-        "made_by": f"veilkern tune on {photos} photos of 3 x {side} x {side}, torch {torch.__version__}, {backend.detail}",
+        "made_by": f"veilkern tune on {photos} photos of 3 x {side} x {side}, torch {torch.__version__}, "
+        f"{backend.detail}",
         "launches": kept,
     }
     make_folder(path.parent)
