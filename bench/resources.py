@@ -212,9 +212,9 @@ def main() -> None:
         print(json.dumps({"rows": found, "faults": wrong}))
         return
     text = (
-        "Registers a thread, shared memory and stack in bytes, instructions, and global loads and stores by width in the "
-        f"machine code. Triton {triton.__version__}, photos of 3 x 112 x 112; made by `python bench/resources.py`, which "
-        "needs no GPU.\n\n" + table(found)
+        "Registers a thread, shared memory and stack in bytes, instructions, and global loads and stores by width in "
+        f"the machine code. Triton {triton.__version__}, photos of 3 x 112 x 112; made by `python bench/resources.py`, "
+        "which needs no GPU.\n\n" + table(found)
     )
     if options.print:
         print(text)

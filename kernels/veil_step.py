@@ -7,11 +7,11 @@ u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, dec
 Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of
 the box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's
 planes:
-  veil_losses: reads veils and photos once; writes the mean protected photo and each tile's part of r_i^2 and of the box
-    sums.
+  veil_losses: reads veils and photos once; writes the mean protected photo and each tile's part of r_i^2 and of the
+    box sums.
   veil_move: reads gradients and photos once; g = (1 - alpha) mean gradient - lam dL_vis/dv + mu dL_var/dv, the last by
-    the    stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a person
-    that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and
+    the stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a
+    person that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and
     momentum; all tiles' parts are added in their order.
 Traffic of a person with n photos and k gradients of s pixels, in f32: 4 k s + 2 n s + about 36 s bytes.
 """

@@ -33,7 +33,7 @@ _tried: ContextVar[tuple[str, str, dict[str, int]] | None] = ContextVar("veilker
 
 @contextlib.contextmanager
 def trying(op: str, kind: str, entry: dict[str, int]) -> Iterator[None]:
-    """Launch this op's shape class by `entry` inside the block, whatever the tables say: so `veilkern tune` searches."""
+    """Launch this op's shape class by `entry` inside the block, whatever the tables say, as `veilkern tune` does."""
     token = _tried.set((op, kind, entry))
     try:
         yield

@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError(f"Triton is not installed ({error}): pip install 'veilkern[triton]'") from error
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6):
-    raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.6 or newer, which torch 2.10 brings")
+    raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.6 or newer, as torch 2.11 brings")
 if not INTERPRETED and not torch.cuda.is_available():
     raise ImportError(
         f"no GPU: torch {torch.__version__} sees none (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
