@@ -63,15 +63,17 @@ def cases() -> dict[tuple[str, str], list[tuple]]:
         record("blend", case, ops.blend, photos, photos[:2], rows, 51, case == "u16", hidden)
         record("recover", case, ops.recover, hidden, photos[:2], rows, 51, None, photos)
     record("recover", "gaussian", ops.recover, photos, photos[:2], rows, 51, 1.0, photos)
-    image = photos.float()
-    for case, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        out = image.to(dtype, memory_format=torch.channels_last)
-        half = [0.5] * 3
-        record("blend_normalize", case, ops.blend_normalize, photos, image[:2], rows, 51, half, half, False, out)
+    image, half = photos.float(), [0.5] * 3
+    for case, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("f64", torch.float64)):
+        own, out = image[:2].to(max(dtype, torch.float32, key=lambda d: d.itemsize)), image.to(dtype)
+        out = out.contiguous(memory_format=torch.channels_last)
+        record("blend_normalize", case, ops.blend_normalize, photos, own, rows, 51, half, half, False, out)
     gradient = torch.empty_like(image)
     record("block_variance", "loss", ops.block_variance, image, (3, 3), 1, "consistent", None, None)
     record("block_variance", "gradient", ops.block_variance, image, (3, 3), 1, "consistent", None, gradient)
     record("block_variance", "any block", ops.block_variance, image, (4, 4), 2, "literal", None, gradient)
+    double = image.double()
+    record("block_variance", "f64", ops.block_variance, double, (3, 3), 1, "consistent", None, double)
     features = torch.zeros(count, 512)
     for kind in ("convex", "affine", "centre"):
         record("hull_distance", kind, ops.hull_distance, features, features, offsets, offsets, kind, None, None, 10)
@@ -80,11 +82,12 @@ def cases() -> dict[tuple[str, str], list[tuple]]:
     )
     record("ssim", "score", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, None, None)
     record("ssim", "gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, gradient)
-    veils, ones = image[:2], torch.ones(people, dtype=torch.float64)
-    for case, visual in (("norm", "norm"), ("mse", "mse")):
+    ones = torch.ones(people, dtype=torch.float64)
+    record("ssim", "f64", ops.ssim, double, double, 11, 1.5, "valid", 1.0, None, double, double)
+    for case, visual, x in (("norm", "norm", image), ("mse", "mse", image), ("f64", "norm", double)):
         record(
-            "veil_step", case, ops.veil_step_, veils, veils, image, photos, offsets, offsets, 51, ones, ones, ones,
-            ones, None, None, visual, (3, 3), 1, "consistent",
+            "veil_step", case, ops.veil_step_, x[:2], x[:2], x, photos, offsets, offsets, 51, ones, ones, ones, ones,
+            None, None, visual, (3, 3), 1, "consistent",
         )  # fmt: skip
     return found
 

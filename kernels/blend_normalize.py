@@ -6,8 +6,9 @@ B_c = (255 - a) / 255 / std_c, C_c = -mean_c / std_c, in the dtype of the veils,
 Traffic: one byte read and one value written per value, and the veil (from the L2 cache where persons repeat).
 
 A program takes BLOCK pixels of one photo. It reads each channel's plane in whole vectors, 16 bytes a thread, and writes
-the three channels side by side in whole vectors too: they change places in shared memory (`tl.gather` of the channels
-padded to four; a store of three interleaved planes would cost three partial writes of every sector).
+the three channels side by side in whole vectors too: they change places in shared memory (`tl.gather` of the planes one
+after the other, a fourth for padding; two lanes of a warp at most want the same bank). A store of three interleaved
+planes would write each sector three times in part.
 """
 
 import triton
@@ -18,6 +19,7 @@ from veilkern.kernels.places import plane_place
 ACCESS = {
     ("blend_normalize", "f32"): {"load": {16: None, 8: 1}, "store": {16: None}},  # 8: the row
     ("blend_normalize", "bf16"): {"load": {16: None, 8: 1}, "store": {16: None}},
+    ("blend_normalize", "f64"): {"load": {16: None, 8: None}, "store": {16: None}},
 }
 
 
@@ -65,9 +67,9 @@ def blend_normalize_kernel(
     p0 = mixed(images + images_c0, veils + veils_c0, x_place, v_place, inside, of_x0, of_v0, add0, kind)
     p1 = mixed(images + images_c1, veils + veils_c1, x_place, v_place, inside, of_x1, of_v1, add1, kind)
     p2 = mixed(images + images_c2, veils + veils_c2, x_place, v_place, inside, of_x2, of_v2, add2, kind)
-    padded = tl.reshape(tl.join(tl.join(p0, p2), tl.join(p1, p2)), [4 * BLOCK])
+    planes = tl.permute(tl.join(tl.join(p0, p2), tl.join(p1, p2)), (1, 2, 0))  # [2, 2, BLOCK]: 0, 1, 2 and 2 again
     side = tl.arange(0, 4 * BLOCK)
-    source = tl.minimum((side // 3) * 4 + side % 3, 4 * BLOCK - 1)
-    value = tl.gather(padded, source, 0)
+    source = (side % 3) * BLOCK + side // 3
+    value = tl.gather(tl.reshape(planes, [4 * BLOCK]), source, 0)
     room = tl.minimum(plane - begin, BLOCK) * 3
     tl.store(out + photo * 3 * plane + begin * 3 + side, value, mask=side < room)

@@ -22,6 +22,7 @@ from veilkern.kernels.places import covering
 ACCESS = {
     ("block_variance", "loss"): {"load": {16: None, 8: None, 4: None}, "store": {4: 1}},
     ("block_variance", "gradient"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: 1}},
+    ("block_variance", "f64"): {"load": {16: None, 8: None}, "store": {16: None, 8: 1}},
     ("block_variance", "any block"): {"load": {16: None, 4: None}, "store": {16: None, 4: 1}},
 }
 

@@ -21,6 +21,8 @@ import triton.language as tl
 ACCESS = {
     ("ssim", "score"): {"load": {16: None, 8: 2, 4: 40}, "store": {16: None, 4: 1}},
     ("ssim", "gradient"): {"load": {16: None, 8: 2, 4: 41}, "store": {16: None, 4: 1}},
+    ("ssim", "f64"): {"load": {16: None, 8: None}, "store": {16: None, 8: 1}},
+    ("ssim_gradient", "f64"): {"load": {16: None, 8: None}, "store": {16: None}},
     ("ssim_gradient", "gradient"): {"load": {16: None, 8: 2, 4: 32}, "store": {16: None}},
 }
 

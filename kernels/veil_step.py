@@ -22,10 +22,12 @@ from veilkern.kernels.block_variance import box_stencil, box_stencil_3x3
 from veilkern.kernels.places import covering
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
-# 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4: photos (a byte a value) and parts of sums.
+# 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4 (2 beside f64): photos, a byte a value.
 ACCESS = {
     ("veil_losses", "norm"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
     ("veil_losses", "mse"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    ("veil_losses", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: 3, 4: 1}},
+    ("veil_move", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: None}},
     ("veil_move", "norm"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
     ("veil_move", "mse"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
 }
