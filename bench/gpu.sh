@@ -16,9 +16,13 @@ mkdir -p "$logs"
 logs=$(cd "$logs" && pwd)
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
+unset TRITON_INTERPRET  # the compiler, not the interpreter
+export VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=4
 worst=0
 summary="$logs/summary.txt"
+started="$logs/started"
 : >"$summary"
+: >"$started"
 
 say() { echo "$*" | tee -a "$summary"; }
 step() {  # step <name> <seconds at most> <command...>
@@ -47,7 +51,7 @@ export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBU
 # Tests whose own packages this machine lacks are left out by name. Large ones run alone: each takes tens of GiB.
 left_out=$("$python" - <<'PY'
 import ast, importlib.util, pathlib
-own = {"helpers", "veilkern", "conftest"}
+own = {"helpers", "veilkern", "conftest"} | {path.stem for path in pathlib.Path("tests").glob("*.py")}
 for path in sorted(pathlib.Path("tests").glob("test_*.py")):
     tree = ast.walk(ast.parse(path.read_text()))
     names = {a.name for n in tree if isinstance(n, ast.Import) for a in n.names}
@@ -81,7 +85,7 @@ else
 fi
 
 step bench 165 "$python" bench/run.py --device cuda --seconds 150
-cp bench/results/*.jsonl bench/results/*.md "$logs" 2>/dev/null
+find bench/results -newer "$started" -type f -exec cp {} "$logs" \;
 echo
 cat "$summary"
 tail -25 "$logs/bench.log"

@@ -22,7 +22,7 @@ ACCESS = {
 
 @triton.jit(do_not_specialize=["a"])
 def blend_kernel(
-    images, veils, rows, out, size, plane, width, chunks, a,
+    images, veils, rows, out, people, size, plane, width, chunks, a,
     images_n, images_c, images_h, images_w,
     veils_n, veils_c, veils_h, veils_w,
     out_n, out_c, out_h, out_w,
@@ -34,6 +34,8 @@ def blend_kernel(
     row = tl.load(rows + photo)
     here = tl.arange(0, BLOCK)
     inside = here < size - begin
+    # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
+    read = here < tl.where((row >= 0) & (row < people), size - begin, 0)
     images += photo * images_n
     veils += row * veils_n
     out += photo * out_n
@@ -44,8 +46,8 @@ def blend_kernel(
         e = here
     else:
         e = begin + here
-    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=inside, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=inside, other=0)
+    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=read, other=0)
+    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=read, other=0)
     p = a * x.to(tl.int32) + (255 - a) * v.to(tl.int32)
     if out.dtype.element_ty == tl.uint8:
         p = ((p + 128) * 257) >> 16

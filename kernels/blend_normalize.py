@@ -39,7 +39,7 @@ def mixed(images, veils, x_place, v_place, inside, of_x, of_v, add, kind: tl.con
 
 @triton.jit
 def blend_normalize_kernel(
-    images, veils, rows, out, plane, width, chunks,
+    images, veils, rows, out, people, plane, width, chunks,
     images_n, images_c0, images_c1, images_c2, images_h, images_w,
     veils_n, veils_c0, veils_c1, veils_c2, veils_h, veils_w,
     of_x0: "fp64", of_x1: "fp64", of_x2: "fp64", of_v0: "fp64", of_v1: "fp64", of_v2: "fp64",
@@ -51,7 +51,8 @@ def blend_normalize_kernel(
     begin = (program % chunks).to(tl.int64) * BLOCK
     row = tl.load(rows + photo)
     here = tl.arange(0, BLOCK)
-    inside = here < plane - begin
+    # A row that names no veil (not checked: the host would wait) reads nothing: black under a black veil.
+    inside = here < tl.where((row >= 0) & (row < people), plane - begin, 0)
     images += photo * images_n
     veils += row * veils_n
     if WHOLE:

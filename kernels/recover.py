@@ -37,7 +37,7 @@ def recovered(hidden, v, a, magic):
 
 @triton.jit(do_not_specialize=["a", "magic"])
 def recover_kernel(
-    protected, veils, rows, out, size, plane, width, chunks, a, magic,
+    protected, veils, rows, out, people, size, plane, width, chunks, a, magic,
     protected_n, protected_c, protected_h, protected_w,
     veils_n, veils_c, veils_h, veils_w,
     out_n, out_c, out_h, out_w,
@@ -49,6 +49,8 @@ def recover_kernel(
     row = tl.load(rows + photo)
     here = tl.arange(0, BLOCK)
     inside = here < size - begin
+    # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
+    read = here < tl.where((row >= 0) & (row < people), size - begin, 0)
     protected += photo * protected_n
     veils += row * veils_n
     out += photo * out_n
@@ -60,8 +62,8 @@ def recover_kernel(
     else:
         e = begin + here
     place = photo_place(e, plane, width, protected_c, protected_h, protected_w, WHOLE)
-    hidden = tl.load(protected + place, mask=inside, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=inside, other=0)
+    hidden = tl.load(protected + place, mask=read, other=0)
+    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=read, other=0)
     x = recovered(hidden, v, a, magic)
     tl.store(out + photo_place(e, plane, width, out_c, out_h, out_w, WHOLE), x.to(tl.uint8), mask=inside)
 
@@ -75,7 +77,7 @@ def reflected(place, size):
 
 @triton.jit(do_not_specialize=["a", "magic"])
 def recover_gaussian_kernel(
-    protected, veils, rows, weights, out, channels, height, width, bands, pieces, radius, a, magic,
+    protected, veils, rows, weights, out, people, channels, height, width, bands, pieces, radius, a, magic,
     protected_n, protected_c, protected_h, protected_w,
     veils_n, veils_c, veils_h, veils_w,
     out_n, out_c, out_h, out_w,
@@ -96,12 +98,13 @@ def recover_gaussian_kernel(
         first = piece * (COLS - 2 * radius) - radius
     x = (first + tl.arange(0, COLS))[None, :]
     inside = (x >= 0) & (x < width)
+    read = (x >= 0) & (x < tl.where((row >= 0) & (row < people), width, 0))  # as in recover_kernel
     column = x.to(tl.int64)
     lines = tl.zeros([ROWS, COLS], tl.uint32)
     for tap in range(0, 2 * radius + 1):
         source = reflected(tl.minimum(y, height - 1) + tap - radius, height).to(tl.int64)
-        hidden = tl.load(protected + source * protected_h + column * protected_w, mask=inside, other=0)
-        v = tl.load(veils + source * veils_h + column * veils_w, mask=inside, other=0)
+        hidden = tl.load(protected + source * protected_h + column * protected_w, mask=read, other=0)
+        v = tl.load(veils + source * veils_h + column * veils_w, mask=read, other=0)
         lines += tl.load(weights + tap).to(tl.uint32) * recovered(hidden, v, a, magic).to(tl.uint32)
     total = tl.zeros([ROWS, COLS], tl.uint32)
     for tap in range(0, 2 * radius + 1):

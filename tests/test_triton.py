@@ -323,6 +323,24 @@ def test_a_short_craft(sample_model, people):
         assert a["feature_distance"] == pytest.approx(b["feature_distance"], abs=1e-3)
 
 
+def test_a_row_that_names_no_veil_reads_nothing():
+    """The op refuses it on the CPU; on a GPU nobody looks, so the kernel must: a black photo, never an unveiled one."""
+    images, veils, _ = batch(4, 2, 12)
+    rows = torch.tensor([1, 2, -1, 2**40])
+    launchers = importlib.import_module("veilkern.backends.triton").OPS
+    images, veils, rows = (t.to(DEVICE) for t in (images, veils, rows))
+    for dtype in (torch.uint8, torch.uint16):
+        out, back = torch.full_like(images, 7, dtype=dtype), torch.full_like(images, 7)
+        launchers["blend"](images, veils, rows, 51, dtype == torch.uint16, out)
+        assert out[0].any() and not out[1:].any()
+        for sigma in (None, 1.0):
+            launchers["recover"](out, veils, rows, 51, sigma, back)
+            assert back[0].any() and not back[1:].any()
+    network = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    launchers["blend_normalize"](images, veils / 255.0, rows, 51, [0.5] * 3, [0.5] * 3, False, network)
+    assert (network[1:] == -1).all()
+
+
 # What a call launches
 
 

@@ -93,8 +93,8 @@ def _photos(kernel, op, source, veils, rows, out, *numbers):
     size = channels * height * width
     chunks = triton.cdiv(size, launch["block"])
     run(
-        kernel, count * chunks, out, source, veils, rows.contiguous(), out, size, height * width, width, chunks,
-        *numbers, *source.stride(), *veils.stride(), *out.stride(), WHOLE=_whole(source, veils, out),
+        kernel, count * chunks, out, source, veils, rows.contiguous(), out, len(veils), size, height * width, width,
+        chunks, *numbers, *source.stride(), *veils.stride(), *out.stride(), WHOLE=_whole(source, veils, out),
         BLOCK=launch["block"], **_compiled(launch),
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
     bands, pieces = triton.cdiv(height, rows_each), 1 if width <= columns else triton.cdiv(width, columns - 2 * radius)
     run(
         recover_gaussian_kernel, count * channels * bands * pieces, out, protected, veils, rows.contiguous(), weights,
-        out, channels, height, width, bands, pieces, radius, a, magic, *protected.stride(), *veils.stride(),
+        out, len(veils), channels, height, width, bands, pieces, radius, a, magic, *protected.stride(), *veils.stride(),
         *out.stride(), WIDE=pieces > 1, ROWS=rows_each, COLS=columns, **_compiled(launch),
     )  # fmt: skip
     return None
@@ -134,8 +134,9 @@ def blend_normalize(images, veils, rows, a, mean, std, bgr, out):
         (t.stride(0), *(channel * t.stride(1) for channel in order), t.stride(2), t.stride(3)) for t in (images, veils)
     ]
     run(
-        blend_normalize_kernel, count * chunks, out, images, veils, rows.contiguous(), out, height * width, width,
-        chunks, *strides[0], *strides[1], *(a / 255 / 255 / s for s in std), *((255 - a) / 255 / s for s in std),
+        blend_normalize_kernel, count * chunks, out, images, veils, rows.contiguous(), out, len(veils),
+        height * width, width, chunks, *strides[0], *strides[1], *(a / 255 / 255 / s for s in std),
+        *((255 - a) / 255 / s for s in std),
         *(-m / s for m, s in zip(mean, std, strict=True)),
         WHOLE=all(t.stride()[2:] == (width, 1) for t in (images, veils)), BLOCK=launch["block"],
         **_compiled(launch),

@@ -30,7 +30,7 @@ def blend(
     uint8 [N, 3, H, W], or with lossless uint16 p = a x + (255 - a) v (0..65025), which `recover` inverts exactly.
     out: where to write (that dtype and shape; it may be `images` itself). Without it the result has the memory layout
     of images: channels-last photos stay so, without a copy. Raises TypeError or ValueError naming the argument; rows
-    out of range are ValueError on the CPU.
+    out of range are ValueError on the CPU; on a GPU, where nobody waits to look, such a photo comes out black.
     """
     images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
     veils = check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
