@@ -11,7 +11,7 @@ strides take the same kernel with WHOLE off, value by value. (p + 127) div 255 =
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import photo_place
+from veilkern.kernels.places import chunk_of, photo_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -28,26 +28,13 @@ def blend_kernel(
     out_n, out_c, out_h, out_w,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    photo = (program // chunks).to(tl.int64)
-    begin = (program % chunks).to(tl.int64) * BLOCK
-    row = tl.load(rows + photo)
-    here = tl.arange(0, BLOCK)
-    inside = here < size - begin
-    # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
-    read = here < tl.where((row >= 0) & (row < people), size - begin, 0)
+    photo, row, begin, inside, readable = chunk_of(rows, people, size, chunks, BLOCK)
+    e = begin + tl.arange(0, BLOCK)
     images += photo * images_n
     veils += row * veils_n
     out += photo * out_n
-    if WHOLE:
-        images += begin
-        veils += begin
-        out += begin
-        e = here
-    else:
-        e = begin + here
-    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=read, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=read, other=0)
+    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=readable, other=0)
+    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=readable, other=0)
     p = a * x.to(tl.int32) + (255 - a) * v.to(tl.int32)
     if out.dtype.element_ty == tl.uint8:
         p = ((p + 128) * 257) >> 16

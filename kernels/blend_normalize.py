@@ -13,7 +13,7 @@ planes would write each sector three times in part.
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import plane_place
+from veilkern.kernels.places import chunk_of, plane_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -46,28 +46,17 @@ def blend_normalize_kernel(
     add0: "fp64", add1: "fp64", add2: "fp64",
     WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    photo = (program // chunks).to(tl.int64)
-    begin = (program % chunks).to(tl.int64) * BLOCK
-    row = tl.load(rows + photo)
-    here = tl.arange(0, BLOCK)
-    # A row that names no veil (not checked: the host would wait) reads nothing: black under a black veil.
-    inside = here < tl.where((row >= 0) & (row < people), plane - begin, 0)
+    photo, row, begin, _, readable = chunk_of(rows, people, plane, chunks, BLOCK)
+    e = begin + tl.arange(0, BLOCK)
     images += photo * images_n
     veils += row * veils_n
-    if WHOLE:
-        images += begin
-        veils += begin
-        e = here
-    else:
-        e = begin + here
     x_place = plane_place(e, width, images_h, images_w, WHOLE)
     v_place = plane_place(e, width, veils_h, veils_w, WHOLE)
     kind: tl.constexpr = out.dtype.element_ty
     # The channels in the network's order: their offsets come from the host. The fourth place is padding.
-    p0 = mixed(images + images_c0, veils + veils_c0, x_place, v_place, inside, of_x0, of_v0, add0, kind)
-    p1 = mixed(images + images_c1, veils + veils_c1, x_place, v_place, inside, of_x1, of_v1, add1, kind)
-    p2 = mixed(images + images_c2, veils + veils_c2, x_place, v_place, inside, of_x2, of_v2, add2, kind)
+    p0 = mixed(images + images_c0, veils + veils_c0, x_place, v_place, readable, of_x0, of_v0, add0, kind)
+    p1 = mixed(images + images_c1, veils + veils_c1, x_place, v_place, readable, of_x1, of_v1, add1, kind)
+    p2 = mixed(images + images_c2, veils + veils_c2, x_place, v_place, readable, of_x2, of_v2, add2, kind)
     planes = tl.permute(tl.join(tl.join(p0, p2), tl.join(p1, p2)), (1, 2, 0))  # [2, 2, BLOCK]: 0, 1, 2 and 2 again
     side = tl.arange(0, 4 * BLOCK)
     source = (side % 3) * BLOCK + side // 3

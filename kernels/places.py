@@ -5,6 +5,21 @@ import triton.language as tl
 
 
 @triton.jit
+def chunk_of(rows, people, size, chunks, BLOCK: tl.constexpr):
+    """This program's BLOCK places of a photo of `size` places: the photo, its veil's row, the first place, which of
+    them there are, and which may be read."""
+    program = tl.program_id(0)
+    photo = (program // chunks).to(tl.int64)
+    begin = (program % chunks).to(tl.int64) * BLOCK
+    row = tl.load(rows + photo)
+    here = tl.arange(0, BLOCK)
+    inside = here < size - begin
+    # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
+    readable = here < tl.where((row >= 0) & (row < people), size - begin, 0)
+    return photo, row, begin, inside, readable
+
+
+@triton.jit
 def photo_place(e, plane, width, channel_step, row_step, column_step, WHOLE: tl.constexpr):
     """Offset of value e of a photo [C, H, W] from its first value. WHOLE: the photo lies in one piece, in the order
     that the caller counts in; else by its strides, with three divisions."""

@@ -14,7 +14,7 @@ along the rows by `tl.gather` in shared memory, where the border is only an inde
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import photo_place
+from veilkern.kernels.places import chunk_of, photo_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -43,27 +43,14 @@ def recover_kernel(
     out_n, out_c, out_h, out_w,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    photo = (program // chunks).to(tl.int64)
-    begin = (program % chunks).to(tl.int64) * BLOCK
-    row = tl.load(rows + photo)
-    here = tl.arange(0, BLOCK)
-    inside = here < size - begin
-    # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
-    read = here < tl.where((row >= 0) & (row < people), size - begin, 0)
+    photo, row, begin, inside, readable = chunk_of(rows, people, size, chunks, BLOCK)
+    e = begin + tl.arange(0, BLOCK)
     protected += photo * protected_n
     veils += row * veils_n
     out += photo * out_n
-    if WHOLE:
-        protected += begin
-        veils += begin
-        out += begin
-        e = here
-    else:
-        e = begin + here
     place = photo_place(e, plane, width, protected_c, protected_h, protected_w, WHOLE)
-    hidden = tl.load(protected + place, mask=read, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=read, other=0)
+    hidden = tl.load(protected + place, mask=readable, other=0)
+    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=readable, other=0)
     x = recovered(hidden, v, a, magic)
     tl.store(out + photo_place(e, plane, width, out_c, out_h, out_w, WHOLE), x.to(tl.uint8), mask=inside)
 

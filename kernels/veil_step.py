@@ -34,6 +34,15 @@ ACCESS = {
 
 
 @triton.jit
+def part_of(tiles, channels):
+    """The person, channel and tile of this program."""
+    program = tl.program_id(0)
+    channel = (program // tiles % channels).to(tl.int64)
+    person = (program // tiles // channels).to(tl.int64)
+    return person, channel, program % tiles
+
+
+@triton.jit
 def tile_of(task, pieces, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Rows [ROWS, 1] and columns [1, COLS] of a tile of a plane."""
     y = (task // pieces * ROWS + tl.arange(0, ROWS))[:, None]
@@ -48,10 +57,7 @@ def veil_losses_kernel(
     veils_n, veils_c, veils_h, veils_w, images_n, images_c, images_h, images_w, means_n, means_c, means_h, means_w,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    tile, rest = program % tiles, program // tiles
-    channel = (rest % channels).to(tl.int64)
-    person = (rest // channels).to(tl.int64)
+    person, channel, tile = part_of(tiles, channels)
     dtype: tl.constexpr = veils.dtype.element_ty
     part = channel * tiles + tile  # of the person's parts
     parts = channels * tiles
@@ -156,10 +162,7 @@ def veil_move_kernel(
     NORM: tl.constexpr, LITERAL: tl.constexpr, PLAIN: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    tile, rest = program % tiles, program // tiles
-    channel = (rest % channels).to(tl.int64)
-    person = (rest // channels).to(tl.int64)
+    person, channel, tile = part_of(tiles, channels)
     dtype: tl.constexpr = veils.dtype.element_ty
     part, parts = channel * tiles + tile, channels * tiles
     begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
