@@ -165,8 +165,9 @@ def _report_held_out(model, people, clean, held_out: People, result: CraftResult
     if not len(kept.images):
         return
     rows = result.bank.rows(kept.names)[kept.rows]
-    hidden = ops.blend(kept.images, result.bank.veils, rows, result.bank.blend)
-    features = model.features(hidden, batch=config.photos_in_flight, check=False)
+    device = model.device  # where the other ops of a craft run
+    hidden = ops.blend(kept.images.to(device), result.bank.veils.to(device), rows.to(device), result.bank.blend)
+    features = model.features(hidden, batch=config.photos_in_flight, check=False).cpu()
     parts = dict(zip(people.names, clean.split(people.counts.tolist()), strict=True))
     others = torch.stack([part[0] for part in parts.values()])
     for p, name in enumerate(kept.names):

@@ -174,12 +174,12 @@ class Wave:
 
     def _finish(self) -> None:
         """Records, measured on the protected photos that the 8-bit veils give."""
-        config, veils = self.config, self.finished()
-        person = torch.repeat_interleave(torch.arange(len(self.names)), self.counts)
-        hidden = ops.blend(self.images.cpu(), veils, person, config.blend)
+        config, veils = self.config, self.finished().to(self.images.device)
+        person = torch.repeat_interleave(torch.arange(len(self.names)), self.counts).to(veils.device)
+        hidden = ops.blend(self.images, veils, person, config.blend)
         features = self.model.features(hidden, batch=config.photos_in_flight, check=False)
-        usable = features.isfinite().all(1) & self.clean.cpu().isfinite().all(1)
-        alpha, images = config.blend / 255, self.images.cpu()
+        usable = features.isfinite().all(1) & self.clean.isfinite().all(1)
+        alpha, images = config.blend / 255, self.images
         for p, name in enumerate(self.names):
             part = slice(int(self.offsets[p]), int(self.offsets[p + 1]))
             record: dict = {
@@ -191,10 +191,10 @@ class Wave:
             if not record["status"] and not bool(usable[part].all()):
                 record["status"] = "failed: the network's features of the protected photos are not finite"
             if not record["status"]:
-                record |= _losses(features[part], self.clean[part].cpu(), images[part], veils[p], alpha, config)
+                record |= _losses(features[part], self.clean[part], images[part], veils[p], alpha, config)
                 reached = float(record["feature_distance"]) <= config.stop_distance
                 record["status"] = "converged" if reached else "step limit"
-                record["photo_ids"] = [photo_id(image) for image in images[part]]
+                record["photo_ids"] = [photo_id(image) for image in images[part].cpu()]
             self.records.append(record)
 
 
@@ -225,7 +225,7 @@ def _prefix(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _losses(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
     """The record's figures of one person under the finished veil."""
-    own = torch.tensor([0, len(images)])
+    own = torch.tensor([0, len(images)], device=images.device)
     distance, _, _ = ops.hull_distance(features, clean, own, kind=config.subspace)
     x, v = images.float() / 255, veil.float() / 255
     mixed = alpha * x + (1 - alpha) * v
