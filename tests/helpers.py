@@ -92,7 +92,7 @@ def on_gpu():
             setattr(ops, name, op)
 
 
-def _call_on_gpu(op, *arguments, **options):
+def _call_on_gpu(op, *arguments, device="cuda", **options):
     storages: dict[int, torch.UntypedStorage] = {}
     moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -100,18 +100,20 @@ def _call_on_gpu(op, *arguments, **options):
         if not isinstance(value, torch.Tensor):
             return value
         if value.requires_grad:
-            return value.cuda()
+            return value.to(device)
         storage = value.untyped_storage()
-        kept = storages.setdefault(storage.data_ptr(), storage.cuda())
-        copy = torch.empty(0, dtype=value.dtype, device="cuda")
-        copy.set_(kept, value.storage_offset(), value.shape, value.stride())
+        if storage.data_ptr() not in storages:
+            storages[storage.data_ptr()] = storage.to(device=torch.device(device))
+        copy = torch.empty(0, dtype=value.dtype, device=device)
+        copy.set_(storages[storage.data_ptr()], value.storage_offset(), value.shape, value.stride())
         moved[id(value)] = (value, copy)
         return copy
 
     found = op(*(there(a) for a in arguments), **{name: there(value) for name, value in options.items()})
-    for value, copy in moved.values():  # what was changed in place
-        if value.dtype != torch.int64 and value.numel():
-            value.copy_(copy)
+    changed = [options.get("out"), *(arguments[:2] if op.__name__ == "veil_step_" else ())]
+    for value in changed:
+        if value is not None:
+            value.copy_(moved[id(value)][1])
     given = {id(copy): value for value, copy in moved.values()}
 
     def back(value):

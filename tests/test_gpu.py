@@ -184,7 +184,7 @@ def test_craft_on_the_gpu(sample_model, people):
 @pytest.mark.large
 @pytest.mark.parametrize("op", ["blend", "lossless", "recover", "blend_normalize", "block_variance", "ssim"])
 def test_more_than_2_to_31_values(op):
-    """The last photos of a batch of more than 2^31 values come out as they do alone."""
+    """The last photos of more than 2^31 values come out as they do alone; losses, which torch adds up, nearly so."""
     side, n = 512, 2**31 // (3 * 512 * 512) + 3
     g = torch.Generator(device="cuda").manual_seed(0)
     veils = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, device="cuda", generator=g)
@@ -207,7 +207,8 @@ def test_more_than_2_to_31_values(op):
         images[4:-4] = 0.5
     found = call(images, rows)
     for part in (slice(0, 4), slice(n - 4, n)):
-        assert torch.equal(found[part], call(images[part].clone(), rows[part].clone()))
+        alone = call(images[part].clone(), rows[part].clone())
+        torch.testing.assert_close(found[part], alone, rtol=1e-5 if floats else 0, atol=0)
 
 
 @pytest.mark.large
