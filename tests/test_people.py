@@ -149,10 +149,10 @@ def test_protected_must_be_whole_png(tmp_path):
 
 def make_folder_with_mistakes(root):
     """Two good persons among everything that can go wrong; returns how many usable photos there are."""
-    for name, count in (("ann", 3), ("bob", 2)):
+    for name, count, first in (("ann", 3, 20), ("bob", 2, 30)):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            picture(hash(name) % 97 + i).save(root / name / f"{i}.png")
+            picture(first + i).save(root / name / f"{i}.png")
     (root / "ann" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n truncated")
     picture().convert("L").save(root / "ann" / "grey.png")
     picture().resize((50, 50)).save(root / "bob" / "small.png")

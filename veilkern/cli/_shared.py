@@ -1,0 +1,62 @@
+"""What the commands share: where they print, the options that several take, the network, and the summary at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+
+import veilkern as vk
+from veilkern.people import Problem
+
+console, errors = Console(), Console(stderr=True)
+NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters
+
+Faces = Annotated[Path, typer.Argument(metavar="FACES", help="One folder per person, PNG, JPEG or WebP inside.")]
+Net = Annotated[str, typer.Option("--model", help="file.py:callable, ARCH:checkpoint, or a network file.")]
+Veils = Annotated[Path, typer.Option("--veils", help="The veil bank.")]
+Resize = Annotated[bool, typer.Option("--resize", help="Bring photos of another size to the wanted one.")]
+Convert = Annotated[
+    bool, typer.Option("--convert", help="Turn greyscale, RGBA, CMYK and 16-bit photos into 8-bit RGB.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
+Size = Annotated[int, typer.Option("--input-size", help="Side of the network's input, pixels.")]
+Mean = Annotated[str | None, typer.Option("--input-mean", help="Mean of the network's input, 'm' or 'm,m,m'.")]
+Std = Annotated[str | None, typer.Option("--input-std", help="Standard deviation of the network's input.")]
+Bgr = Annotated[bool, typer.Option("--input-bgr", help="The network reads blue, green, red.")]
+Range = Annotated[float | None, typer.Option("--input-range", help="Largest value of the network's input: 1 or 255.")]
+
+
+def load_network(
+    net: str, size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None
+) -> vk.FaceModel:
+    given: dict[str, Any] = {} if size == 112 else {"size": size}
+    for name, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            try:
+                numbers = [float(part) for part in text.split(",")]
+            except ValueError:
+                raise typer.BadParameter(
+                    f"wanted one number or three, got {text!r}", param_hint=f"--input-{name}"
+                ) from None
+            given[name] = numbers * 3 if len(numbers) == 1 else numbers
+    if bgr:
+        given["bgr"] = True
+    if value_range is not None:
+        given["value_range"] = value_range
+    return vk.FaceModel.load(net, **given)
+
+
+def finish(problems: list[Problem], notices: list[Problem] = ()) -> None:  # type: ignore[assignment]
+    """The summary of what was skipped; exit code 1 when anything was."""
+    for notice in notices:
+        errors.print(f"[yellow]note[/] {escape(str(notice))}", soft_wrap=True)
+    if problems:
+        errors.print(f"[red]{len(problems)} left out:[/]")
+        for problem in problems:
+            errors.print(f"  {escape(str(problem))}", soft_wrap=True)
+        raise typer.Exit(1)
