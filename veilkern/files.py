@@ -1,37 +1,97 @@
-"""Writing files so that nothing is lost: a temporary name in the same folder, fsync, then rename."""
+"""Writing files so that nothing is lost: a temporary name in the same folder, fsync, then rename; and their locks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from veilkern.errors import OutputError
 
+Buffer = bytes | bytearray | memoryview
 
-def atomic_write(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666) -> None:
-    """Write `data` to `path` whole or not at all; an old file there stays until the new one is safe on disk.
 
-    mode: as the process's umask allows, like any new file; 0o600 for veils. Raises OutputError naming the path and the
-    cause (full disk, no permission, no such folder).
+def atomic_write(
+    path: str | os.PathLike[str], data: bytes | Sequence[Buffer], *, mode: int = 0o666, replace: bool = True
+) -> None:
+    """Write `data` (bytes, or buffers one after the other) to `path` whole or not at all; an old file there stays until
+    the new one is safe on disk. A link is followed: what it points to is written.
+
+    mode: as the process's umask allows, like any new file; 0o600 for veils. replace: False leaves whatever is there
+    alone, also when it came into being a moment ago. Raises OutputError naming the path and the cause (full disk, no
+    permission, no such folder, there already).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    target = _target(path)
+    temporary = target.with_name(f".veilkern-{secrets.token_hex(8)}.tmp")
     try:
         # The mode holds from the first byte: a veil is never readable by others, even for a moment.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in [data] if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if replace:
+            os.replace(temporary, target)
+        else:
+            _create(temporary, target)
+        _sync_folder(target.parent)
+    except FileExistsError as error:
+        raise OutputError(f"{path}: there already; kept") from error
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:  # also on KeyboardInterrupt: no stray temporary files (after the rename there is none)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Where `path` leads: links are followed, so that they stay links."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _create(temporary: Path, target: Path) -> None:
+    """Give `temporary` its name unless something has that name: FileExistsError."""
+    try:
+        os.link(temporary, target)  # unlike a rename it never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: reserve the name, then rename over the reservation
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of output `path` (a file .<name>.lock beside it), against other processes and threads.
+
+    wait: seconds to wait for whoever holds it. Raises OutputError when it is still held then, or cannot be made. The
+    lock ends with the process, however that ends.
+    """
+    target = _target(path)
+    lock = FileLock(target.with_name(f".{_shortened(target.name)}.lock"), timeout=wait, mode=0o600, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"{path}: another craft or bank command is at work on it; wait until that ends") from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be locked: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _shortened(name: str) -> str:
+    """The start of a name, so that a prefix and a suffix still fit a file system's 255 bytes."""
+    return name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,11 +124,16 @@ def inside(root: Path, *parts: str) -> Path:
     return path
 
 
+_PORTS = [f"{port}{i}" for port in ("COM", "LPT") for i in "123456789¹²³"]
+_RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS])
+
+
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is one path component that stays in its folder on every platform."""
-    return (
-        bool(name)
-        and name not in (".", "..")
-        and len(name.encode(errors="surrogatepass")) <= 255
-        and not any(c in "/\\:" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name)
-    )
+    """Whether `name` is one path component that stays in its folder and can be written on every platform.
+
+    Refused are what Windows refuses (<>:"/\\|?*, control characters, CON and the like with any ending, a dot or blank
+    at the end, more than 255 UTF-16 units), what Unix refuses (/, NUL, more than 255 bytes), and lone surrogates.
+    """
+    if not name or name[-1] in ". " or any(c in '<>:"/\\|?*' or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        return False
+    return len(name.encode()) <= 255 and name.split(".")[0].rstrip(" ").upper() not in _RESERVED
