@@ -4,7 +4,7 @@
 recorded instead of made, compiles each of them for sm_80, sm_90 and sm_100 with the types and divisibilities of that
 call, and reads the machine code with the disassembler in Triton's wheel. It writes bench/results/resources.md, and
 fails on a spill, on local memory and on bulk accesses narrower than the kernel's ACCESS says. `--json` prints the rows
-only.
+only. `--variants` tells instead how many variants of each kernel Triton compiles for batches of several sizes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import create_function_from_signature
 
 RESULTS = Path(__file__).parent / "results" / "resources.md"
 ARCHES = (80, 90, 100)
+BATCHES = [(1, 1), (2, 1), (15, 3), (16, 16), (17, 2)]  # photos, people
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 NAMES = {
     torch.uint8: "u8", torch.uint16: "u16", torch.int32: "i32", torch.int64: "i64", torch.bool: "i1",
@@ -47,12 +49,15 @@ def backend():
         torch.cuda.is_available = there
 
 
-def cases() -> dict[tuple[str, str], list[tuple]]:
-    """(op, case) -> the launches that one call makes: kernel, positional arguments, options."""
+def cases(count: int = 8, people: int = 2) -> dict[tuple[str, str], list[tuple]]:
+    """(op, case) -> the launches that one call makes, on `count` photos: kernel, positional arguments, options."""
     found: dict[tuple[str, str], list[tuple]] = collections.defaultdict(list)
-    ops, count, people = backend(), 8, 2
+    ops = backend()
     photos = torch.zeros(count, 3, 112, 112, dtype=torch.uint8)
-    rows, offsets = torch.zeros(count, dtype=torch.int64), torch.tensor([0, 4, 8])
+    # Rows and offsets out of the middle of larger tables, as a loop over batches has them.
+    rows = torch.zeros(count + 1, dtype=torch.int64)[count % 2 :][:count]
+    offsets = torch.linspace(0, count, people + 2).long()[people % 2 :][: people + 1]
+    bank = photos[:1].expand(people, -1, -1, -1).contiguous()
 
     def record(op, case, launcher, *arguments):
         ops.run = lambda kernel, programs, like, *given, **options: found[op, case].append((kernel, given, options))
@@ -60,12 +65,12 @@ def cases() -> dict[tuple[str, str], list[tuple]]:
 
     for case, dtype in (("u8", torch.uint8), ("u16", torch.uint16)):
         hidden = photos.to(dtype)
-        record("blend", case, ops.blend, photos, photos[:2], rows, 51, case == "u16", hidden)
-        record("recover", case, ops.recover, hidden, photos[:2], rows, 51, None, photos)
-    record("recover", "gaussian", ops.recover, photos, photos[:2], rows, 51, 1.0, photos)
+        record("blend", case, ops.blend, photos, bank, rows, 51, case == "u16", hidden)
+        record("recover", case, ops.recover, hidden, bank, rows, 51, None, photos)
+    record("recover", "gaussian", ops.recover, photos, bank, rows, 51, 1.0, photos)
     image, half = photos.float(), [0.5] * 3
     for case, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("f64", torch.float64)):
-        own, out = image[:2].to(max(dtype, torch.float32, key=lambda d: d.itemsize)), image.to(dtype)
+        own, out = bank.to(max(dtype, torch.float32, key=lambda d: d.itemsize)), image.to(dtype)
         out = out.contiguous(memory_format=torch.channels_last)
         record("blend_normalize", case, ops.blend_normalize, photos, own, rows, 51, half, half, False, out)
     gradient = torch.empty_like(image)
@@ -82,12 +87,16 @@ def cases() -> dict[tuple[str, str], list[tuple]]:
     )
     record("ssim", "score", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, None, None)
     record("ssim", "gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, gradient)
-    ones = torch.ones(people, dtype=torch.float64)
+    ones = [torch.ones(people, dtype=torch.float64)] * 4
     record("ssim", "f64", ops.ssim, double, double, 11, 1.5, "valid", 1.0, None, double, double)
-    for case, visual, x in (("norm", "norm", image), ("mse", "mse", image), ("f64", "norm", double)):
+    for case, visual, x, rates in (
+        ("norm", "norm", image, ones), ("mse", "mse", image, ones), ("f64", "norm", double, ones),
+        ("numbers", "norm", image, [0.5] * 4),
+    ):  # fmt: skip
+        own = bank.to(x.dtype)
         record(
-            "veil_step", case, ops.veil_step_, x[:2], x[:2], x, photos, offsets, offsets, 51, ones, ones, ones, ones,
-            None, None, visual, (3, 3), 1, "consistent",
+            "veil_step", case, ops.veil_step_, own, own.clone(), x, photos, offsets, offsets, 51, *rates, None, None,
+            visual, (3, 3), 1, "consistent",
         )  # fmt: skip
     return found
 
@@ -109,7 +118,7 @@ def source_of(kernel, given, options) -> ASTSource:
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         whole = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
-        if whole and not parameter.do_not_specialize:
+        if whole and not parameter.do_not_specialize and not parameter.do_not_specialize_on_alignment:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, constants, attributes)
 
@@ -119,6 +128,19 @@ def compiled(kernel, given, options, arch: int) -> tuple[bytes, int]:
     wanted = {name: options[name] for name in ("num_warps", "maxnreg") if name in options}
     made = triton.compile(source_of(kernel, given, options), target=GPUTarget("cuda", arch, 32), options=wanted)
     return made.asm["cubin"], made.metadata.shared
+
+
+def variants(batches: list[tuple[int, int]]) -> dict[str, int]:
+    """How many variants of each op, case and kernel Triton compiles for these batches (photos, people)."""
+    found = collections.defaultdict(set)
+    target = triton.compiler.make_backend(GPUTarget("cuda", 90, 32))
+    for count, people in batches:
+        for (op, case), launches in cases(count, people).items():
+            for kernel, given, options in launches:
+                bind = create_function_from_signature(kernel.signature, kernel.params, target)
+                _, specialization, rest = bind(*given, **options)
+                found[f"{op}, {case}, {kernel.__name__}"].add(f"{specialization} {rest}")
+    return {name: len(keys) for name, keys in found.items()}
 
 
 def tool(name: str, *arguments: str) -> str:
@@ -205,10 +227,14 @@ def table(found: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the rows, write nothing")
+    parser.add_argument("--variants", action="store_true", help="count what is compiled for batches of several sizes")
     parser.add_argument("--arch", type=int, action="append", help="sm_<arch> only (may be repeated)")
     parser.add_argument("--only", default="", help="only ops whose name holds this")
     parser.add_argument("--print", action="store_true", help="print the table, write nothing")
     options = parser.parse_args()
+    if options.variants:
+        print(json.dumps(variants(BATCHES)))
+        return
     found = rows(tuple(options.arch or ARCHES), options.only)
     wrong = [f"{row['kernel']} ({row['case']}, {row['arch']}): {fault}" for row in found for fault in faults(row)]
     if options.json:

@@ -20,7 +20,7 @@ ACCESS = {
 }
 
 
-@triton.jit(do_not_specialize=["a"])
+@triton.jit(do_not_specialize=["people", "chunks", "a"], do_not_specialize_on_alignment=["rows"])
 def blend_kernel(
     images, veils, rows, out, people, size, plane, width, chunks, a,
     images_n, images_c, images_h, images_w,

@@ -37,7 +37,7 @@ def mixed(images, veils, x_place, v_place, inside, of_x, of_v, add, kind: tl.con
     return value.to(kind)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["people", "chunks"], do_not_specialize_on_alignment=["rows"])
 def blend_normalize_kernel(
     images, veils, rows, out, people, plane, width, chunks,
     images_n, images_c0, images_c1, images_c2, images_h, images_w,

@@ -119,7 +119,10 @@ def box_stencil_3x3(plane, y, x, height, width, step_h, step_w, centre, ROWS: tl
     return total
 
 
-@triton.jit(do_not_specialize=["block_h", "block_w", "stride", "boxes_h", "boxes_w"])
+@triton.jit(
+    do_not_specialize=["channels", "block_h", "block_w", "stride", "boxes_h", "boxes_w"],
+    do_not_specialize_on_alignment=["scale"],
+)
 def block_variance_kernel(
     images, gradient, scale, loss, channels, height, width, block_h, block_w, stride, boxes_h, boxes_w,
     images_n, images_c, images_h, images_w,

@@ -13,10 +13,14 @@ sum w = 1, w = 1 / m + u: with centred Y every step sums to 0 by itself, but for
 
 Y (20 KB for ten 512-d features) is read from memory once and from L1 afterwards; Gram matrix and the vector that it
 multiplies pass through scratch memory of the person (a few KB, in L1), since a thread cannot see another's registers.
+
+What the op checks on the CPU cannot be checked on a GPU without a wait: a person with more clean features than width,
+with none, or with offsets that cannot be, gets NaN, as do features that offsets leave out.
 """
 
 import triton
 import triton.language as tl
+from veilkern.kernels.places import span_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 # 16: clean features in bulk; 8: offsets, and a chunk of one feature over a warp; 4: Gram matrix and weights, from L1.
@@ -233,16 +237,52 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
 
 
 @triton.jit
+def spoil(distance, weights, gradient, low, high, dimensions, width, MOST: tl.constexpr, CHUNK: tl.constexpr):
+    """NaN for the features low..high - 1."""
+    j = tl.arange(0, MOST)
+    for i in range(low, high):
+        tl.store(distance + i, float("nan"))
+        tl.store(weights + i * width + j, tl.full([MOST], float("nan"), weights.dtype.element_ty), mask=j < width)
+        for begin in range(0, dimensions, CHUNK):
+            d = begin + tl.arange(0, CHUNK)
+            nan = tl.full([CHUNK], float("nan"), gradient.dtype.element_ty)
+            tl.store(gradient + i * dimensions + d, nan, mask=d < dimensions)
+
+
+@triton.jit
+def spoil_impossible(offsets, person, people, photos, good, distance, weights, gradient, dimensions, width,
+                     MOST: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """NaN for the features of a person who is not `good`; by the first and the last person, for those of nobody."""
+    begin = tl.minimum(tl.maximum(tl.load(offsets + person), 0), photos)
+    end = tl.minimum(tl.maximum(tl.load(offsets + person + 1), 0), photos)
+    low, high = tl.minimum(begin, end), tl.where(good, begin, tl.maximum(begin, end))
+    spoil(
+        distance, weights, gradient, tl.where(person == 0, 0, low), high, dimensions, width, MOST, CHUNK
+    )  # fmt: skip
+    spoil(
+        distance, weights, gradient, tl.where(person == people - 1, end, photos), photos, dimensions, width, MOST, CHUNK
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["people", "photos", "clean_photos", "width", "start_n"],
+    do_not_specialize_on_alignment=["offsets", "clean_offsets", "start", "own"],
+)
 def hull_distance_kernel(
     features, clean, offsets, clean_offsets, start, own, distance, weights, gradient, centre, gram, vectors, cross,
-    dimensions, width, ridge: "fp64",
+    people, photos, clean_photos, dimensions, width, ridge: "fp64",
     features_n, features_d, clean_n, clean_d, start_n, start_m,
     KIND: tl.constexpr, MOST: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     person = tl.program_id(0).to(tl.int64)
-    begin, clean_begin = tl.load(offsets + person), tl.load(clean_offsets + person)
-    number = tl.load(offsets + person + 1) - begin
-    count = tl.load(clean_offsets + person + 1) - clean_begin
+    begin, end = span_of(offsets, person, photos)
+    clean_begin, clean_end = span_of(clean_offsets, person, clean_photos)
+    known = clean_end - clean_begin
+    good = (end > begin) & (known > 0) & (known <= width)
+    spoil_impossible(
+        offsets, person, people, photos, good, distance, weights, gradient, dimensions, width, MOST, CHUNK
+    )  # fmt: skip
+    number, count = tl.where(good, end - begin, 0), tl.where(good, known, 0)
     features += begin * features_n
     clean += clean_begin * clean_n
     weights += begin * width
@@ -256,6 +296,7 @@ def hull_distance_kernel(
                 if own is not None:
                     chosen = tl.load(own + begin + i)
                 w = tl.where(j == chosen, 1.0, 0.0)
+                w = tl.where((chosen >= 0) & (chosen < count), w, float("nan"))
             tl.store(weights + i * width + j, w.to(weights.dtype.element_ty), mask=j < width)
     else:
         if start is not None:

@@ -1,4 +1,9 @@
-"""Where values lie: what the kernels of this folder share. Offsets are int64 before anything is multiplied."""
+"""Where values lie: what the kernels of this folder share. Offsets are int64 before anything is multiplied.
+
+Numbers that follow the size of a batch (people, chunks, tiles ...) and tables read value by value (rows, offsets) are
+`do_not_specialize`: Triton would compile anew for 1 and for multiples of 16, in the middle of serving or of a capture.
+Sizes and strides of photos keep it: on them hangs how wide memory is accessed.
+"""
 
 import triton
 import triton.language as tl
@@ -17,6 +22,15 @@ def chunk_of(rows, people, size, chunks, BLOCK: tl.constexpr):
     # A row that names no veil (not checked: the host would wait) reads nothing; its photo comes out black.
     readable = here < tl.where((row >= 0) & (row < people), size - begin, 0)
     return photo, row, begin, inside, readable
+
+
+@triton.jit
+def span_of(offsets, person, total):
+    """Where a person's rows of `total` begin and end by offsets. Nobody has checked them (the host would wait): a pair
+    that does not lie in order within 0..total is none, 0 to 0, so that nothing is read or written beyond."""
+    begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
+    possible = (begin >= 0) & (begin <= end) & (end <= total)
+    return tl.where(possible, begin, 0), tl.where(possible, end, 0)
 
 
 @triton.jit

@@ -35,7 +35,7 @@ def recovered(hidden, v, a, magic):
     return tl.umulhi(n.to(tl.uint32), magic.to(tl.uint32)).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["a", "magic"])
+@triton.jit(do_not_specialize=["people", "chunks", "a", "magic"], do_not_specialize_on_alignment=["rows"])
 def recover_kernel(
     protected, veils, rows, out, people, size, plane, width, chunks, a, magic,
     protected_n, protected_c, protected_h, protected_w,
@@ -62,7 +62,10 @@ def reflected(place, size):
     return tl.where(place >= size, 2 * (size - 1) - place, place)
 
 
-@triton.jit(do_not_specialize=["a", "magic"])
+@triton.jit(
+    do_not_specialize=["people", "channels", "bands", "pieces", "radius", "a", "magic"],
+    do_not_specialize_on_alignment=["rows"],
+)
 def recover_gaussian_kernel(
     protected, veils, rows, weights, out, people, channels, height, width, bands, pieces, radius, a, magic,
     protected_n, protected_c, protected_h, protected_w,

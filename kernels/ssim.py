@@ -56,7 +56,7 @@ def down_pairs(x_plane, y_plane, taps, y, x, window, pad, height, width, x_h, x_
     tl.store(place + 4 * ROWS * COLS, of_xy)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "tiles", "pieces", "channels"], do_not_specialize_on_alignment=["scale"])
 def ssim_kernel(
     x_images, y_images, taps, scale, partial, maps, slots, tasks, tiles, pieces, channels, height, width, out_h, out_w,
     map_size, pitch, window, pad, lead, room, c1: "fp64", c2: "fp64",
@@ -136,7 +136,7 @@ def down_maps(maps, size, pitch, taps, y, x, window, pad, out_h, slot, ROWS: tl.
     tl.store(place + 3 * ROWS * COLS, s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "tiles", "pieces", "channels"])
 def ssim_gradient_kernel(
     x_images, y_images, taps, maps, gradient_x, gradient_y, slots, tasks, tiles, pieces, channels, height, width, out_h,
     out_w, map_size, pitch, window, pad, lead, room,

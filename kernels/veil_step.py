@@ -1,8 +1,8 @@
 """veil_step_ (eq. 13, MI-FGSM) for all people: g = dL/dv; g /= mean|g|; m = decay m + g; v = clamp(v - step sign(m)).
 
 veils, momentum f32 or f64 [P, C, H, W] (changed), gradients [M, C, H, W] of that dtype by gradient_offsets, images
-u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, decay f64 [P], active bool [P] or none
--> statistics [P, 3]: mean|g|, L_vis, L_var. L = mean of L_fea - lam L_vis + mu L_var.
+u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, decay numbers or f64 [P], active bool [P]
+or none -> statistics [P, 3]: mean|g|, L_vis, L_var. L = mean of L_fea - lam L_vis + mu L_var.
 
 Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of
 the box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's
@@ -19,13 +19,15 @@ Traffic of a person with n photos and k gradients of s pixels, in f32: 4 k s + 2
 import triton
 import triton.language as tl
 from veilkern.kernels.block_variance import box_stencil, box_stencil_3x3
-from veilkern.kernels.places import covering
+from veilkern.kernels.places import covering, span_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 # 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4 (2 beside f64): photos, a byte a value.
 ACCESS = {
     ("veil_losses", "norm"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
     ("veil_losses", "mse"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    ("veil_losses", "numbers"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    ("veil_move", "numbers"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
     ("veil_losses", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: 3, 4: 1}},
     ("veil_move", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: None}},
     ("veil_move", "norm"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
@@ -50,10 +52,15 @@ def tile_of(task, pieces, ROWS: tl.constexpr, COLS: tl.constexpr):
     return y, x
 
 
-@triton.jit(do_not_specialize=["block_h", "block_w", "stride", "boxes_h", "boxes_w"])
+@triton.jit(
+    do_not_specialize=[
+        "photos", "channels", "tiles", "pieces", "blend", "block_h", "block_w", "stride", "boxes_h", "boxes_w",
+    ],
+    do_not_specialize_on_alignment=["offsets", "active"],
+)  # fmt: skip
 def veil_losses_kernel(
     veils, images, offsets, active, mean_images, mixed, means, squares, sums, counters,
-    channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
+    photos, channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
     veils_n, veils_c, veils_h, veils_w, images_n, images_c, images_h, images_w, means_n, means_c, means_h, means_w,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
@@ -67,16 +74,16 @@ def veil_losses_kernel(
     if active is not None:
         moving = tl.load(active + person) != 0
     if moving:
-        begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
+        begin, end = span_of(offsets, person, photos)
         y, x = tile_of(tile, pieces, ROWS, COLS)
         inside = (y < height) & (x < width)
         row, column = y.to(tl.int64), x.to(tl.int64)
         place = veils + person * veils_n + channel * veils_c + row * veils_h + column * veils_w
         v = tl.load(place, mask=inside, other=0.0)
         total = tl.zeros([ROWS, COLS], dtype)
-        photos = images + channel * images_c + row * images_h + column * images_w
+        here_in = images + channel * images_c + row * images_h + column * images_w
         for i in range(begin, end):
-            photo = tl.load(photos + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
+            photo = tl.load(here_in + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
             gap = tl.where(inside, v * 255 - photo, 0.0)
             total += photo
             tl.store(squares + i * parts + part, tl.sum(gap * gap))
@@ -152,10 +159,26 @@ def move_person(
         tl.store(place, tl.minimum(tl.maximum(v, 0.0), 1.0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["block_h", "block_w", "stride", "boxes_h", "boxes_w"])
+@triton.jit
+def rate_of(each, person, number, dtype: tl.constexpr):
+    """A person's own rate, or the one number for all where there is no table of them."""
+    rate = tl.full([], number, dtype)
+    if each is not None:
+        rate = tl.load(each + person).to(dtype)
+    return rate
+
+
+@triton.jit(
+    do_not_specialize=[
+        "photos", "gradient_photos", "channels", "tiles", "pieces", "blend", "block_h", "block_w", "stride", "boxes_h",
+        "boxes_w",
+    ],
+    do_not_specialize_on_alignment=["offsets", "gradient_offsets", "active", "lam", "mu", "step", "decay"],
+)  # fmt: skip
 def veil_move_kernel(
     veils, momentum, gradients, images, offsets, gradient_offsets, active, lam, mu, step, decay, mixed, means, squares,
     sums, variances, absolutes, slopes, counters, statistics,
+    lam_number: "fp64", mu_number: "fp64", step_number: "fp64", decay_number: "fp64", photos, gradient_photos,
     channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
     veils_n, veils_c, veils_h, veils_w, momentum_n, momentum_c, momentum_h, momentum_w,
     gradients_n, gradients_c, gradients_h, gradients_w, images_n, images_c, images_h, images_w,
@@ -165,8 +188,8 @@ def veil_move_kernel(
     person, channel, tile = part_of(tiles, channels)
     dtype: tl.constexpr = veils.dtype.element_ty
     part, parts = channel * tiles + tile, channels * tiles
-    begin, end = tl.load(offsets + person), tl.load(offsets + person + 1)
-    first, last = tl.load(gradient_offsets + person), tl.load(gradient_offsets + person + 1)
+    begin, end = span_of(offsets, person, photos)
+    first, last = span_of(gradient_offsets, person, gradient_photos)
     statistics += person * 3 + tl.arange(0, 4)
     three = tl.arange(0, 4) < 3
     moving = tl.full([], 1, tl.int1)
@@ -203,7 +226,7 @@ def veil_move_kernel(
         weight = rest_alpha
         if not NORM:
             weight = rest_alpha * rest_alpha
-        slope -= tl.load(lam + person).to(dtype) * weight * of_visual
+        slope -= rate_of(lam, person, lam_number, dtype) * weight * of_visual
 
         area, number = (block_h * block_w).to(dtype), (boxes_h * boxes_w).to(dtype)
         mean = add_parts(sums + person * parts + channel * tiles, tiles, TILES) / number
@@ -236,7 +259,7 @@ def veil_move_kernel(
         if LITERAL:
             boxes = covering(y, y, block_h, stride, boxes_h) * covering(x, x, block_w, stride, boxes_w)
             of_variance += 2 * shrink * shrink * mean / number * boxes.to(dtype)
-        slope += tl.load(mu + person).to(dtype) * rest_alpha * of_variance
+        slope += rate_of(mu, person, mu_number, dtype) * rest_alpha * of_variance
 
         tl.store(slopes + here, slope, mask=inside)
         tl.store(absolutes + person * parts + part, tl.sum(tl.where(inside, tl.abs(slope), 0.0)))
@@ -260,6 +283,7 @@ def veil_move_kernel(
                 scale = tl.where(mean_size > 0, 1 / tl.where(mean_size > 0, mean_size, 1.0), 0.0)
                 move_person(
                     veils + person * veils_n, momentum + person * momentum_n, slopes + person * size, scale,
-                    tl.load(step + person).to(dtype), tl.load(decay + person).to(dtype), tiles, pieces, channels,
-                    height, width, veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w, ROWS, COLS,
+                    rate_of(step, person, step_number, dtype), rate_of(decay, person, decay_number, dtype), tiles,
+                    pieces, channels, height, width, veils_c, veils_h, veils_w, momentum_c, momentum_h, momentum_w,
+                    ROWS, COLS,
                 )  # fmt: skip

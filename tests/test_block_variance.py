@@ -177,7 +177,7 @@ def test_wrong_gradient_arguments():
     for change, error, words in (
         ({"scale": torch.zeros(3)}, ValueError, "scale must be float32 \\[2\\]"),
         ({"out": torch.zeros(2, 3, 8, 9)}, ValueError, "out must be \\[2, 3, 8, 8\\]"),
-        ({"out": images}, ValueError, "out must not be images itself"),
+        ({"out": images}, ValueError, "out must not overlap images in memory"),
         ({"out": images.double()}, TypeError, "out must be float32"),
     ):
         with pytest.raises(error, match=words):

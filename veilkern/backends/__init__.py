@@ -67,6 +67,7 @@ def use_backend(name: str, *, threads: int | None = None) -> Iterator[Backend]:
     """Serve every op inside the block by this backend; BackendError when it is unknown or absent.
 
     threads: how many the `cpu` backend uses (default: torch.get_num_threads()). Other Python threads are not affected.
+    Gradients of what runs inside are served by it too, wherever and whenever `backward` is called.
     """
     if name not in ORDER:
         raise BackendError(f"use_backend: no backend {name!r}; there are {', '.join(ORDER)}")
@@ -77,9 +78,22 @@ def use_backend(name: str, *, threads: int | None = None) -> Iterator[Backend]:
         raise ValueError(f"use_backend: threads must be a positive integer, got {threads!r}")
     if threads is not None and name != "cpu":
         raise ValueError(f"use_backend: threads must be None for {name}: only cpu takes a number of threads")
-    asked, counted = _asked.set(name), _threads.set(threads)
-    try:
+    with choosing((name, threads)):
         yield backend
+
+
+def choice() -> tuple[str | None, int | None]:
+    """What this Python thread has asked for: backend and number of threads, None for what it leaves open."""
+    return _asked.get(), _threads.get()
+
+
+@contextlib.contextmanager
+def choosing(chosen: tuple[str | None, int | None]) -> Iterator[None]:
+    """Serve by an earlier `choice()` inside the block, in whatever thread: for gradients, which autograd makes in
+    threads of its own, where no use_backend reaches."""
+    asked, counted = _asked.set(chosen[0]), _threads.set(chosen[1])
+    try:
+        yield
     finally:
         _asked.reset(asked)
         _threads.reset(counted)

@@ -148,12 +148,18 @@ def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y
     return score
 
 
+def _per_person(value: float | torch.Tensor, people: int) -> torch.Tensor:
+    """A number, or float64 [P], as float64 [P]."""
+    return value if isinstance(value, torch.Tensor) else torch.full((people,), value, dtype=torch.float64)
+
+
 def veil_step_(
     veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
     visual, block, stride, form,
 ):  # fmt: skip
     """Launcher of `veil_step_`: changes veils and momentum, returns the statistics."""
     own_veils, own_momentum = veils.contiguous(), momentum.contiguous()
+    lam, mu, step, decay = (_per_person(value, len(veils)) for value in (lam, mu, step, decay))
     slopes, photos, marks, slope_marks = (t.contiguous() for t in (gradients, images, offsets, gradient_offsets))
     moving, means = (None if t is None else t.contiguous() for t in (active, mean_images))
     statistics = veils.new_empty((len(veils), 3))

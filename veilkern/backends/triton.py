@@ -75,10 +75,32 @@ def _whole(*photos: torch.Tensor) -> bool:
     return len(found) == 1 and found <= orders
 
 
-@functools.lru_cache(maxsize=64)
+def _capturing(device: torch.device) -> bool:
+    """Whether what is launched on the device now goes into a CUDA graph."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+_captured: dict[tuple, torch.Tensor] = {}  # tables that a CUDA graph reads: kept for good, whatever becomes of it
+
+
 def _constant(make, arguments: tuple, device: torch.device) -> torch.Tensor:
-    """A small table on the device, made at the first call with these arguments."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    """A small table on the device, made at the first call with these arguments; the last 64 are kept, and those that a
+    CUDA graph has captured, whose addresses are in it."""
+    key, capturing = (make, arguments, device), _capturing(device)
+    table = _captured[key] if key in _captured else _recent(*key)
+    if capturing:
+        _captured[key] = table
+    elif device.type == "cuda":
+        table.record_stream(torch.cuda.current_stream(device))  # one that is dropped may still be read there
+    return table
+
+
+@functools.lru_cache(maxsize=64)
+def _recent(make, arguments: tuple, device: torch.device) -> torch.Tensor:
+    if _capturing(device):
         raise RuntimeError("veilkern: call this op with these arguments once before it is captured in a CUDA graph")
     table = torch.as_tensor(make(*arguments)).to(device)
     if device.type == "cuda":
@@ -109,6 +131,8 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
     magic = 2**31 // (2 * a) + 1
     if gaussian_sigma is None:
         return _photos(recover_kernel, "recover", protected, veils, rows, out, a, magic)
+    if protected.data_ptr() == out.data_ptr():  # in place: a program reads rows that another one writes
+        protected = protected.clone()
     launch = launch_of("recover", "gaussian", out.device)
     count, channels, height, width = protected.shape
     weights = _constant(gaussian_weights, (gaussian_sigma,), out.device)
@@ -165,6 +189,8 @@ def block_variance(images, block, stride, form, scale, gradient):
 def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, width):
     """Launcher of `hull_distance`: returns distance, weights [N, width] and gradient."""
     count, dimensions = features.shape
+    if len(offsets) == 1:  # nobody: no program to say so
+        return tuple(features.new_full(shape, float("nan")) for shape in ((count,), (count, width), features.shape))
     people, most = len(offsets) - 1, max(_power(width), 2)
     exact = torch.float64 if kind in ("affine", "span") else features.dtype
     launch = launch_of("hull_distance", f"{'narrow' if most <= 64 else 'wide'} {_KIND[exact]}", features.device)
@@ -180,9 +206,10 @@ def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, w
     bound = {"convex": 2.5e-7 if single else 2.5e-12}.get(kind, 100 * torch.finfo(features.dtype).eps)
     run(
         hull_distance_kernel, people, features, features, clean, offsets.contiguous(), clean_offsets.contiguous(),
-        weights, None if own is None else own.contiguous(), distance, found, gradient, *scratch, dimensions, width,
-        bound, *features.stride(), *clean.stride(), *(weights.stride() if weights is not None else (0, 0)), KIND=kind,
-        MOST=most, GROUP=group, CHUNK=chunk, **_compiled(launch),
+        weights, None if own is None else own.contiguous(), distance, found, gradient, *scratch, people, count,
+        len(clean), dimensions, width, bound, *features.stride(), *clean.stride(),
+        *(weights.stride() if weights is not None else (0, 0)), KIND=kind, MOST=most, GROUP=group, CHUNK=chunk,
+        **_compiled(launch),
     )  # fmt: skip
     return distance, found, gradient
 
@@ -250,23 +277,27 @@ def veil_step_(
     mixed, slopes = (torch.empty_like(veils, memory_format=torch.contiguous_format) for _ in range(2))
     means = None if norm else torch.empty_like(mixed)
     squares = veils.new_empty((len(images), channels * tiles))
-    sums, variances, absolutes = veils.new_empty((3, people, channels * tiles))
+    sums, variances, absolutes = (veils.new_empty((people, channels * tiles)) for _ in range(3))  # each aligned
     counters = torch.empty(people, dtype=torch.int32, device=veils.device)
     statistics = veils.new_empty((people, 3))
     marks = offsets.contiguous()
     moving = None if active is None else active.contiguous()
     sizes = (channels, height, width, tiles, pieces, blend, *_boxes(veils, block, stride))
+    rates = (lam, mu, step, decay)
+    tables = [value if isinstance(value, torch.Tensor) else None for value in rates]
+    numbers = [0.0 if isinstance(value, torch.Tensor) else value for value in rates]
     run(
         veil_losses_kernel, people * channels * tiles, veils, veils, images, marks, moving, mean_images, mixed, means,
-        squares, sums, counters, *sizes, *veils.stride(), *images.stride(),
+        squares, sums, counters, len(images), *sizes, *veils.stride(), *images.stride(),
         *(veils if mean_images is None else mean_images).stride(), **tiling, **compiled,
     )  # fmt: skip
     run(
         veil_move_kernel, people * channels * tiles, veils, veils, momentum, gradients, images, marks,
-        gradient_offsets.contiguous(), moving, lam, mu, step, decay, mixed, means, squares, sums, variances, absolutes,
-        slopes, counters, statistics, *sizes, *veils.stride(), *momentum.stride(), *gradients.stride(),
-        *images.stride(), NORM=norm, LITERAL=form == "literal", PLAIN=block == (3, 3) and stride == 1, **tiling,
-        PARTS=_power(channels * tiles), TILES=_power(tiles), **compiled,
+        gradient_offsets.contiguous(), moving, *tables, mixed, means, squares, sums, variances, absolutes, slopes,
+        counters, statistics, *numbers, len(images), len(gradients), *sizes, *veils.stride(), *momentum.stride(),
+        *gradients.stride(), *images.stride(), NORM=norm, LITERAL=form == "literal",
+        PLAIN=block == (3, 3) and stride == 1, **tiling, PARTS=_power(channels * tiles), TILES=_power(tiles),
+        **compiled,
     )  # fmt: skip
     return statistics
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+
+_TooHard = getattr(np, "exceptions", np).TooHardError  # NumPy 1.25 moved it
+_MAX_WORK = 100_000  # candidates that NumPy may try to find an overlap: milliseconds
 
 
 def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype], shape: str) -> torch.Tensor:
@@ -112,3 +116,98 @@ def check_choice(op: str, name: str, value: object, choices: Sequence[str]) -> N
     """value is one of choices."""
     if value not in choices:
         raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+Named = tuple[str, torch.Tensor | None]
+
+
+def check_output(op: str, output: Named, others: Sequence[Named], *, same: str = "") -> None:
+    """What an op writes shares no memory with anything else that it is given, nor with itself.
+
+    output, others: (name, tensor); where there is None there is no memory. same: the one of others that output may be
+    as a whole, value on value: same address, shape, strides and size of a value. ValueError otherwise. It looks at
+    addresses, so it belongs in an op's body, which no compiler traces.
+    """
+    name, out = output
+    if out is None:
+        return
+    if not out.is_contiguous() and _overlaps_itself(out):
+        raise ValueError(
+            f"{op}: {name} must have memory of its own for every value, got {list(out.shape)} with strides "
+            f"{list(out.stride())}, whose values overlap"
+        )
+    begin, end = _storage(out)
+    for other_name, other in others:
+        if other is None:
+            continue
+        other_begin, other_end = _storage(other)
+        if other_end <= begin or end <= other_begin:
+            continue  # the usual case: a storage of its own
+        if other_name == same and _is_same(out, other):
+            continue
+        if _overlap(out, other):
+            allowed = f" unless it is {same} itself" if other_name == same else ""
+            raise ValueError(
+                f"{op}: {name} must not overlap {other_name} in memory{allowed}: give it memory of its own"
+            )
+
+
+def _storage(tensor: torch.Tensor) -> tuple[int, int]:
+    """Addresses of the first byte of the memory that the tensor is a view of, and of the first beyond."""
+    storage = tensor.untyped_storage()
+    begin = storage.data_ptr()
+    return begin, begin + storage.nbytes() if begin else 0  # 0: no memory, as on the meta device
+
+
+def _is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (
+        a.data_ptr() == b.data_ptr()
+        and a.element_size() == b.element_size()
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+    )
+
+
+class _Places:
+    """Where a tensor's values lie, on whatever device, as NumPy takes it. Nothing there is read."""
+
+    def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], size: int):
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(shape),
+            "strides": tuple(s * size for s in strides),
+            "typestr": f"|V{size}",
+            "data": (address, False),
+        }
+
+
+def _share(a: _Places, b: _Places) -> bool:
+    """Whether a byte belongs to both. NumPy solves it exactly; what is too hard for it counts as an overlap."""
+    try:
+        return np.shares_memory(np.asarray(a), np.asarray(b), max_work=_MAX_WORK)  # type: ignore[arg-type]  # any number will do
+    except _TooHard:
+        return True
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return _share(*(_Places(t.data_ptr(), t.shape, t.stride(), t.element_size()) for t in (a, b)))
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two of its values lie at one address."""
+    sides = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
+    reach, nested = 0, tensor.numel() > 0
+    for stride, size in sides:
+        nested &= stride > reach
+        reach += stride * (size - 1)
+    if nested or not tensor.numel():
+        return False  # the usual case: each dimension steps over all that the shorter steps reach
+    # Two places that differ first in dimension k: the block of the dimensions after k meets itself, some steps on.
+    address, size = tensor.data_ptr(), tensor.element_size()
+    for k, (side, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        inner_shape, inner_strides = tensor.shape[k + 1 :], tensor.stride()[k + 1 :]
+        here = _Places(address, inner_shape, inner_strides, size)
+        on = _Places(address + stride * size, (side - 1, *inner_shape), (stride, *inner_strides), size)
+        if side > 1 and _share(here, on):
+            return True
+    return False

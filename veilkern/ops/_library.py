@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from veilkern.backends import choice, choosing
+
 LIBRARY = torch.library.Library("veilkern", "DEF")
 
 
@@ -18,7 +20,12 @@ def register(schema: str, body: Callable, fake: Callable) -> None:
 
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    """How an op's gradient is made. It is made once: its own gradient raises RuntimeError."""
+    """How an op's gradient is made, by the backend that was chosen for the op. It is made once: its own gradient raises
+    RuntimeError."""
+
+    def remember(ctx, inputs, output):
+        ctx.chosen = choice()
+        setup_context(ctx, inputs, output)
 
     def once(ctx, *gradients):
         if torch.is_grad_enabled():
@@ -26,9 +33,10 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
                 f"veilkern.ops.{name} is differentiable once: call backward without create_graph=True, or use "
                 f"veilkern.reference.{name}"
             )
-        return backward(ctx, *gradients)
+        with choosing(ctx.chosen):
+            return backward(ctx, *gradients)
 
-    torch.library.register_autograd(f"veilkern::{name}", once, setup_context=setup_context, lib=LIBRARY)
+    torch.library.register_autograd(f"veilkern::{name}", once, setup_context=remember, lib=LIBRARY)
 
 
 def runs_now(*tensors: torch.Tensor | None) -> bool:

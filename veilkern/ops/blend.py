@@ -7,6 +7,7 @@ import torch
 from veilkern.backends import select
 from veilkern.ops._checks import (
     check_blend,
+    check_output,
     check_row_range,
     check_rows,
     check_same_photo,
@@ -28,9 +29,10 @@ def blend(
 
     images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64 [N], a integer 0..255 (alpha = a / 255). Returns
     uint8 [N, 3, H, W], or with lossless uint16 p = a x + (255 - a) v (0..65025), which `recover` inverts exactly.
-    out: where to write (that dtype and shape; it may be `images` itself). Without it the result has the memory layout
-    of images: channels-last photos stay so, without a copy. Raises TypeError or ValueError naming the argument; rows
-    out of range are ValueError on the CPU; on a GPU, where nobody waits to look, such a photo comes out black.
+    out: where to write (that dtype and shape). It may be `images` itself, value on value; it must not overlap anything
+    else. Without it the result has the memory layout of images: channels-last photos stay so, without a copy. Raises
+    TypeError or ValueError naming the argument; rows out of range are ValueError on the CPU; on a GPU, where nobody
+    waits to look, such a photo comes out black.
     """
     images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
     veils = check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
@@ -53,11 +55,16 @@ def _fake(images, veils, rows, a, lossless):
 
 def _blend(images, veils, rows, a, lossless):
     out = _fake(images, veils, rows, a, lossless)
-    _blend_out(images, veils, rows, a, lossless, out)
+    _write(images, veils, rows, a, lossless, out)
     return out
 
 
 def _blend_out(images, veils, rows, a, lossless, out):
+    check_output("blend", ("out", out), (("images", images), ("veils", veils), ("rows", rows)), same="images")
+    _write(images, veils, rows, a, lossless, out)
+
+
+def _write(images, veils, rows, a, lossless, out):
     check_row_range("blend", rows, len(veils))
     if out.numel():
         select("blend", images, veils, rows, out)(images, veils, rows, a, lossless, out)

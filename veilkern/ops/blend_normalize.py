@@ -9,6 +9,7 @@ import torch
 from veilkern.backends import select
 from veilkern.ops._checks import (
     check_blend,
+    check_output,
     check_row_range,
     check_rows,
     check_same_photo,
@@ -35,8 +36,8 @@ def blend_normalize(
 
     images uint8 [N, 3, H, W], veils float32 or float64 [P, 3, H, W] in [0, 1], rows int64 [N], a integer 0..255; mean
     and std: three numbers in the order the network sees (bgr: blue first). dtype float32, float64, bfloat16, float16,
-    rounded once from the dtype of veils. out: where to write (channels_last, of `dtype`). Differentiable with respect
-    to veils, without out. Raises TypeError or ValueError naming the argument.
+    rounded once from the dtype of veils. out: where to write (channels_last, of `dtype`, overlapping nothing that is
+    given). Differentiable with respect to veils, without out. Raises TypeError or ValueError naming the argument.
     """
     op = "blend_normalize"
     images = check_tensor(op, "images", images, [torch.uint8], "[N, 3, H, W]")
@@ -72,11 +73,16 @@ def _fake(images, veils, rows, a, mean, std, bgr, dtype):
 
 def _blend_normalize(images, veils, rows, a, mean, std, bgr, dtype):
     out = _fake(images, veils, rows, a, mean, std, bgr, dtype)
-    _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out)
+    _write(images, veils, rows, a, mean, std, bgr, out)
     return out
 
 
 def _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out):
+    check_output("blend_normalize", ("out", out), (("images", images), ("veils", veils), ("rows", rows)))
+    _write(images, veils, rows, a, mean, std, bgr, out)
+
+
+def _write(images, veils, rows, a, mean, std, bgr, out):
     check_row_range("blend_normalize", rows, len(veils))
     if out.numel():
         serve = select("blend_normalize", images, veils, rows, out)
@@ -86,15 +92,32 @@ def _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out):
 def _setup(ctx, inputs, output):
     _, veils, rows, ctx.a, _, ctx.std, ctx.bgr, _ = inputs
     ctx.save_for_backward(rows)
-    ctx.like = veils.shape, veils.dtype
+    ctx.like = veils.shape[0], veils.dtype
 
 
 def _backward(ctx, gradient):
     """d / dv: the gradient of each photo, times (1 - alpha) / std, added to its veil's row in the order of photos."""
-    (rows,), (shape, dtype) = ctx.saved_tensors, ctx.like
-    slope = gradient.to(dtype) * ((1 - ctx.a / 255) / gradient.new_tensor(ctx.std, dtype=dtype)).view(1, 3, 1, 1)
-    slope = slope.flip(1) if ctx.bgr else slope
-    return None, slope.new_zeros(shape).index_add(0, rows, slope), None, None, None, None, None, None
+    (rows,), (people, dtype) = ctx.saved_tensors, ctx.like
+    # Channel by channel: a tensor made of the list would have to be sent to the device, which the host waits for.
+    channels = [gradient[:, c].to(dtype) * ((1 - ctx.a / 255) / s) for c, s in enumerate(ctx.std)]
+    slope = torch.stack(channels[::-1] if ctx.bgr else channels, 1)
+    return None, _add_by_row(slope, rows, people), None, None, None, None, None, None
+
+
+def _add_by_row(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """[count, ...]: the sum of the values [N, ...] of each row, in the order of N and so the same bits in every run.
+
+    On a GPU index_add_ adds by atomics, in any order; index_put_ sorts the rows first (stably) and adds those of a row
+    one after the other. A row that is none of count (not checked there: the host would wait) is left out.
+    """
+    known = (rows >= 0) & (rows < count)
+    total = values.new_zeros((count + 1, *values.shape[1:]))
+    place = torch.where(known, rows, count)
+    if values.device.type == "cpu":
+        total.index_add_(0, place, values)
+    else:
+        total.index_put_((place,), values, accumulate=True)
+    return total[:count]
 
 
 _ARGUMENTS = "Tensor images, Tensor veils, Tensor rows, int a, float[] mean, float[] std, bool bgr"

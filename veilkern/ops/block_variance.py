@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_block, check_choice, check_device, check_same_photo, check_tensor
+from veilkern.ops._checks import check_block, check_choice, check_device, check_output, check_same_photo, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 
 FLOATS = (torch.float32, torch.float64)
@@ -37,7 +37,7 @@ def block_variance_gradient(
     """Loss [N] and d loss_n / d images [N, C, H, W] in one go, without a graph: for hot loops.
 
     Arguments as of `block_variance`. scale [N]: multiplies the gradient of each image (not its loss). out: where to
-    write the gradient (shape and dtype of images; not images itself).
+    write the gradient (shape and dtype of images; overlapping neither images nor scale).
     """
     op = "block_variance_gradient"
     images, block = _check(op, images, block, stride, form)
@@ -54,9 +54,7 @@ def block_variance_gradient(
     if out.shape != images.shape:
         raise ValueError(f"{op}: out must be {list(images.shape)}, got {list(out.shape)}")
     check_same_photo(op, "out", out, "images", images)
-    if out.numel() and out.data_ptr() == images.data_ptr():
-        raise ValueError(f"{op}: out must not be images itself")
-    serve = _serve if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
+    serve = _gradient_out if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
     return serve(images, block, stride, form, scale, out), out
 
 
@@ -74,6 +72,11 @@ def _loss(images, block, stride, form):
 def _loss_and_gradient(images, block, stride, form, scale):
     gradient = torch.empty_like(images, memory_format=torch.contiguous_format)
     return _serve(images, block, stride, form, scale, gradient), gradient
+
+
+def _gradient_out(images, block, stride, form, scale, out):
+    check_output("block_variance_gradient", ("out", out), (("images", images), ("scale", scale)))
+    return _serve(images, block, stride, form, scale, out)
 
 
 def _serve(images, block, stride, form, scale, gradient):
@@ -106,5 +109,5 @@ register(f"block_variance({_ARGUMENTS}) -> Tensor", _loss, _fake)
 register(
     f"block_variance_gradient({_ARGUMENTS}, Tensor? scale) -> (Tensor, Tensor)", _loss_and_gradient, _fake_gradient
 )
-register(f"block_variance_gradient_out({_ARGUMENTS}, Tensor? scale, Tensor(a!) out) -> Tensor", _serve, _fake)
+register(f"block_variance_gradient_out({_ARGUMENTS}, Tensor? scale, Tensor(a!) out) -> Tensor", _gradient_out, _fake)
 register_autograd("block_variance", _backward, _setup)

@@ -49,6 +49,7 @@ def hull_distance(
     check_choice(op, "kind", kind, KINDS)
     if weights is not None:
         weights = check_tensor(op, "weights", weights, [features.dtype], f"[{len(features)}, m]").detach()
+        check_device(op, "weights", weights, "features", features)
     if width is None:
         width = weights.shape[1] if weights is not None else _most(clean_offsets)
     elif isinstance(width, bool) or not isinstance(width, int) or width < 0:
@@ -57,6 +58,7 @@ def hull_distance(
         raise ValueError(f"{op}: weights must be [{len(features)}, {width}], got {list(weights.shape)}")
     if own is not None:
         own = check_tensor(op, "own", own, [torch.int64], f"[{len(features)}]")
+        check_device(op, "own", own, "features", features)
     serve = _hull_distance if runs_now(features, clean) else torch.ops.veilkern.hull_distance
     return serve(features, clean.detach(), offsets, clean_offsets, kind, weights, own, width)
 

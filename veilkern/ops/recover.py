@@ -7,6 +7,7 @@ import torch
 from veilkern.backends import select
 from veilkern.ops._checks import (
     check_blend,
+    check_output,
     check_row_range,
     check_rows,
     check_same_photo,
@@ -30,7 +31,8 @@ def recover(
     protected uint8 [N, 3, H, W], or uint16 from the lossless blend (then t = p - (255 - a) v and the result exact);
     veils uint8 [P, 3, H, W], rows int64 [N], a integer 1..255. Returns uint8 [N, 3, H, W]; from uint8 the error is at
     most (a + 254) div (2 a) levels (2 at a = 51). gaussian_sigma: filter the result (5 x 5 at sigma 1, borders
-    reflected), as the paper does. out: where to write. Raises TypeError or ValueError naming the argument.
+    reflected), as the paper does. out: where to write; it may be a uint8 `protected` itself, value on value, with and
+    without the filter, and must not overlap anything else. Raises TypeError or ValueError naming the argument.
     """
     protected = check_tensor("recover", "protected", protected, [torch.uint8, torch.uint16], "[N, 3, H, W]")
     veils = check_tensor("recover", "veils", veils, [torch.uint8], "[P, 3, H, W]")
@@ -73,11 +75,17 @@ def _fake(protected, veils, rows, a, gaussian_sigma):
 
 def _recover(protected, veils, rows, a, gaussian_sigma):
     out = _fake(protected, veils, rows, a, gaussian_sigma)
-    _recover_out(protected, veils, rows, a, gaussian_sigma, out)
+    _write(protected, veils, rows, a, gaussian_sigma, out)
     return out
 
 
 def _recover_out(protected, veils, rows, a, gaussian_sigma, out):
+    given = (("protected", protected), ("veils", veils), ("rows", rows))
+    check_output("recover", ("out", out), given, same="protected")
+    _write(protected, veils, rows, a, gaussian_sigma, out)
+
+
+def _write(protected, veils, rows, a, gaussian_sigma, out):
     check_row_range("recover", rows, len(veils))
     if out.numel():
         select("recover", protected, veils, rows, out)(protected, veils, rows, a, gaussian_sigma, out)

@@ -14,6 +14,7 @@ from veilkern.ops._checks import (
     check_device,
     check_offset_range,
     check_offsets,
+    check_output,
     check_same_photo,
     check_tensor,
 )
@@ -49,17 +50,19 @@ def veil_step_(
     [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride, form: of
     block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not active. A
     person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all NaN.
-    Raises TypeError or ValueError naming the argument.
+    veils and momentum must overlap neither each other nor anything else that is given. Raises TypeError or ValueError
+    naming the argument.
     """
     op, floats = "veil_step_", [torch.float32, torch.float64]
     veils = check_tensor(op, "veils", veils, floats, "[P, 3, H, W]")
     people = len(veils)
+    momentum = check_tensor(op, "momentum", momentum, [veils.dtype], f"[{people}, 3, H, W]")
+    check_same_photo(op, "momentum", momentum, "veils", veils)
     images = check_tensor(op, "images", images, [torch.uint8], "[N, 3, H, W]")
     check_same_photo(op, "images", images, "veils", veils)
-    for name, value in (("momentum", momentum), ("mean_images", mean_images)):
-        if value is not None:
-            check_tensor(op, name, value, [veils.dtype], f"[{people}, 3, H, W]")
-            check_same_photo(op, name, value, "veils", veils)
+    if mean_images is not None:
+        check_tensor(op, "mean_images", mean_images, [veils.dtype], f"[{people}, 3, H, W]")
+        check_same_photo(op, "mean_images", mean_images, "veils", veils)
     gradients = check_tensor(op, "gradients", gradients, floats, "[M, 3, H, W]")
     check_same_photo(op, "gradients", gradients, "veils", veils)
     offsets = check_offsets(op, "offsets", offsets, "veils", veils)
@@ -73,10 +76,12 @@ def veil_step_(
     for name, value in (("offsets", offsets), ("gradient_offsets", gradient_offsets)):
         if len(value) != people + 1:
             raise ValueError(f"{op}: {name} must have {people + 1} entries, one more than veils, got {len(value)}")
-    scalars = [
+    rates = [
         _per_person(op, name, value, veils)
         for name, value in (("lam", lam), ("mu", mu), ("step", step), ("decay", decay))
     ]
+    tensors = [value if isinstance(value, torch.Tensor) else None for value in rates]
+    numbers = [0.0 if isinstance(value, torch.Tensor) else value for value in rates]
     if active is not None:
         check_tensor(op, "active", active, [torch.bool], f"[{people}]")
         check_device(op, "active", active, "veils", veils)
@@ -94,7 +99,8 @@ def veil_step_(
             offsets,
             gradient_offsets,
             blend,
-            *scalars,
+            *tensors,
+            numbers,
             active,
             mean_images,
             visual,
@@ -104,29 +110,38 @@ def veil_step_(
         )
 
 
-def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Tensor) -> torch.Tensor:
-    """A number or [P] as float64 [P]."""
+def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Tensor) -> float | torch.Tensor:
+    """A number as it is, so that no tensor need be made of it; a tensor as float64 [P]."""
     people = len(veils)
     if isinstance(value, torch.Tensor):
         if value.shape not in ((), (people,)):
             raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(value.shape)}")
-        return value.detach().to(veils.device, torch.float64).expand(people).contiguous()
+        check_device(op, name, value, "veils", veils)
+        return value.detach().to(torch.float64).expand(people).contiguous()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number or [{people}], got {type(value).__name__}")
-    return torch.full((people,), float(value), dtype=torch.float64, device=veils.device)
+    return float(value)
 
 
 def _veil_step(
-    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
-    visual, block, stride, form,
+    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, numbers, active,
+    mean_images, visual, block, stride, form,
 ):  # fmt: skip
+    tensors = {"lam": lam, "mu": mu, "step": step, "decay": decay}
+    given = [
+        ("gradients", gradients), ("images", images), ("offsets", offsets), ("gradient_offsets", gradient_offsets),
+        ("active", active), ("mean_images", mean_images), *tensors.items(),
+    ]  # fmt: skip
+    check_output("veil_step_", ("veils", veils), [("momentum", momentum), *given])
+    check_output("veil_step_", ("momentum", momentum), given)
     check_offset_range("veil_step_", "offsets", offsets, len(images))
     check_offset_range("veil_step_", "gradient_offsets", gradient_offsets, len(gradients))
     if not veils.numel():
         return veils.new_zeros((len(veils), 3))
+    rates = [number if t is None else t for t, number in zip(tensors.values(), numbers, strict=True)]
     return select("veil_step_", veils, images)(
-        veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
-        visual, tuple(block), stride, form,
+        veils, momentum, gradients, images, offsets, gradient_offsets, blend, *rates, active, mean_images, visual,
+        tuple(block), stride, form,
     )  # fmt: skip
 
 
@@ -136,8 +151,8 @@ def _fake(veils, *others):
 
 register(
     "veil_step_(Tensor(a!) veils, Tensor(b!) momentum, Tensor gradients, Tensor images, Tensor offsets, "
-    "Tensor gradient_offsets, int blend, Tensor lam, Tensor mu, Tensor step, Tensor decay, Tensor? active, "
-    "Tensor? mean_images, str visual, int[] block, int stride, str form) -> Tensor",
+    "Tensor gradient_offsets, int blend, Tensor? lam, Tensor? mu, Tensor? step, Tensor? decay, float[] numbers, "
+    "Tensor? active, Tensor? mean_images, str visual, int[] block, int stride, str form) -> Tensor",
     _veil_step,
     _fake,
 )

@@ -27,6 +27,5 @@ def blend_normalize(
     mixed = blend_float(images.to(veils.dtype) / 255, veils, rows, a / 255)
     if bgr:
         mixed = mixed.flip(1)
-    shape = (1, -1, 1, 1)
-    mixed = (mixed - mixed.new_tensor(mean).view(shape)) / mixed.new_tensor(std).view(shape)
+    mixed = torch.stack([(mixed[:, c] - m) / s for c, (m, s) in enumerate(zip(mean, std, strict=True))], 1)
     return mixed.to(dtype).contiguous(memory_format=torch.channels_last)
