@@ -5,12 +5,18 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "cpu/bank.h"
 #include "cpu/blend.h"
 #include "cpu/blend_normalize.h"
 #include "cpu/block_variance.h"
 #include "cpu/hull_distance.h"
+#include "cpu/pool.h"
 #include "cpu/recover.h"
 #include "cpu/ssim.h"
 #include "cpu/veil_step.h"
@@ -21,18 +27,6 @@ using Address = std::uintptr_t;
 
 namespace {
 
-// (input, its stride), (veils, their stride), rows, (output, its stride), photos, values per photo, a, threads
-template <class In, class Out, auto kernel>
-void launch(Address input, std::int64_t input_stride, Address veils, std::int64_t veil_stride, Address rows,
-            Address output, std::int64_t output_stride, std::int64_t count, std::int64_t pixels, int a, int threads) {
-  if (a < 0 || a > 255 || count < 0 || pixels < 0 || threads < 1)
-    throw std::invalid_argument("blend must lie in 0..255, sizes must not be negative, threads must be at least 1");
-  const py::gil_scoped_release unlocked;
-  kernel({reinterpret_cast<const In*>(input), input_stride}, {reinterpret_cast<const std::uint8_t*>(veils), veil_stride},
-         reinterpret_cast<const std::int64_t*>(rows), {reinterpret_cast<Out*>(output), output_stride}, count, pixels, a,
-         threads);
-}
-
 template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
@@ -40,10 +34,45 @@ T* at(Address address) {
 
 using Strides = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // of images, channels, rows, in values
 using Sizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+using Batch = std::pair<Address, std::int64_t>;  // photos that lie whole in memory, and their stride
+using BankAt = std::tuple<Address, std::int64_t, std::array<std::int64_t, 4>>;  // veils, how many, and all four strides
 
 template <class T>
 Planes<T> planes(Address address, const Strides& strides) {
   return {at<T>(address), std::get<0>(strides), std::get<1>(strides), std::get<2>(strides)};
+}
+
+template <class T>
+Photos<T> photos(const Batch& batch) {
+  return {at<T>(batch.first), batch.second};
+}
+
+// The veils, once it is sure that every row names one of them: the kernels follow rows without a look.
+template <class T>
+Bank<T> bank_of(const BankAt& veils, const std::int64_t* rows, const Sizes& sizes) {
+  const auto& [address, people, strides] = veils;
+  const auto [count, channels, height, width] = sizes;
+  if (count < 0 || channels != 3 || height < 1 || width < 1)
+    throw std::invalid_argument("photos must be [N, 3, height, width]");
+  for (std::int64_t i = 0; i < count; ++i)
+    if (rows[i] < 0 || rows[i] >= people) throw std::invalid_argument("rows must name a veil");
+  return {at<const T>(address), people, strides[0], strides[1], strides[2], strides[3], height, width};
+}
+
+void check_blend(int a, int low, int threads) {
+  if (a < low || a > 255 || threads < 1)
+    throw std::invalid_argument("blend must lie in " + std::to_string(low) + "..255, threads must be at least 1");
+}
+
+// blend and recover; channels_last: the order in which input and output lie.
+template <class In, class Out, int low, auto kernel>
+void launch(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, bool channels_last, int a, int threads) {
+  check_blend(a, low, threads);
+  const auto* const row = at<const std::int64_t>(rows);
+  const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
+  const py::gil_scoped_release unlocked;
+  kernel(photos<const In>(input), Veils(bank, channels_last), row, photos<Out>(output), std::get<0>(sizes),
+         3 * bank.plane(), a, threads);
 }
 
 Boxes boxes_of(std::pair<std::int64_t, std::int64_t> block, std::int64_t stride, bool literal) {
@@ -75,49 +104,51 @@ void launch_ssim(Address x, Strides x_strides, Address y, Strides y_strides, Add
 }
 
 template <class T>
-void launch_hull_distance(Address features, Address clean, Address offsets, Address clean_offsets, std::int64_t people,
-                          std::int64_t dimensions, int kind, Address start, Address own, Address distance,
-                          Address weights, std::int64_t width, Address gradient, int threads) {
+void launch_hull_distance(Address features, Address clean, Address offsets, Address clean_offsets, Sizes sizes, int kind,
+                          Address start, Address own, Address distance, Address weights, std::int64_t width,
+                          Address gradient, int threads) {
+  const auto [people, count, clean_count, dimensions] = sizes;
   if (kind < 0 || kind > static_cast<int>(HullKind::self)) throw std::invalid_argument("no such kind of hull");
   const py::gil_scoped_release unlocked;
   hull_distance<T>({at<const T>(features), at<const T>(clean), at<const std::int64_t>(offsets),
-                    at<const std::int64_t>(clean_offsets), people, dimensions},
+                    at<const std::int64_t>(clean_offsets), people, dimensions, count, clean_count},
                    static_cast<HullKind>(kind), at<const T>(start), at<const std::int64_t>(own), at<T>(distance),
                    at<T>(weights), width, at<T>(gradient), threads);
 }
 
 template <class T>
 void launch_veil_step(Address veils, Address momentum, Address gradients, Address images, Address mean_images,
-                      Address offsets, Address gradient_offsets, Address lam, Address mu, Address step, Address decay,
-                      Address active, Address statistics, Sizes sizes, int a, bool norm,
+                      Address offsets, Address gradient_offsets, std::pair<std::int64_t, std::int64_t> counts,
+                      Address lam, Address mu, Address step, Address decay, Address active, Address statistics,
+                      Sizes sizes, int a, bool norm,
                       std::pair<std::int64_t, std::int64_t> block, std::int64_t stride, bool literal, int threads) {
   const auto [people, channels, height, width] = sizes;
   const VeilStep<T> all{at<T>(veils), at<T>(momentum), at<const T>(gradients), at<const std::uint8_t>(images),
                         at<const T>(mean_images), at<const std::int64_t>(offsets),
                         at<const std::int64_t>(gradient_offsets), at<const double>(lam), at<const double>(mu),
                         at<const double>(step), at<const double>(decay), at<const std::uint8_t>(active), people, channels,
-                        height, width, a / 255.0, norm, boxes_of(block, stride, literal)};
+                        height, width, counts.first, counts.second, a / 255.0, norm, boxes_of(block, stride, literal)};
   const py::gil_scoped_release unlocked;
   veil_step<T>(all, at<T>(statistics), threads);
 }
 
-// (input, its stride), (veils, their stride), rows, (output, its stride), photos, channels, height, width, a, weights, ..
+// recover with a filter, planes after planes; weights from the centre outwards.
 template <class In, auto kernel>
-void launch_gaussian(Address input, std::int64_t input_stride, Address veils, std::int64_t veil_stride, Address rows,
-                     Address output, std::int64_t output_stride, Sizes sizes, int a,
+void launch_gaussian(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, int a,
                      const std::vector<std::uint32_t>& weights, int threads) {
-  const auto [count, channels, height, width] = sizes;
+  check_blend(a, 1, threads);
+  const auto* const row = at<const std::int64_t>(rows);
+  const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
   const auto radius = static_cast<std::int64_t>(weights.size()) - 1;
-  if (a < 1 || a > 255 || radius < 0 || radius >= std::min(height, width))
-    throw std::invalid_argument("blend must lie in 1..255, and the filter must be smaller than the photo");
+  if (radius < 0 || radius >= std::min(bank.height, bank.width))
+    throw std::invalid_argument("the filter must be smaller than the photo");
   const py::gil_scoped_release unlocked;
-  kernel({at<const In>(input), input_stride}, {at<const std::uint8_t>(veils), veil_stride}, at<const std::int64_t>(rows),
-         {at<std::uint8_t>(output), output_stride}, count, a, {weights.data(), radius, channels, height, width}, threads);
+  kernel(photos<const In>(input), Veils(bank, false), row, photos<std::uint8_t>(output), std::get<0>(sizes), a,
+         {weights.data(), radius, 3, bank.height, bank.width}, threads);
 }
 
 template <class T>
-void launch_blend_normalize(Address images, std::int64_t image_stride, Address veils, std::int64_t veil_stride,
-                            Address rows, Address out, int number, std::int64_t count, std::int64_t plane,
+void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address out, int number, Sizes sizes,
                             std::array<int, 3> source, std::array<double, 3> of_image, std::array<double, 3> of_veil,
                             std::array<double, 3> constant, int threads) {
   if (number < 0 || number > 3) throw std::invalid_argument("no such kind of number");
@@ -129,10 +160,11 @@ void launch_blend_normalize(Address images, std::int64_t image_stride, Address v
     channels.of_veil[c] = of_veil[c];
     channels.constant[c] = constant[c];
   }
+  const auto* const row = at<const std::int64_t>(rows);
+  const Bank<T> bank = bank_of<T>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
-  blend_normalize<T>({at<const std::uint8_t>(images), image_stride}, {at<const T>(veils), veil_stride},
-                     at<const std::int64_t>(rows), at<void>(out), static_cast<Number>(number), count, plane, channels,
-                     threads);
+  blend_normalize<T>(photos<const std::uint8_t>(images), bank, row, at<void>(out), static_cast<Number>(number),
+                     std::get<0>(sizes), channels, threads);
 }
 
 const char* name(Isa isa) {
@@ -148,14 +180,22 @@ void set_isa(const std::string& wanted) {
   throw std::invalid_argument("isa must be baseline, avx2 or avx512, got " + wanted);
 }
 
+void run_python_parts(int parts, int threads, const py::function& work) {
+  const py::gil_scoped_release unlocked;
+  run_parts(parts, threads, [&](int part) {
+    const py::gil_scoped_acquire locked;
+    work(part);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "C++ CPU kernels of veilkern; see veilkern.backends.cpu";
-  m.def("blend_u8", launch<std::uint8_t, std::uint8_t, blend_u8>);
-  m.def("blend_u16", launch<std::uint8_t, std::uint16_t, blend_u16>);
-  m.def("recover_u8", launch<std::uint8_t, std::uint8_t, recover_u8>);
-  m.def("recover_u16", launch<std::uint16_t, std::uint8_t, recover_u16>);
+  m.def("blend_u8", launch<std::uint8_t, std::uint8_t, 0, blend_u8>);
+  m.def("blend_u16", launch<std::uint8_t, std::uint16_t, 0, blend_u16>);
+  m.def("recover_u8", launch<std::uint8_t, std::uint8_t, 1, recover_u8>);
+  m.def("recover_u16", launch<std::uint16_t, std::uint8_t, 1, recover_u16>);
   m.def("recover_gaussian_u8", launch_gaussian<std::uint8_t, recover_gaussian_u8>);
   m.def("recover_gaussian_u16", launch_gaussian<std::uint16_t, recover_gaussian_u16>);
   m.def("blend_normalize_f32", launch_blend_normalize<float>);
@@ -171,4 +211,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("isa", [] { return name(isa()); }, "The instruction set in use.");
   m.def("best_isa", [] { return name(best_isa()); }, "The best instruction set of this processor.");
   m.def("set_isa", set_isa, "Limit the instruction set: baseline, avx2 or avx512 (for tests).");
+  m.def("set_stream_from", set_stream_from, py::arg("bytes") = kStreamFrom,
+        "From how many bytes on results are written past the caches (for tests).");
+  m.def("run_parts", run_python_parts, "Call work(part) for each part on the threads of the kernels (for tests).");
 }

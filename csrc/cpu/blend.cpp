@@ -26,7 +26,8 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::u
     const __m256i p = _mm256_add_epi16(_mm256_mullo_epi16(x16, wx), _mm256_mullo_epi16(v16, wv));
     return _mm256_mulhi_epu16(_mm256_add_epi16(p, half), inverse);
   };
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(x, v, out, i, a);
   for (; i + 32 <= n; i += 32) {
     const __m256i xs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
     const __m256i vs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i));
@@ -42,7 +43,8 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::u
 template <bool stream>
 VEILKERN_AVX2 void run_avx2(const std::uint8_t* x, const std::uint8_t* v, std::uint16_t* out, std::int64_t n, int a) {
   const __m256i wx = _mm256_set1_epi16(short(a)), wv = _mm256_set1_epi16(short(255 - a));
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(x, v, out, i, a);
   for (; i + 16 <= n; i += 16) {
     const __m256i xs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i)));
     const __m256i vs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v + i)));
@@ -62,7 +64,8 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, st
     const __m512i p = _mm512_add_epi16(_mm512_mullo_epi16(x16, wx), _mm512_mullo_epi16(v16, wv));
     return _mm512_mulhi_epu16(_mm512_add_epi16(p, half), inverse);
   };
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(x, v, out, i, a);
   for (; i + 64 <= n; i += 64) {
     const __m512i xs = _mm512_loadu_si512(x + i), vs = _mm512_loadu_si512(v + i);
     const __m512i low = mix(_mm512_unpacklo_epi8(xs, zero), _mm512_unpacklo_epi8(vs, zero));
@@ -77,7 +80,8 @@ template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, std::uint16_t* out, std::int64_t n,
                                 int a) {
   const __m512i wx = _mm512_set1_epi16(short(a)), wv = _mm512_set1_epi16(short(255 - a));
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(x, v, out, i, a);
   for (; i + 32 <= n; i += 32) {
     const __m512i xs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i)));
     const __m512i vs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
@@ -89,7 +93,7 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* x, const std::uint8_t* v, st
 #endif
 
 template <class Out>
-void blend(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void blend(Photos<const std::uint8_t> images, const Veils& veils, const std::int64_t* rows,
            Photos<Out> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   auto run = run_baseline<Out>;
 #ifdef VEILKERN_X86
@@ -100,18 +104,20 @@ void blend(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, 
   if (isa() == Isa::avx2 && !stream) run = run_avx2<false>;
 #endif
   for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-    run(images.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, a);
+    veils.read(rows[i], begin, end, [&](const std::uint8_t* veil, std::int64_t at, std::int64_t n) {
+      run(images.photo(i) + at, veil, out.photo(i) + at, n, a);
+    });
   });
 }
 
 }  // namespace
 
-void blend_u8(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void blend_u8(Photos<const std::uint8_t> images, const Veils& veils, const std::int64_t* rows,
               Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   blend(images, veils, rows, out, count, pixels, a, threads);
 }
 
-void blend_u16(Photos<const std::uint8_t> images, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void blend_u16(Photos<const std::uint8_t> images, const Veils& veils, const std::int64_t* rows,
                Photos<std::uint16_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   blend(images, veils, rows, out, count, pixels, a, threads);
 }

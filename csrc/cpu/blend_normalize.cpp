@@ -9,20 +9,42 @@
 #include "foreach_isa.h"
 
 namespace veilkern {
+namespace {
+
+constexpr std::int64_t kPiece = 1024;  // pixels: three channels of floats, 12 KB, stay in the nearest cache
+
+// Calls use(veil, its plane, pixel, n) for one piece after another of pixels begin .. end - 1 of veil p, in planes.
+template <class T, class Use>
+void read_planes(const Bank<T>& veils, std::int64_t p, std::int64_t begin, std::int64_t end, const Use& use) {
+  const T* const veil = veils.veil(p);
+  if (veils.in_planes()) return use(veil + begin, veils.plane(), begin, end - begin);
+  const Shuffles by = shuffles();
+  alignas(64) T piece[3 * kPiece];
+  for (std::int64_t at = begin; at < end; at += kPiece) {
+    const std::int64_t n = std::min(kPiece, end - at);
+    for (int c = 0; c < 3; ++c) copy_channel(veils, veil, c, at, n, piece + c * kPiece, by);
+    use(piece, kPiece, at, n);
+  }
+}
+
+}  // namespace
 
 template <class T>
-void blend_normalize(Photos<const std::uint8_t> images, Photos<const T> veils, const std::int64_t* rows, void* out,
-                     Number number, std::int64_t count, std::int64_t plane, const Channels& channels, int threads) {
+void blend_normalize(Photos<const std::uint8_t> images, const Bank<T>& veils, const std::int64_t* rows, void* out,
+                     Number number, std::int64_t count, const Channels& channels, int threads) {
   const auto run = VEILKERN_CHOOSE(normalize_run<T>);
-  const std::int64_t bytes = 3 * plane * (number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2);
+  const std::int64_t plane = veils.plane(), pixel = 3 * (number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2);
   for_each_run(count, plane, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-    run(images.photo(i), veils.photo(rows[i]), static_cast<char*>(out) + i * bytes, number, plane, begin, end, channels);
+    read_planes(veils, rows[i], begin, end, [&](const T* veil, std::int64_t step, std::int64_t at, std::int64_t n) {
+      run({images.photo(i) + at, plane}, {veil, step}, static_cast<char*>(out) + (i * plane + at) * pixel, number, n,
+          channels);
+    });
   });
 }
 
-template void blend_normalize<float>(Photos<const std::uint8_t>, Photos<const float>, const std::int64_t*, void*, Number,
-                                     std::int64_t, std::int64_t, const Channels&, int);
-template void blend_normalize<double>(Photos<const std::uint8_t>, Photos<const double>, const std::int64_t*, void*, Number,
-                                      std::int64_t, std::int64_t, const Channels&, int);
+template void blend_normalize<float>(Photos<const std::uint8_t>, const Bank<float>&, const std::int64_t*, void*, Number,
+                                     std::int64_t, const Channels&, int);
+template void blend_normalize<double>(Photos<const std::uint8_t>, const Bank<double>&, const std::int64_t*, void*, Number,
+                                      std::int64_t, const Channels&, int);
 
 }  // namespace veilkern

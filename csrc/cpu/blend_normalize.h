@@ -1,4 +1,5 @@
 #pragma once
+#include "bank.h"
 #include "simd.h"
 
 namespace veilkern {
@@ -11,9 +12,16 @@ struct Channels {
   double of_image[3], of_veil[3], constant[3];
 };
 
-// images u8 and veils T, planes of `plane` values, photo i taking veil rows[i] -> out [N, plane, 3] of the kind `number`.
+// Three channels of pixels, `step` values apart.
 template <class T>
-void blend_normalize(Photos<const std::uint8_t> images, Photos<const T> veils, const std::int64_t* rows, void* out,
-                     Number number, std::int64_t count, std::int64_t plane, const Channels& channels, int threads);
+struct ThreeChannels {
+  const T* data;
+  std::int64_t step;
+};
+
+// images u8, planes of H W values, and veils T, photo i taking veil rows[i] -> out [N, H, W, 3] of the kind `number`.
+template <class T>
+void blend_normalize(Photos<const std::uint8_t> images, const Bank<T>& veils, const std::int64_t* rows, void* out,
+                     Number number, std::int64_t count, const Channels& channels, int threads);
 
 }  // namespace veilkern

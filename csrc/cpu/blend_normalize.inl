@@ -1,4 +1,4 @@
-// Pixels begin .. end - 1 of one photo: blended and normalised in T, channels put side by side in registers, and where
+// n pixels of one photo: blended and normalised in T, channels put side by side in registers, and where
 // another kind of number is wanted rounded to it once (to nearest, ties to even), a short run at a time.
 
 constexpr std::int64_t kPixels = 256;
@@ -54,15 +54,15 @@ VEILKERN_INLINE void store_side_by_side(T* to, const Pack<T>* channels) {
 
 // Pixels at .. at + n - 1, blended and normalised, channels side by side.
 template <class T>
-VEILKERN_INLINE void mix(const std::uint8_t* image, const T* veil, std::int64_t plane, std::int64_t at, std::int64_t n,
+VEILKERN_INLINE void mix(ThreeChannels<std::uint8_t> image, ThreeChannels<T> veil, std::int64_t at, std::int64_t n,
                          const Channels& channels, T* mixed) {
   constexpr int lanes = Pack<T>::lanes;
   const std::uint8_t* x[3];
   const T* v[3];
   T a[3], b[3], constant[3];
   for (int c = 0; c < 3; ++c) {
-    x[c] = image + channels.source[c] * plane + at;
-    v[c] = veil + channels.source[c] * plane + at;
+    x[c] = image.data + channels.source[c] * image.step + at;
+    v[c] = veil.data + channels.source[c] * veil.step + at;
     a[c] = static_cast<T>(channels.of_image[c]);
     b[c] = static_cast<T>(channels.of_veil[c]);
     constant[c] = static_cast<T>(channels.constant[c]);
@@ -85,14 +85,14 @@ VEILKERN_INLINE void round_to(const T* mixed, void* out, std::int64_t at, std::i
 }
 
 template <class T>
-void normalize_run(const std::uint8_t* image, const T* veil, void* out, Number number, std::int64_t plane,
-                   std::int64_t begin, std::int64_t end, const Channels& channels) {
+void normalize_run(ThreeChannels<std::uint8_t> image, ThreeChannels<T> veil, void* out, Number number, std::int64_t size,
+                   const Channels& channels) {
   if (number == (sizeof(T) == 4 ? Number::f32 : Number::f64))
-    return mix(image, veil, plane, begin, end - begin, channels, static_cast<T*>(out) + 3 * begin);
+    return mix(image, veil, 0, size, channels, static_cast<T*>(out));
   T mixed[3 * kPixels];
-  for (std::int64_t at = begin; at < end; at += kPixels) {
-    const std::int64_t n = least(kPixels, end - at);
-    mix(image, veil, plane, at, n, channels, mixed);
+  for (std::int64_t at = 0; at < size; at += kPixels) {
+    const std::int64_t n = least(kPixels, size - at);
+    mix(image, veil, at, n, channels, mixed);
     if (number == Number::f32) round_to<T, float>(mixed, out, at, n, [](T x) { return static_cast<float>(x); });
     if (number == Number::f64) round_to<T, double>(mixed, out, at, n, [](T x) { return static_cast<double>(x); });
     if (number == Number::bf16)

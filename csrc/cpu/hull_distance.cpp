@@ -6,8 +6,9 @@
 // shared out over threads and do not touch each other.
 #include "hull_distance.h"
 
-#include <algorithm>
+#include <stdexcept>
 
+#include "offsets.h"
 #include "scratch.h"
 #define VEILKERN_KERNELS "hull_distance.inl"
 #include "foreach_isa.h"
@@ -18,9 +19,9 @@ template <class T>
 void hull_distance(const Hulls<T>& hulls, HullKind kind, const T* start, const std::int64_t* own, T* distance,
                    T* weights, std::int64_t width, T* gradient, int threads) {
   const auto person_hull = VEILKERN_CHOOSE(person_hull<T>);
-  std::int64_t most = 0;
-  for (std::int64_t p = 0; p < hulls.people; ++p)
-    most = std::max(most, hulls.clean_offsets[p + 1] - hulls.clean_offsets[p]);
+  most_of("offsets", hulls.offsets, hulls.people, hulls.count);
+  const std::int64_t most = most_of("clean_offsets", hulls.clean_offsets, hulls.people, hulls.clean_count);
+  if (most > width) throw std::invalid_argument("weights must have room for the most clean features of a person");
   run_parts(static_cast<int>(hulls.people), threads, [&](int person) {
     const Scratch<T> scratch(baseline::hull_values<T>(most, hulls.dimensions));
     person_hull(hulls, person, kind, start, own, distance, weights, width, gradient, scratch.data());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -15,6 +16,9 @@
 
 namespace veilkern {
 namespace {
+
+// Set while a thread does parts of a batch: its own calls of run_parts then do their work alone.
+thread_local bool in_a_part = false;
 
 class Pool {
  public:
@@ -30,10 +34,13 @@ class Pool {
       parts_ = parts;
       next_ = 0;
       left_ = parts;
+      std::fegetenv(&floats_);
       ++batch_;
     }
     wake_.notify_all();
+    in_a_part = true;
     take(work, parts);
+    in_a_part = false;
     spin([&] { return left_ == 0 && inside_ == 0; });
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [&] { return left_ == 0 && inside_ == 0; });
@@ -82,6 +89,7 @@ class Pool {
   }
 
   [[noreturn]] void help() {
+    in_a_part = true;
     unsigned long seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
@@ -92,9 +100,11 @@ class Pool {
       seen = batch_;
       const auto* work = work_;
       const int parts = parts_;
+      const std::fenv_t floats = floats_;
       --seats_;
       ++inside_;
       lock.unlock();
+      std::fesetenv(&floats);  // flushing of denormals and rounding, as the caller has them: the same bits
       take(*work, parts);
       lock.lock();
       --inside_;
@@ -106,6 +116,7 @@ class Pool {
   std::condition_variable wake_, done_;
   const std::function<void(int)>* work_ = nullptr;
   std::exception_ptr error_;
+  std::fenv_t floats_{};
   std::atomic<int> next_{0}, left_{0};
   std::atomic<int> inside_{0};
   std::atomic<unsigned long> batch_{0};
@@ -122,7 +133,7 @@ std::atomic<Pool*> pool{new Pool};
 }  // namespace
 
 void run_parts(int parts, int threads, const std::function<void(int)>& work) {
-  if (parts > 1 && threads > 1 && pool.load()->run(parts, threads, work)) return;
+  if (parts > 1 && threads > 1 && !in_a_part && pool.load()->run(parts, threads, work)) return;
   for (int part = 0; part < parts; ++part) work(part);
 }
 

@@ -84,7 +84,8 @@ VEILKERN_AVX2 void run_avx2(const std::uint8_t* hidden, const std::uint8_t* v, s
   const Wide256 back(plan);
   const __m256i zero = _mm256_setzero_si256();
   const auto times255 = [](__m256i x) VEILKERN_AVX2 { return _mm256_sub_epi16(_mm256_slli_epi16(x, 8), x); };
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(hidden, v, out, i, plan);
   for (; i + 32 <= n; i += 32) {
     const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(hidden + i));
     const __m256i vs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i));
@@ -104,7 +105,8 @@ VEILKERN_AVX2 void run_avx2(const std::uint16_t* hidden, const std::uint8_t* v, 
     return back(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(hidden + at)),
                 _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v + at))));
   };
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(hidden, v, out, i, plan);
   for (; i + 32 <= n; i += 32) {
     const __m256i packed = _mm256_packus_epi16(half(i), half(i + 16));  // lanes come out as 0 2 1 3
     put<stream>(out + i, _mm256_permute4x64_epi64(packed, 0xD8));
@@ -131,7 +133,8 @@ VEILKERN_AVX512 void run_avx512(const std::uint8_t* hidden, const std::uint8_t* 
   const Wide512 back(plan);
   const __m512i zero = _mm512_setzero_si512();
   const auto times255 = [](__m512i x) VEILKERN_AVX512 { return _mm512_sub_epi16(_mm512_slli_epi16(x, 8), x); };
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(hidden, v, out, i, plan);
   for (; i + 64 <= n; i += 64) {
     const __m512i h = _mm512_loadu_si512(hidden + i), vs = _mm512_loadu_si512(v + i);
     const __m512i low = back(times255(_mm512_unpacklo_epi8(h, zero)), _mm512_unpacklo_epi8(vs, zero));
@@ -146,7 +149,8 @@ template <bool stream>
 VEILKERN_AVX512 void run_avx512(const std::uint16_t* hidden, const std::uint8_t* v, std::uint8_t* out, std::int64_t n,
                                 const Plan& plan) {
   const Wide512 back(plan);
-  std::int64_t i = 0;
+  std::int64_t i = stream ? to_line(out, n) : 0;
+  run_baseline(hidden, v, out, i, plan);
   for (; i + 32 <= n; i += 32) {
     const __m512i vs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i)));
     const __m512i x = back(_mm512_loadu_si512(hidden + i), vs);
@@ -173,18 +177,20 @@ Run<In> choose_run([[maybe_unused]] int a, [[maybe_unused]] bool stream) {
 }
 
 template <class In>
-void recover(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void recover(Photos<const In> hidden, const Veils& veils, const std::int64_t* rows,
              Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   const Plan plan(a);
   const auto run = choose_run<In>(a, streams(out, count, pixels));
   for_each_run(count, pixels, threads, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-    run(hidden.photo(i) + begin, veils.photo(rows[i]) + begin, out.photo(i) + begin, end - begin, plan);
+    veils.read(rows[i], begin, end, [&](const std::uint8_t* veil, std::int64_t at, std::int64_t n) {
+      run(hidden.photo(i) + at, veil, out.photo(i) + at, n, plan);
+    });
   });
 }
 
 // Each plane is recovered into the nearest cache and filtered from there, so memory sees it once.
 template <class In>
-void recover_gaussian(Photos<const In> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void recover_gaussian(Photos<const In> hidden, const Veils& veils, const std::int64_t* rows,
                       Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads) {
   const Plan plan(a);
   const auto run = choose_run<In>(a, false);
@@ -195,7 +201,9 @@ void recover_gaussian(Photos<const In> hidden, Photos<const std::uint8_t> veils,
     auto* const plane = reinterpret_cast<std::uint8_t*>(scratch.data() + line + filter.width);
     for (std::int64_t k = begin; k < end; ++k) {
       const std::int64_t i = k / filter.channels, at = k % filter.channels * size;
-      run(hidden.photo(i) + at, veils.photo(rows[i]) + at, plane, size, plan);
+      veils.read(rows[i], at, at + size, [&](const std::uint8_t* veil, std::int64_t from, std::int64_t n) {
+        run(hidden.photo(i) + from, veil, plane + (from - at), n, plan);
+      });
       gaussian_plane(plane, out.photo(i) + at, filter.height, filter.width, filter.weights, filter.radius,
                      scratch.data(), scratch.data() + line);
     }
@@ -204,22 +212,22 @@ void recover_gaussian(Photos<const In> hidden, Photos<const std::uint8_t> veils,
 
 }  // namespace
 
-void recover_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void recover_u8(Photos<const std::uint8_t> hidden, const Veils& veils, const std::int64_t* rows,
                 Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   recover(hidden, veils, rows, out, count, pixels, a, threads);
 }
 
-void recover_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void recover_u16(Photos<const std::uint16_t> hidden, const Veils& veils, const std::int64_t* rows,
                  Photos<std::uint8_t> out, std::int64_t count, std::int64_t pixels, int a, int threads) {
   recover(hidden, veils, rows, out, count, pixels, a, threads);
 }
 
-void recover_gaussian_u8(Photos<const std::uint8_t> hidden, Photos<const std::uint8_t> veils, const std::int64_t* rows,
+void recover_gaussian_u8(Photos<const std::uint8_t> hidden, const Veils& veils, const std::int64_t* rows,
                          Photos<std::uint8_t> out, std::int64_t count, int a, const Gaussian& filter, int threads) {
   recover_gaussian(hidden, veils, rows, out, count, a, filter, threads);
 }
 
-void recover_gaussian_u16(Photos<const std::uint16_t> hidden, Photos<const std::uint8_t> veils,
+void recover_gaussian_u16(Photos<const std::uint16_t> hidden, const Veils& veils,
                           const std::int64_t* rows, Photos<std::uint8_t> out, std::int64_t count, int a,
                           const Gaussian& filter, int threads) {
   recover_gaussian(hidden, veils, rows, out, count, a, filter, threads);

@@ -6,6 +6,7 @@ namespace veilkern {
 
 namespace {
 std::atomic<int> limit{static_cast<int>(Isa::avx512)};
+std::atomic<std::int64_t> large{kStreamFrom};
 }
 
 Isa best_isa() {
@@ -27,5 +28,9 @@ Isa best_isa() {
 Isa isa() { return static_cast<Isa>(std::min(limit.load(), static_cast<int>(best_isa()))); }
 
 void set_isa_limit(Isa value) { limit = static_cast<int>(value); }
+
+std::int64_t stream_from() { return large.load(std::memory_order_relaxed); }
+
+void set_stream_from(std::int64_t bytes) { large = bytes; }
 
 }  // namespace veilkern

@@ -22,6 +22,11 @@ Isa isa();
 void set_isa_limit(Isa limit);
 Isa best_isa();
 
+// The bytes from which results are written past the caches: 12 MiB, or what set_stream_from (called by tests) says.
+constexpr std::int64_t kStreamFrom = std::int64_t{12} << 20;
+std::int64_t stream_from();
+void set_stream_from(std::int64_t bytes);
+
 // One photo batch: `count` photos of `pixels` values; consecutive photos lie `stride` values apart.
 template <class T>
 struct Photos {
@@ -35,12 +40,18 @@ struct Photos {
 constexpr std::int64_t kValuesPerPart = 1 << 18;
 
 // Whether to write past the caches: results of a batch this large do not stay there anyway, and a store that goes straight
-// to memory saves reading the line first. Needs lines (64 bytes) of the output to begin with a value of a photo.
+// to memory saves reading the line first. Such stores need whole lines (64 bytes); each run finds its own, see to_line.
 template <class T>
 bool streams(Photos<T> out, std::int64_t count, std::int64_t pixels) {
-  constexpr std::int64_t line = 64, large = std::int64_t{12} << 20, size = sizeof(T);
-  return count * pixels * size >= large && out.stride * size % line == 0 &&
-         reinterpret_cast<std::uintptr_t>(out.data) % line == 0;
+  return count * pixels * static_cast<std::int64_t>(sizeof(T)) >= stream_from() &&
+         reinterpret_cast<std::uintptr_t>(out.data) % sizeof(T) == 0;
+}
+
+// How many of n values come before the first that begins a line of memory (64 bytes).
+template <class T>
+std::int64_t to_line(const T* out, std::int64_t n) {
+  const auto bytes = static_cast<std::int64_t>(-reinterpret_cast<std::uintptr_t>(out) % 64);
+  return std::min(n, bytes / static_cast<std::int64_t>(sizeof(T)));
 }
 
 #ifdef VEILKERN_X86

@@ -6,8 +6,7 @@
 // threads and do not touch each other, so the number of threads changes nothing.
 #include "veil_step.h"
 
-#include <algorithm>
-
+#include "offsets.h"
 #include "scratch.h"
 #define VEILKERN_KERNELS "veil_step.inl"
 #include "foreach_isa.h"
@@ -18,8 +17,8 @@ template <class T>
 void veil_step(const VeilStep<T>& all, T* statistics, int threads) {
   const auto person_step = VEILKERN_CHOOSE(person_step<T>);
   const std::int64_t plane = all.height * all.width, size = all.channels * plane;
-  std::int64_t most = 0;
-  for (std::int64_t p = 0; p < all.people; ++p) most = std::max(most, all.offsets[p + 1] - all.offsets[p]);
+  const std::int64_t most = most_of("offsets", all.offsets, all.people, all.photos);
+  most_of("gradient_offsets", all.gradient_offsets, all.people, all.slopes);
   const std::int64_t values = baseline::person_values<T>(size, plane, all.width, most);
   run_parts(static_cast<int>(all.people), threads, [&](int person) {
     const Scratch<T> scratch(values);

@@ -57,15 +57,22 @@ def _planes(images: torch.Tensor) -> torch.Tensor:
     return images if images.stride(3) == 1 or images.shape[3] == 1 else images.contiguous()
 
 
+def _batch(photos: torch.Tensor) -> tuple[int, int]:
+    """Photos that lie whole in memory, as the kernels take them."""
+    return photos.data_ptr(), photos.stride(0)
+
+
+def _bank(veils: torch.Tensor) -> tuple[int, int, tuple[int, ...]]:
+    """Veils as they lie: a bank may be large, so none of it is ever copied to be read."""
+    return veils.data_ptr(), len(veils), veils.stride()
+
+
 def _launch(kernel, images, veils, rows, a, out):
-    """Value by value, so any order of the channels will do as long as all three agree: that of `out`."""
+    """Value by value, so any order of the channels will do as long as images have that of `out`."""
     last = _channels_last(out)
-    source, bank, index = _whole(images, last), _whole(veils, last), rows.contiguous()
-    target = _whole(out, last)
-    count, channels, height, width = source.shape
+    source, index, target = _whole(images, last), rows.contiguous(), _whole(out, last)
     kernel(
-        source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-        target.stride(0), count, channels * height * width, a, thread_count(),
+        _batch(source), _bank(veils), index.data_ptr(), _batch(target), tuple(source.shape), last, a, thread_count()
     )  # fmt: skip
     if target is not out:
         out.copy_(target)
@@ -80,11 +87,11 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
     """Launcher of `recover`: writes `out`."""
     if gaussian_sigma is None:
         return _launch(_kernel("recover", protected), protected, veils, rows, a, out)
-    source, bank, index, target = _whole(protected, False), _whole(veils, False), rows.contiguous(), _whole(out, False)
+    source, index, target = _whole(protected, False), rows.contiguous(), _whole(out, False)
     weights = gaussian_weights(gaussian_sigma)
     _kernel("recover_gaussian", protected)(
-        source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), target.data_ptr(),
-        target.stride(0), tuple(source.shape), a, weights[len(weights) // 2 :], thread_count(),
+        _batch(source), _bank(veils), index.data_ptr(), _batch(target), tuple(source.shape), a,
+        weights[len(weights) // 2 :], thread_count(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)
@@ -93,11 +100,10 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
 
 def blend_normalize(images, veils, rows, a, mean, std, bgr, out):
     """Launcher of `blend_normalize`: writes `out`, which is channels_last."""
-    source, bank, index = _whole(images, False), _whole(veils, False), rows.contiguous()
+    source, index = _whole(images, False), rows.contiguous()
     _kernel("blend_normalize", veils)(
-        source.data_ptr(), source.stride(0), bank.data_ptr(), bank.stride(0), index.data_ptr(), out.data_ptr(),
-        _NUMBERS[out.dtype], len(source), source.shape[2] * source.shape[3], [2, 1, 0] if bgr else [0, 1, 2],
-        [a / 255 / 255 / s for s in std], [(255 - a) / 255 / s for s in std],
+        _batch(source), _bank(veils), index.data_ptr(), out.data_ptr(), _NUMBERS[out.dtype], tuple(source.shape),
+        [2, 1, 0] if bgr else [0, 1, 2], [a / 255 / 255 / s for s in std], [(255 - a) / 255 / s for s in std],
         [-m / s for m, s in zip(mean, std, strict=True)], thread_count(),
     )  # fmt: skip
 
@@ -125,9 +131,9 @@ def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, w
     distance, found = source.new_empty(count), source.new_empty((count, width))
     gradient = torch.empty_like(source)
     _kernel("hull_distance", source)(
-        source.data_ptr(), hull.data_ptr(), marks.data_ptr(), clean_marks.data_ptr(), len(marks) - 1, dimensions,
-        KINDS.index(kind), _address(start), _address(chosen), distance.data_ptr(), found.data_ptr(), width,
-        gradient.data_ptr(), thread_count(),
+        source.data_ptr(), hull.data_ptr(), marks.data_ptr(), clean_marks.data_ptr(),
+        (len(marks) - 1, count, len(hull), dimensions), KINDS.index(kind), _address(start), _address(chosen),
+        distance.data_ptr(), found.data_ptr(), width, gradient.data_ptr(), thread_count(),
     )  # fmt: skip
     return distance, found, gradient
 
@@ -165,7 +171,7 @@ def veil_step_(
     statistics = veils.new_empty((len(veils), 3))
     _kernel("veil_step", veils)(
         own_veils.data_ptr(), own_momentum.data_ptr(), slopes.data_ptr(), photos.data_ptr(), _address(means),
-        marks.data_ptr(), slope_marks.data_ptr(), lam.data_ptr(), mu.data_ptr(), step.data_ptr(), decay.data_ptr(),
+        marks.data_ptr(), slope_marks.data_ptr(), (len(photos), len(slopes)), lam.data_ptr(), mu.data_ptr(), step.data_ptr(), decay.data_ptr(),
         _address(moving), statistics.data_ptr(), tuple(veils.shape), blend, visual == "norm", block, stride,
         form == "literal", thread_count(),
     )  # fmt: skip
