@@ -6,9 +6,7 @@ import sys
 
 def main() -> None:
     """Run the command line; say what to install when its extra is missing."""
-    missing = [
-        name for name in ("typer", "rich", "png", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in ("typer", "rich", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"veilkern: the command line needs {', '.join(missing)}: pip install 'veilkern[cli]'")
     from veilkern.cli import main as run

@@ -11,21 +11,31 @@ import torch
 
 from veilkern.errors import PhotoError
 from veilkern.files import is_plain_name
-from veilkern.photos import SUFFIXES, read_photo
+from veilkern.photos import SUFFIXES, printable, read_photo
+
+NOT_PLAIN = (
+    'a name that not every system can write (<>:"/\\|?* or control characters, a dot or blank at its end, a reserved one '
+    "such as CON, broken text, or longer than 255 bytes); rename it"
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file or folder that was left out, or used with a remark: where, and why."""
+    """A file or folder that was left out, or used with a remark: where, and why. As text it is one printable line."""
 
     file: str
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.cause}"
+        return printable(f"{self.file}: {self.cause}")
+
+    @classmethod
+    def of(cls, file: Path, error: Exception) -> Problem:
+        """From an error about `file`, whose message may begin with its name."""
+        return cls(str(file), str(error).removeprefix(f"{file}: ").removeprefix(f"{printable(file)}: "))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class People:
     """Photos of P persons, N in all; the photos of person p are rows offsets[p]:offsets[p + 1].
 
@@ -60,6 +70,13 @@ class People:
             raise ValueError(f"People: files must have {len(self.images)} entries, one an image, got {len(self.files)}")
         if len(set(self.names)) != len(self.names):
             raise ValueError("People: names must be unique")
+
+    def __repr__(self) -> str:  # never the pixels
+        height, width = self.images.shape[2:]
+        return (
+            f"People({len(self)} persons, {len(self.images)} photos of {height} x {width}, "
+            f"{len(self.problems)} problems, {len(self.notices)} notices)"
+        )
 
     @classmethod
     def from_images(cls, images: Sequence[torch.Tensor], names: Sequence[str] | None = None) -> People:
@@ -117,12 +134,11 @@ def read_people(
 ) -> People:
     """Read FOLDER/<person>/<photo>.{png,jpg,jpeg,webp}: one folder per person, one aligned face per photo.
 
-    size: pixels wanted, an int or (height, width); resize and convert as in `read_photo`. A bad photo is left out and
-    listed in `.problems`; the rest is read. Raises PhotoError when the folder is missing or holds no usable photo.
+    size: pixels wanted, an int or (height, width); resize and convert as in `read_photo`. A bad photo, one that is
+    protected already, and a folder that cannot be read are left out and listed in `.problems`; the rest is read. Raises
+    PhotoError when the folder is missing, is a person's own folder, or holds no usable photo.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise PhotoError(f"{root}: not a folder; wanted one folder per person with that person's photos inside")
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     problems: list[Problem] = []
     notices: list[Problem] = []
@@ -142,44 +158,73 @@ def read_people(
         counts.append(len(photos))
     if not images:
         detail = "".join(f"\n  {p}" for p in problems[:10])
-        raise PhotoError(f"{root}: no usable photo; wanted one folder per person with PNG, JPEG or WebP inside{detail}")
+        raise PhotoError(
+            f"{printable(root)}: no usable photo; wanted one folder per person with PNG, JPEG or WebP inside{detail}"
+        )
     return People(torch.stack(images), torch.tensor(counts).cumsum(0), names, files, problems, notices)
 
 
 def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
-    """The folders of persons in `root`, sorted; loose photos are added to `problems`."""
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    for entry in entries:
-        if not entry.is_dir() and entry.suffix.lower() in SUFFIXES:
-            problems.append(Problem(str(entry), "a photo outside of any person's folder"))
-        if entry.is_dir() and not is_plain_name(entry.name):
-            problems.append(Problem(repr(str(entry)), "the folder's name has characters that not every system allows"))
-    return [entry for entry in entries if entry.is_dir() and is_plain_name(entry.name)]
+    """The folders of persons in `root`, sorted; what else is wrong there is added to `problems`.
+
+    PhotoError when `root` cannot be read, or holds photos and no folder: then it is a person's own.
+    """
+    if not os.path.isdir(root):
+        raise PhotoError(
+            f"{printable(root)}: not a folder; wanted one folder per person with that person's photos inside"
+        )
+    try:
+        entries = _entries(root)
+    except OSError as error:
+        raise PhotoError(f"{printable(root)}: cannot be read: {error.strerror or error}") from error
+    folders = [entry for entry in entries if os.path.isdir(entry)]
+    loose = [entry for entry in entries if entry not in set(folders) and entry.suffix.lower() in SUFFIXES]
+    if loose and not folders:
+        raise PhotoError(
+            f"{printable(root)}: holds photos itself and no person's folder; pass the folder above it, "
+            f"{printable(Path(os.path.abspath(root)).parent)}"
+        )
+    problems += [Problem(str(entry), "a photo outside of any person's folder") for entry in loose]
+    problems += [Problem(str(folder), NOT_PLAIN) for folder in folders if not is_plain_name(folder.name)]
+    return [folder for folder in folders if is_plain_name(folder.name)]
+
+
+def photo_files(person: Path, problems: list[Problem], notices: list[Problem]) -> list[Path]:
+    """What may be a photo by its name in one person's folder, sorted; the rest is added to `problems` and `notices`."""
+    try:
+        entries = _entries(person)
+    except OSError as error:  # gone since it was listed, or not ours to read
+        problems.append(Problem(str(person), f"cannot be read: {error.strerror or error}"))
+        return []
+    files = []
+    for file in entries:
+        if os.path.isdir(file):
+            problems.append(Problem(str(file), "a folder inside a person's folder, not read"))
+        elif file.suffix.lower() in SUFFIXES:
+            files.append(file)
+        else:
+            notices.append(Problem(str(file), f"not read: not a photo by its name (wanted {', '.join(SUFFIXES)})"))
+    return files
+
+
+def _entries(folder: Path) -> list[Path]:
+    """All but hidden ones, sorted. os.path.isdir asks about them, since it never raises, unlike Path.is_dir."""
+    return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
 
 
 def read_person(person: Path, size, resize, convert, problems, notices) -> list[tuple[Path, torch.Tensor]]:
     """The usable photos of one person's folder, uint8 [3, H, W] each; the rest is added to `problems`."""
     photos: list[tuple[Path, torch.Tensor]] = []
     seen: dict[bytes, Path] = {}
-    try:
-        entries = sorted(entry for entry in person.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        problems.append(Problem(str(person), f"cannot be read: {error.strerror or error}"))
-        return []
-    for file in entries:
-        if file.is_dir():
-            problems.append(Problem(str(file), "a folder inside a person's folder, not read"))
-        elif file.suffix.lower() not in SUFFIXES:
-            notices.append(Problem(str(file), f"not read: not a photo by its name (wanted {', '.join(SUFFIXES)})"))
-        else:
-            try:
-                image, remarks = read_photo(file, size=size, resize=resize, convert=convert)
-            except PhotoError as error:
-                problems.append(Problem(str(file), str(error).removeprefix(f"{file}: ")))
-                continue
-            notices.extend(Problem(str(file), remark) for remark in remarks)
-            twin = seen.setdefault(image.numpy().tobytes(), file)
-            if twin is not file:
-                notices.append(Problem(str(file), f"the same picture as {twin.name}: a duplicate, kept"))
-            photos.append((file, image))
+    for file in photo_files(person, problems, notices):
+        try:
+            image, remarks = read_photo(file, size=size, resize=resize, convert=convert)
+        except PhotoError as error:
+            problems.append(Problem.of(file, error))
+            continue
+        notices.extend(Problem(str(file), remark) for remark in remarks)
+        twin = seen.setdefault(image.numpy().tobytes(), file)
+        if twin is not file:
+            notices.append(Problem(str(file), f"the same picture as {twin.name}: a duplicate, kept"))
+        photos.append((file, image))
     return photos

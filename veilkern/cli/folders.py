@@ -11,7 +11,6 @@ from rich.markup import escape
 import veilkern as vk
 from veilkern.cli._shared import Convert, Faces, Overwrite, Resize, Veils, console, finish
 from veilkern.folders import Outcome, protect_folder, recover_folder
-from veilkern.people import Problem
 
 
 def protect(
@@ -22,14 +21,12 @@ def protect(
     resize: Resize = False,
     convert: Convert = False,
     overwrite: Overwrite = False,
+    force: Annotated[bool, typer.Option("--force", help="Protect photos too that are protected already.")] = False,
 ) -> None:
-    """Protect every photo of everybody who has a veil."""
+    """Protect every photo of everybody who has a veil; those done already are skipped."""
     bank = vk.VeilBank.load(veils)
-    _report_folder(
-        protect_folder(faces, bank, out, lossless=lossless, resize=resize, convert=convert, overwrite=overwrite),
-        "protected",
-        out,
-    )
+    options = {"lossless": lossless, "resize": resize, "convert": convert, "overwrite": overwrite, "force": force}
+    _report_folder(protect_folder(faces, bank, out, **options), "protected", out)
 
 
 def recover(
@@ -38,16 +35,18 @@ def recover(
     out: Annotated[Path, typer.Option("--out", help="Folder for <person>/<photo>.png.")],
     gaussian_sigma: Annotated[float | None, typer.Option(help="Smooth the result, pixels.")] = None,
     overwrite: Overwrite = False,
+    force: Annotated[bool, typer.Option("--force", help="Recover even what another veil is on.")] = False,
 ) -> None:
-    """Recover the originals of protected photos."""
+    """Recover the originals of protected photos; those done already are skipped."""
     bank = vk.VeilBank.load(veils)
-    _report_folder(
-        recover_folder(protected, bank, out, gaussian_sigma=gaussian_sigma, overwrite=overwrite), "recovered", out
-    )
+    outcome = recover_folder(protected, bank, out, gaussian_sigma=gaussian_sigma, overwrite=overwrite, force=force)
+    _report_folder(outcome, "recovered", out)
 
 
 def _report_folder(outcome: Outcome, what: str, out: Path) -> None:
-    console.print(f"{outcome.written} photos {what} in {escape(str(out))}", soft_wrap=True)
-    if not outcome.written and not outcome.problems:
-        outcome.problems.append(Problem(str(out), "nothing to do: no person's folder with photos was found"))
+    """One line of counts, then the notices and what was left out."""
+    counts = [f"{outcome.written} photos {what} in {escape(str(out))}"]
+    if outcome.skipped:
+        counts.append(f"{outcome.skipped} there already, skipped")
+    console.print(", ".join(counts), soft_wrap=True)
     finish(outcome.problems, outcome.notices)
