@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -109,15 +110,16 @@ class _Run:
     """One craft: who is finished, and what happens to who is not."""
 
     def __init__(self, model, people: People, config: CraftConfig, key, generation, journal: Journal | None):
-        self.model, self.people, self.config, self.journal = model, people, config, journal
+        self.model, self.people, self.journal = model, people, journal
         given = generation if isinstance(generation, Mapping) else dict.fromkeys(people.names, generation)
         self.generations = {name: _check_generation(given.get(name, 0)) for name in people.names}
-        if key is None and config.seed is None and journal is not None and journal.header.get("key"):
-            key, fresh = bytes.fromhex(journal.header["key"]), True
-        else:
-            fresh = key is None and config.seed is None
+        if journal is not None:
+            key, config = key_of_before(str(journal.path), journal.header, key, config)
+        fresh = key is None and config.seed is None
         self.key = _master_key(key, config)
+        fresh = fresh or (journal is not None and journal.header["key"] == self.key.hex())
         self.fresh_key = self.key if fresh else None
+        self.config = config
         self.header = {
             "network": model.name,
             "fingerprint": model.fingerprint,
@@ -240,6 +242,21 @@ class _Run:
             _report_held_out(self.model, self.people, held_out, result, self.width)
         except (ModelError, RuntimeError, MemoryError) as error:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
+
+
+def key_of_before(where: str, before: dict, key: bytes | None, config: CraftConfig) -> tuple[bytes | None, CraftConfig]:
+    """Key and configuration to go on with `before` (key, key_id and config as in a journal's header): those given, or
+    where neither a key nor a seed is given those of before. ValueError when only its owner has that key."""
+    if key is not None or config.seed is not None:
+        return key, config
+    if before["key"]:
+        return bytes.fromhex(before["key"]), config
+    if before["config"].get("seed") is not None:
+        return None, dataclasses.replace(config, seed=before["config"]["seed"])
+    raise ValueError(
+        f"{where}: crafted with a key of your own (key id {before['key_id']}), which is needed to go on: give it (key, "
+        "--key-file)"
+    )
 
 
 def refuse_differences(where: str, before: dict, now: dict) -> None:
