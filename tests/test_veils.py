@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import veilkern as vk
+from veilkern.bank_file import digest_1 as _digest
 from veilkern.errors import BankError, OutputError
-from veilkern.veils import _digest
 
 
 def bank(people=3, side=8, **change):
@@ -108,7 +108,7 @@ def forge(path, veils=None, names=("p0",), meta=(), about=()):
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"meta": {"version": 2}}, "format 2; this veilkern reads 1"),
+        ({"meta": {"version": 3}}, "format 3; this veilkern reads 1 and 2"),
         ({"meta": {"about": 3}}, "not the parts of a veil bank"),
         ({"meta": {"sha256": "0" * 64}}, "does not match its checksum"),
         ({"meta": {"about": "{"}}, "damaged description"),

@@ -16,10 +16,11 @@ from veilkern.config import CraftConfig
 from veilkern.craft import CraftInterrupted, CraftResult, craft
 from veilkern.embedder import FaceModel
 from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
+from veilkern.keyed import read_key
 from veilkern.people import People, read_people
 from veilkern.protect import protect, recover
 from veilkern.tuning import tune
-from veilkern.veils import VeilBank
+from veilkern.veils import VeilBank, update_bank
 
 __all__ = [
     "BackendError",
@@ -38,8 +39,10 @@ __all__ = [
     "craft",
     "list_backends",
     "protect",
+    "read_key",
     "read_people",
     "recover",
     "tune",
+    "update_bank",
     "use_backend",
 ]

@@ -7,9 +7,11 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from veilkern.reference.hull_distance import KINDS
-
 SCHEDULES = ("linear", "cosine", "constant")
+SUBSPACES = ("centre", "convex", "affine", "span", "self")  # the kinds of hull_distance, named without importing torch
+# What decides when a person's steps end, or how many photos are worked on at a time: veils that differ in these alone
+# may lie in one bank. The seed is a key, and compared as one.
+_NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience", "photos_in_flight", "seed")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class CraftConfig:
         `patience` steps before. False: all steps. A stopped person, and one that ends all steps with that feature
         distance reached, counts as converged.
     seed: makes the key from a number, for experiments that others can repeat; no secret. Give a key instead for use.
-    photos_in_flight: photos that go through the network at a time; bounds the memory.
+    photos_in_flight: bounds the memory: persons are crafted together as long as their photos of a step are no more
+        than this, and their photos in all no more than ten times this. No more go through the network at a time.
     """
 
     alpha: float = 0.2
@@ -72,7 +75,7 @@ class CraftConfig:
                 )
         choices = {
             "schedule": SCHEDULES,
-            "subspace": KINDS,
+            "subspace": SUBSPACES,
             "visual": ("norm", "mse"),
             "variance": ("consistent", "literal"),
         }
@@ -117,6 +120,15 @@ class CraftConfig:
         values = dataclasses.asdict(self)
         values["block"] = list(self.block)
         return values
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """The fields in which two configurations (as_dict) give different veils, with both values."""
+    return [
+        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        for name in sorted({*before, *now})
+        if name not in _NO_DIFFERENCE and before.get(name) != now.get(name)
+    ]
 
 
 def _check_type(name: str, value: object, default: object) -> None:

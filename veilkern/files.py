@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,10 +18,10 @@ Buffer = bytes | bytearray | memoryview
 
 
 def atomic_write(
-    path: str | os.PathLike[str], data: bytes | Sequence[Buffer], *, mode: int = 0o666, replace: bool = True
+    path: str | os.PathLike[str], data: Buffer | Iterable[Buffer], *, mode: int = 0o666, replace: bool = True
 ) -> None:
-    """Write `data` (bytes, or buffers one after the other) to `path` whole or not at all; an old file there stays until
-    the new one is safe on disk. A link is followed: what it points to is written.
+    """Write `data` (a buffer, or several in a row) to `path` whole or not at all; an old file there stays until the new
+    one is safe on disk. A link is followed: what it points to is written.
 
     mode: as the process's umask allows, like any new file; 0o600 for veils. replace: False leaves whatever is there
     alone, also when it came into being a moment ago. Raises OutputError naming the path and the cause (full disk, no
@@ -31,7 +33,7 @@ def atomic_write(
         # The mode holds from the first byte: a veil is never readable by others, even for a moment.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
-            for part in [data] if isinstance(data, bytes) else data:
+            for part in [data] if isinstance(data, Buffer) else data:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
@@ -95,13 +97,18 @@ def _shortened(name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable where the platform lets a folder be opened."""
-    with contextlib.suppress(OSError):
+    """Make the rename itself durable, where the platform lets a folder be opened and synced."""
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -124,8 +131,12 @@ def inside(root: Path, *parts: str) -> Path:
     return path
 
 
-_PORTS = [f"{port}{i}" for port in ("COM", "LPT") for i in "123456789¹²³"]
-_RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS])
+# A reserved name, also with an ending; else characters that are allowed, the last one neither a dot nor a blank.
+_PLAIN = re.compile(
+    r"""(?! (?: CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[1-9¹²³] ) \ * (?: \. | \Z ) )
+        [^<>:"/\\|?*\x00-\x1f\ud800-\udfff]* [^<>:"/\\|?*\x00-\x1f\ud800-\udfff.\ ]""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def is_plain_name(name: str) -> bool:
@@ -133,7 +144,7 @@ def is_plain_name(name: str) -> bool:
 
     Refused are what Windows refuses (<>:"/\\|?*, control characters, CON and the like with any ending, a dot or blank
     at the end, more than 255 UTF-16 units), what Unix refuses (/, NUL, more than 255 bytes), and lone surrogates.
+    Two plain names may still be one file where a file system takes upper and lower case, or Unicode's ways of
+    writing a letter, for the same.
     """
-    if not name or name[-1] in ". " or any(c in '<>:"/\\|?*' or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
-        return False
-    return len(name.encode()) <= 255 and name.split(".")[0].rstrip(" ").upper() not in _RESERVED
+    return _PLAIN.fullmatch(name) is not None and (len(name) <= 63 or len(name.encode()) <= 255)

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import stat
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 
-MIN_KEY_BYTES = 16
+from veilkern.errors import OutputError
+
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 65536
 _SALT = b"veilkern/1"
 
 
@@ -36,14 +42,42 @@ def check_key(key: object) -> bytes:
     return bytes(key)
 
 
+def read_key(path: str | os.PathLike[str]) -> bytes:
+    """The master key in a file: its bytes, without the one newline (\\n or \\r\\n) that an editor leaves at the end.
+
+    Warns (UserWarning) when others than its owner can read it. Raises OutputError when it cannot be read and
+    ValueError when it holds fewer than 16 bytes or more than 65536; no message shows the key.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(MAX_KEY_BYTES + 3)
+    except OSError as error:
+        raise OutputError(f"{path}: the key file cannot be read: {error.strerror or error}") from error
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        warnings.warn(f"{path} can be read by others; a key file should have mode 0600", UserWarning, stacklevel=2)
+    key = key.removesuffix(b"\n").removesuffix(b"\r") if key.endswith(b"\n") else key
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        got = len(key) if len(key) <= MAX_KEY_BYTES else "more"
+        raise ValueError(f"{path}: a key must have {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes, got {got}")
+    return key
+
+
 def key_id(key: bytes) -> str:
     """A short name for a key that does not reveal it, to tell which key a bank was crafted with."""
     return hkdf_sha256(key, b"key id", 8).hex()
 
 
-def stream(key: bytes, person: str, purpose: str) -> np.random.Philox:
-    """The generator of one person and purpose; purposes never share a stream."""
+def stream(key: bytes, person: str, purpose: str, generation: int = 0) -> np.random.Philox:
+    """The generator of one person, purpose and generation (0, 1, ..); no two of these share a stream."""
+    if "\0" in person + purpose:  # what separates them below
+        raise ValueError(f"stream: person and purpose must not contain NUL, got {person!r} and {purpose!r}")
+    if isinstance(generation, bool) or not isinstance(generation, int) or not 0 <= generation < 2**64:
+        raise ValueError(f"stream: generation must be an integer, 0 or more, got {generation!r}")
     info = b"\0".join([purpose.encode(), person.encode(errors="surrogateescape")])
+    if generation:  # the first generation's streams are those of veilkern 0.1
+        info += b"\0" + generation.to_bytes(8, "big")
     material = np.frombuffer(hkdf_sha256(key, info, 16), dtype="<u8")
     return np.random.Philox(key=material)
 

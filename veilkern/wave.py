@@ -1,9 +1,13 @@
 """Wave: some persons' veils optimised together, from the keyed start to the record of each.
 
-It draws photos, asks the network for gradients and lets `veil_step_` do the rest.
+It draws photos, asks the network for gradients and lets `veil_step_` do the rest. A person's bits do not depend on who
+else is in the wave: the network always gets the same number of photos (see `padded`), the ops keep photos and persons
+apart, and every sum has a fixed order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 
@@ -17,62 +21,63 @@ from veilkern.veils import photo_id
 
 
 class Wave:
-    """Some persons crafted together, from the start to their records."""
+    """Some persons crafted together. generations: one a person. width: photos in the network at a time."""
 
     def __init__(
         self,
         model: FaceModel,
         people: People,
-        clean: torch.Tensor,
-        first: int,
-        last: int,
         config: CraftConfig,
         key: bytes,
+        generations: list[int],
+        width: int,
     ):
-        begin, end = int(people.offsets[first]), int(people.offsets[last])
-        self.model, self.config = model, config
-        self.names = people.names[first:last]
+        self.model, self.config, self.width = model, config, width
+        self.names, self.generations = people.names, generations
+        self.offsets, self.counts = people.offsets, people.counts
         device = model.device
-        self.images = people.images[begin:end].to(device)
-        self.offsets = people.offsets[first : last + 1] - begin
-        self.clean = clean[begin:end].to(device)
-        self.counts = self.offsets.diff()
-        shape = people.images.shape[1:]
-        start = [keyed.uniform(keyed.stream(key, name, "start"), tuple(shape)) for name in self.names]
+        self.images = people.images.to(device)
+        self.clean = fixed_features(model, self.images, width)
+        streams = [(key, name, generation) for name, generation in zip(self.names, generations, strict=True)]
+        shape = tuple(people.images.shape[1:])
+        start = [keyed.uniform(keyed.stream(k, name, "start", generation), shape) for k, name, generation in streams]
         self.veils = torch.stack(start).to(device)
         self.momentum = torch.zeros_like(self.veils)
         self.draws = [
-            Draws(keyed.stream(key, name, "photos"), int(n), config.photos_per_step)
-            for name, n in zip(self.names, self.counts, strict=True)
+            Draws(keyed.stream(k, name, "photos", generation), int(n), config.photos_per_step)
+            for (k, name, generation), n in zip(streams, self.counts, strict=True)
         ]
         self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
         self.mean_images = (self.mean_images / 255).float()
         self.weights: torch.Tensor | None = None
         self.taken = torch.zeros(len(self.names), dtype=torch.int64)
         self.failed: dict[int, str] = {}
-        self.records: list[dict] = []
         for p, part in enumerate(self.clean.split(self.counts.tolist())):
             if not bool(part.isfinite().all()):
-                self.failed[p] = "failed: the network's features of the clean photos are not finite"
+                self.failed[p] = CLEAN_FAILED
 
-    def run(self, bar: Progress) -> None:
-        """All steps, then the records."""
+    def run(self, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
+        """All steps. Yields each person's record and veil (uint8 [3, H, W]; None: failed) as soon as she is finished,
+        which may be long before the others are."""
         people, history = len(self.names), []
         active = torch.ones(people, dtype=torch.bool)
         active[list(self.failed)] = False
+        yield from self._finish(~active, bar)
         for step in range(self.config.steps):
             if not bool(active.any()):
-                break
+                return
             history.append(self._step(step, active))
             self.taken += active
             bar.advance(int(active.sum()))
-            for p in (active & ~history[-1].isfinite().all(1)).nonzero().flatten().tolist():
+            ended = active & ~history[-1].isfinite().all(1)
+            for p in ended.nonzero().flatten().tolist():
                 self.failed[p] = f"failed: the gradient was not finite in step {step + 1}"
-                active[p] = False
             if self.config.early_stop:
-                active &= ~self._settled(history)
-        bar.advance(people * self.config.steps - int(self.taken.sum()))
-        self._finish()
+                ended |= active & self._settled(history)
+            if step + 1 == self.config.steps:
+                ended = active
+            yield from self._finish(ended, bar)
+            active = active & ~ended
 
     def _step(self, step: int, active: torch.Tensor) -> torch.Tensor:
         """One step of the active persons; returns [P, 2], their feature distance and total loss."""
@@ -83,14 +88,11 @@ class Wave:
         ]
         rows, counts = torch.cat(drawn), torch.tensor([len(d) for d in drawn])
         person = torch.repeat_interleave(torch.arange(people), counts)
-        share = 1 / counts[person].to(torch.float32)  # each photo's part in its person's mean
-        gradients = torch.zeros_like(self.veils)
-        distance = torch.zeros(people)
-        for place in torch.arange(len(rows)).split(config.photos_in_flight):
-            d, g = self._feature_gradient(rows[place], person[place])
-            weight = share[place].to(g.device)
-            gradients.index_add_(0, person[place].to(g.device), g * weight.view(-1, 1, 1, 1))
-            distance.index_add_(0, person[place], (d * weight).cpu())
+        gradients, distances = self.veils.new_empty((len(rows), *self.veils.shape[1:])), []
+        for place in torch.arange(len(rows)).split(self.width):
+            distance, gradients[place[0] : place[-1] + 1] = self._feature_gradient(rows[place], person[place])
+            distances.append(distance)
+        # veil_step_ takes each person's mean, first photo to last: sums by index_add_ have no order on a GPU.
         statistics = ops.veil_step_(
             self.veils,
             self.momentum,
@@ -103,13 +105,14 @@ class Wave:
             step=config.step_at(step),
             decay=config.decay,
             active=active.to(self.veils.device),
-            gradient_offsets=torch.arange(people + 1, device=self.veils.device),
             mean_images=self.mean_images,
             visual=config.visual,
             block=config.block,
             stride=config.block_stride,
             form=config.variance,
         ).cpu()
+        parts = torch.cat(distances).cpu().split(counts.tolist())
+        distance = torch.stack([part.sum() / max(len(part), 1) for part in parts])
         total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2]
         return torch.stack([distance, torch.where(statistics[:, 0].isfinite(), total, statistics[:, 0])], 1)
 
@@ -118,8 +121,8 @@ class Wave:
         device, alpha = self.veils.device, self.config.blend / 255
         with torch.no_grad():
             mixed = alpha * (self.images[rows.to(device)].float() / 255) + (1 - alpha) * self.veils[person.to(device)]
-        mixed.requires_grad_()
-        features = self.model.embed(mixed)
+        mixed = padded(mixed, self.width).requires_grad_()
+        features = self.model.embed(mixed)[: len(rows)]
         if not features.requires_grad:
             raise ModelError(
                 f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
@@ -127,7 +130,7 @@ class Wave:
             )
         distance, slope = self._distance(features.detach(), rows, person)
         (gradient,) = torch.autograd.grad(features, mixed, slope)
-        return distance, gradient
+        return distance, gradient[: len(rows)]
 
     def _distance(self, features: torch.Tensor, rows: torch.Tensor, person: torch.Tensor):
         """Distance and slope of features of photos `rows`; remembers the hull weights as the next start."""
@@ -163,39 +166,71 @@ class Wave:
 
     def finished(self) -> torch.Tensor:
         """The veils as they are kept, uint8 [P, 3, H, W]."""
-        return (self.veils * 255).round().to(torch.uint8).cpu()
+        return (self.veils * 255).round().to(torch.uint8)
 
-    def fail(self, why: str) -> None:
-        """Nobody of this wave has a veil."""
-        self.records = [
-            {"name": name, "photos": int(n), "status": why, "steps": int(t)}
-            for name, n, t in zip(self.names, self.counts, self.taken, strict=True)
-        ]
+    def _finish(self, ended: torch.Tensor, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
+        """Records and veils of these persons (bool [P]), measured on the protected photos that the 8-bit veils give."""
+        persons = ended.nonzero().flatten().tolist()
+        veils = self.finished()
+        features = self._features_under(veils, [p for p in persons if p not in self.failed])
+        for p in persons:
+            bar.advance(self.config.steps - int(self.taken[p]))
+            record = self._record(p, veils[p], features.get(p))
+            yield record, None if record["status"].startswith("failed") else veils[p].cpu()
 
-    def _finish(self) -> None:
-        """Records, measured on the protected photos that the 8-bit veils give."""
-        config, veils = self.config, self.finished().to(self.images.device)
-        person = torch.repeat_interleave(torch.arange(len(self.names)), self.counts).to(veils.device)
-        hidden = ops.blend(self.images, veils, person, config.blend)
-        features = self.model.features(hidden, batch=config.photos_in_flight, check=False)
-        usable = features.isfinite().all(1) & self.clean.isfinite().all(1)
-        alpha, images = config.blend / 255, self.images
-        for p, name in enumerate(self.names):
-            part = slice(int(self.offsets[p]), int(self.offsets[p + 1]))
-            record: dict = {
-                "name": name,
-                "photos": int(self.counts[p]),
-                "status": self.failed.get(p, ""),
-                "steps": int(self.taken[p]),
-            }
-            if not record["status"] and not bool(usable[part].all()):
-                record["status"] = "failed: the network's features of the protected photos are not finite"
-            if not record["status"]:
-                record |= _losses(features[part], self.clean[part], images[part], veils[p], alpha, config)
-                reached = float(record["feature_distance"]) <= config.stop_distance
-                record["status"] = "converged" if reached else "step limit"
-                record["photo_ids"] = [photo_id(image) for image in images[part].cpu()]
-            self.records.append(record)
+    def _features_under(self, veils: torch.Tensor, persons: list[int]) -> dict[int, torch.Tensor]:
+        """Features of all photos of each of these persons under their veils."""
+        if not persons:
+            return {}
+        photos = torch.cat([torch.arange(int(self.offsets[p]), int(self.offsets[p + 1])) for p in persons])
+        rows = torch.repeat_interleave(torch.tensor(persons), self.counts[persons])
+        device = self.images.device
+        hidden = ops.blend(self.images[photos.to(device)], veils, rows.to(device), self.config.blend)
+        features = fixed_features(self.model, hidden, self.width)
+        return dict(zip(persons, features.split(self.counts[persons].tolist()), strict=True))
+
+    def _record(self, p: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict:
+        config, part = self.config, slice(int(self.offsets[p]), int(self.offsets[p + 1]))
+        record: dict = {
+            "name": self.names[p],
+            "photos": int(self.counts[p]),
+            "status": self.failed.get(p, ""),
+            "steps": int(self.taken[p]),
+        }
+        if self.generations[p]:
+            record["generation"] = self.generations[p]
+        if features is None:
+            return record
+        if not bool(features.isfinite().all()):
+            return record | {"status": "failed: the network's features of the protected photos are not finite"}
+        record |= _losses(features, self.clean[part], self.images[part], veil, config.blend / 255, config)
+        reached = float(record["feature_distance"]) <= config.stop_distance
+        record["status"] = "converged" if reached else "step limit"
+        record["photo_ids"] = [photo_id(image) for image in self.images[part].cpu()]
+        return record
+
+
+CLEAN_FAILED = "failed: the network's features of the clean photos are not finite"
+
+
+def padded(photos: torch.Tensor, width: int) -> torch.Tensor:
+    """`photos` [n, ..], the last of them repeated until there are `width`.
+
+    A network's kernels are chosen by the number of photos, and sum in another order for another number: measured on
+    the CPU, features differ in their last bits between 1, 3 and 8 photos, but never by place or neighbours. So a craft
+    always gives the network the same number, however many persons are still at work.
+    """
+    missing = width - len(photos)
+    return torch.cat([photos, photos[-1:].expand(missing, *photos.shape[1:])]) if missing > 0 else photos
+
+
+def fixed_features(model: FaceModel, images: torch.Tensor, width: int) -> torch.Tensor:
+    """Features [N, d] of uint8 photos [N, 3, H, W], exactly `width` in the network at a time."""
+    whole = len(images) // width * width
+    found = [model.features(images[:whole], batch=width, check=False)] if whole else []
+    if rest := len(images) - whole:
+        found.append(model.features(padded(images[whole:], width), batch=width, check=False)[:rest])
+    return torch.cat(found)
 
 
 class Draws:
