@@ -40,8 +40,10 @@ def test_every_blend(path):
         assert torch.equal(ops.recover(ops.blend(x, v, ROW, a, lossless=True), v, ROW, a), x), f"a = {a}"
 
 
-def test_bound_at_the_default_is_two_levels():
-    assert (51 + 254) // (2 * 51) == 2
+def test_bound_at_the_default_is_two_levels(path):
+    """No more, and that much."""
+    x, v = every_pair()
+    assert (ops.recover(ops.blend(x, v, ROW, 51), v, ROW, 51).int() - x.int()).abs().max() == 2
 
 
 @pytest.mark.parametrize("a", [1, 2, 51, 128, 255])
@@ -123,8 +125,62 @@ def test_gaussian_filter(path, sigma):
     assert np.array_equal(found.numpy(), ((wanted + 2**23) // 2**24).astype(np.uint8))
 
 
-def test_gaussian_is_five_by_five_at_one():
-    assert len(gaussian_weights(1.0)) == 5
+def true_weights(sigma: float) -> np.ndarray:
+    """4096 times SciPy's Gaussian of the same radius, from -r to r."""
+    from scipy.ndimage import gaussian_filter1d
+
+    radius = max(1, round(2 * sigma))
+    impulse = np.zeros(2 * radius + 1)
+    impulse[radius] = 4096
+    return gaussian_filter1d(impulse, sigma, radius=radius, mode="constant")
+
+
+def test_gaussian_weights_by_hand():
+    """sigma 1: exp(-1/2) = 0.60653, exp(-2) = 0.13534; 4096 / 2.48374 = 1649.1, 1000.2, 223.2: 5 x 5."""
+    assert gaussian_weights(1.0) == [223, 1000, 1650, 1000, 223]
+    assert gaussian_weights(0.5) == [436, 3224, 436]  # 4096 / 1.27067 = 3223.5, 436.3
+    assert gaussian_weights(0.1) == [0, 4096, 0]
+
+
+@pytest.mark.parametrize(
+    "sigma", [0.1, 0.3, 0.5, 0.74, 0.8, 1, 1.25, 2, 2.5, 7, 15.9, 31.7, 31.9, 40, 63.3, 77.7, 99.9, 100]
+)
+def test_gaussian_weights_are_those_of_scipy(sigma):
+    """Each within one 4096th, the centre too; together 4096; the same on both sides."""
+    weights, true = np.array(gaussian_weights(sigma)), true_weights(sigma)
+    assert weights.sum() == 4096 and np.array_equal(weights, weights[::-1])
+    assert np.abs(weights - true).max() <= 1
+    assert abs(weights.max() - true.max()) <= 1
+
+
+def test_gaussian_weights_at_every_sigma():
+    for tenths in range(1, 1001):
+        weights, true = np.array(gaussian_weights(tenths / 10)), true_weights(tenths / 10)
+        assert weights.sum() == 4096 and np.abs(weights - true).max() <= 1, f"sigma {tenths / 10}"
+
+
+def test_smoothing_is_that_of_a_gaussian(path):
+    """The filtered photo against SciPy's filter in float64, which shares nothing with ours."""
+    from scipy.ndimage import gaussian_filter as smoothed
+
+    hidden, veils, rows = batch(2, 2, 40)
+    plain = formula(hidden, veils, rows, 51).numpy().astype(float)
+    for sigma in (0.8, 4.0, 9.0):
+        found = ops.recover(hidden, veils, rows, 51, gaussian_sigma=sigma)
+        wanted = smoothed(plain, (0, 0, sigma, sigma), radius=(0, 0, *[max(1, round(2 * sigma))] * 2), mode="mirror")
+        assert np.abs(found.numpy() - wanted).max() < 1.5
+
+
+@pytest.mark.parametrize("height,width", [(3, 30), (30, 3), (3, 3), (2, 2), (5, 9)])
+def test_gaussian_as_far_as_the_photo_goes(path, height, width):
+    """The border is reflected without the edge: side - 1 pixels are there, one more is refused."""
+    side = min(height, width)
+    images, veils, rows = batch(3, 2, 30)
+    images, veils = images[:, :, :height, :width].contiguous(), veils[:, :, :height, :width].contiguous()
+    found = ops.recover(images, veils, rows, 51, gaussian_sigma=(side - 1) / 2)
+    assert torch.equal(found, gaussian_filter(formula(images, veils, rows, 51), (side - 1) / 2))
+    with pytest.raises(ValueError, match=f"reaches {side} pixels, too far for photos of {height} x {width}"):
+        ops.recover(images, veils, rows, 51, gaussian_sigma=side / 2)
 
 
 @pytest.mark.parametrize("wide", [False, True])

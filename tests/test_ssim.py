@@ -135,13 +135,38 @@ def test_torch_schema_and_compile(generator):
         ({"window": 10}, ValueError, "window must be an odd positive integer"),
         ({"window": 17}, ValueError, "window must fit the image"),
         ({"borders": "wrap"}, ValueError, "borders must be one of"),
-        ({"sigma": 0.0}, ValueError, "sigma must be positive"),
-        ({"data_range": float("nan")}, ValueError, "data_range must be positive"),
+        *(
+            ({name: value}, ValueError, f"{name} must lie in")
+            for name in ("sigma", "data_range")
+            for value in (0.0, -1.0, 1e-200, 1e200, float("inf"), float("-inf"), float("nan"), 0, -1)
+        ),
+        *(
+            ({name: value}, TypeError, f"{name} must be a number")
+            for name in ("sigma", "data_range")
+            for value in ("1", True, None)
+        ),
     ],
 )
-def test_wrong_arguments(change, error, words):
+@pytest.mark.parametrize("op", [ops.ssim, ops.ssim_gradient])
+def test_wrong_arguments(op, change, error, words):
     with pytest.raises(error, match=words):
-        ops.ssim(**({"x": torch.zeros(1, 3, 16, 16), "y": torch.zeros(1, 3, 16, 16)} | change))
+        op(**({"x": torch.zeros(1, 3, 16, 16), "y": torch.zeros(1, 3, 16, 16)} | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("borders", ["valid", "same"])
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 1e4])
+@pytest.mark.parametrize("data_range", [1e-6, 1.0, 65535.0, 1e9])
+def test_numbers_as_far_as_the_arguments_go(path, data_range, sigma, borders, dtype):
+    """Flat and varied photos at the ends of both ranges: no 0 / 0, no infinity, the scores of float64."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.zeros(1, 1, 6, 9), torch.ones(1, 1, 6, 9), torch.rand(1, 1, 6, 9, generator=g)]).to(dtype)
+    options = {"window": 5, "sigma": sigma, "borders": borders, "data_range": data_range}
+    for a, b in ((x, x), (x, x.flip(0)), (x, torch.zeros_like(x))):
+        a, b = a * data_range, b * data_range
+        found = ops.ssim_gradient(a, b, **options)
+        assert all(part.isfinite().all() for part in found)
+        assert_near(found[0], reference.ssim(a.double(), b.double(), **options), dtype, factor=50)
 
 
 @pytest.mark.large

@@ -13,7 +13,7 @@ inline std::int64_t most_of(const char* name, const std::int64_t* offsets, std::
   bool rising = people >= 0 && offsets[0] == 0 && offsets[people] == count;
   for (std::int64_t p = 0; rising && p < people; ++p) {
     rising = offsets[p] <= offsets[p + 1];
-    most = std::max(most, offsets[p + 1] - offsets[p]);
+    if (rising) most = std::max(most, offsets[p + 1] - offsets[p]);
   }
   if (!rising) throw std::invalid_argument(std::string(name) + " must rise from 0 to " + std::to_string(count));
   return most;

@@ -14,7 +14,7 @@ from veilkern.ops._checks import (
     check_tensor,
 )
 from veilkern.ops._library import register, runs_now
-from veilkern.reference.recover import gaussian_weights
+from veilkern.reference.recover import gaussian_radius
 
 
 def recover(
@@ -60,7 +60,7 @@ def _check_sigma(sigma: float, photos: torch.Tensor) -> float:
         raise TypeError(f"recover: gaussian_sigma must be a number of pixels or None, got {sigma!r}")
     if not 0.1 <= sigma <= 100:
         raise ValueError(f"recover: gaussian_sigma must lie in 0.1..100 pixels, got {sigma}")
-    radius = len(gaussian_weights(sigma)) // 2
+    radius = gaussian_radius(sigma)
     if radius >= min(photos.shape[2:]):
         raise ValueError(
             f"recover: gaussian_sigma {sigma} reaches {radius} pixels, too far for photos of "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from veilkern.backends import select
@@ -22,8 +20,9 @@ def ssim(
 ) -> torch.Tensor:
     """Mean SSIM [N] of float32 or float64 pairs [N, C, H, W] over channels and places; differentiable (once).
 
-    window: odd side of the Gaussian window of standard deviation sigma (pixels); borders `valid` (only where the
-    window lies inside: Wang et al. 2004) or `same` (zeros around); data_range: the span of the values, 1 or 255.
+    window: odd side of the Gaussian window of standard deviation sigma (0.01..10000 pixels); borders `valid` (only
+    where the window lies inside: Wang et al. 2004) or `same` (zeros around); data_range: the span of the values, 1 or
+    255 (1e-6..1e9).
     Raises TypeError or ValueError naming the argument.
     """
     _check("ssim", x, y, window, sigma, borders, data_range)
@@ -68,9 +67,15 @@ def _check(op, x, y, window, sigma, borders, data_range):
         raise ValueError(f"{op}: window must be an odd positive integer, got {window!r}")
     if borders == "valid" and window > min(x.shape[2:]):
         raise ValueError(f"{op}: window must fit the image, {x.shape[2]} x {x.shape[3]}, got {window}")
-    for name, value in (("sigma", sigma), ("data_range", data_range)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{op}: {name} must be positive, got {value}")
+    _check_range(op, "sigma", sigma, 0.01, 1e4)  # beyond, squares of sigma leave the numbers: 0 / 0
+    _check_range(op, "data_range", data_range, 1e-6, 1e9)  # beyond, its fourth power does, in single precision
+
+
+def _check_range(op: str, name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{op}: {name} must lie in {low:g}..{high:g}, got {value}")
 
 
 def _score(x, y, window, sigma, borders, data_range):

@@ -1,0 +1,181 @@
+"""Results written past the caches (12 MiB and more): right, and never a crash, wherever and however photos lie.
+
+The cases run in a process of their own for each instruction set, since a store that faults ends the process:
+`python tests/test_streaming.py ISA`. There, stores past the caches begin at the first byte for small photos of every
+layout, and at their own 12 MiB for batches just over it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ISAS, LAYOUTS, isas, laid_out, native, serving, threads
+
+from veilkern import ops
+
+A = 51
+LARGE = 12 << 20
+SIDES = [(1, 1), (1, 67), (5, 7), (8, 8), (13, 17), (97, 97), (101, 101), (111, 111), (113, 113), (100, 37)]
+
+
+def formula(op: str, images, veils, rows) -> torch.Tensor:
+    """blend, lossless, recover and exact (recover from lossless) in NumPy's integers."""
+    x, v = images.numpy().astype(np.int32), veils.numpy().astype(np.int32)[rows.numpy()]
+    if op in ("blend", "lossless"):
+        p = A * x + (255 - A) * v
+        return torch.from_numpy(p.astype(np.uint16) if op == "lossless" else ((p + 127) // 255).astype(np.uint8))
+    t = (255 * x if op == "recover" else x) - (255 - A) * v
+    return torch.from_numpy(np.clip((2 * t + A) // (2 * A), 0, 255).astype(np.uint8))
+
+
+OPS = ("blend", "lossless", "recover", "exact")
+
+
+def call(op: str, images, veils, rows, out) -> torch.Tensor:
+    if op in ("blend", "lossless"):
+        return ops.blend(images, veils, rows, A, lossless=op == "lossless", out=out)
+    return ops.recover(images, veils, rows, A, out=out)
+
+
+def dtypes(op: str) -> tuple[torch.dtype, torch.dtype]:
+    """Of the photos that come in and of those that go out."""
+    return (
+        torch.uint16 if op == "exact" else torch.uint8,
+        torch.uint16 if op == "lossless" else torch.uint8,
+    )
+
+
+def random_batch(op: str, n: int, height: int, width: int, people: int = 3):
+    g = torch.Generator().manual_seed(n + height)
+    wide = op == "exact"
+    images = torch.randint(
+        0, 65026 if wide else 256, (n, 3, height, width), dtype=torch.int32 if wide else torch.uint8, generator=g
+    )
+    veils = torch.randint(0, 256, (people, 3, height, width), dtype=torch.uint8, generator=g)
+    return images.to(dtypes(op)[0]), veils, torch.randint(0, people, (n,), generator=g)
+
+
+def room(shape, dtype: torch.dtype, place: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where to write photos of this shape, and the memory around, all of it 7."""
+    n, c, h, w = shape
+    size = c * h * w
+    if place == "channels_last":
+        memory = torch.full((n, h, w, c), 7, dtype=dtype)
+        return memory.permute(0, 3, 1, 2), memory
+    if place.startswith("shifted"):  # the first photo begins so many values after the memory does
+        shift = int(place.removeprefix("shifted"))
+        memory = torch.full((n * size + 64,), 7, dtype=dtype)
+        return memory[shift : shift + n * size].view(shape), memory
+    padding, every = {
+        "dense": (0, 1),
+        "every_other": (0, 2),
+        "every_fourth": (0, 4),
+        "padded": (29, 1),
+        "lines": (-size % 64, 1),
+    }[place]
+    memory = torch.full((n * every, size + padding), 7, dtype=dtype)
+    return memory[::every, :size].unflatten(1, (c, h, w)), memory
+
+
+PLACES = (
+    "dense",
+    "channels_last",
+    "every_other",
+    "every_fourth",
+    "padded",
+    "lines",
+    "shifted1",
+    "shifted31",
+    "shifted33",
+)
+
+
+def check(op: str, n: int, height: int, width: int, place: str, layout: str = "dense") -> None:
+    """The right values in their places and nothing written beside them."""
+    images, veils, rows = random_batch(op, n, height, width)
+    out, memory = room(images.shape, dtypes(op)[1], place)
+    call(op, laid_out(images, layout), veils, rows, out)
+    wanted = formula(op, images, veils, rows)
+    assert torch.equal(out, wanted), f"{op} of {list(images.shape)} ({layout}), out {place}"
+    beside = memory.numel() - wanted.numel()
+    out.zero_()
+    assert int((memory.view(-1) == 7).sum()) == beside, f"{op} of {list(images.shape)}, out {place}: written beside out"
+
+
+def check_in_place(op: str, n: int, side: int) -> None:
+    images, veils, rows = random_batch(op, n, side, side)
+    wanted = formula(op, images, veils, rows)
+    assert torch.equal(call(op, images, veils, rows, images), wanted), f"{op} of {list(images.shape)} in place"
+
+
+def small_cases() -> None:
+    """Every layout, with each run of values written past the caches."""
+    for op in OPS:
+        for height, width in SIDES:
+            for place in PLACES:
+                check(op, 3, height, width, place)
+        for place in PLACES:
+            for layout in LAYOUTS:
+                check(op, 5, 9, 31, place, layout)
+            for width in range(1, 70):
+                check(op, 2, 1, width, place)
+    for op in ("blend", "recover"):
+        for side in (5, 13, 97):
+            check_in_place(op, 3, side)
+    for op in OPS:
+        same_place(op)
+
+
+def large_cases() -> None:
+    """Batches just over 12 MiB of results, as they come: the sizes and slices that once ended the process."""
+    for op in OPS:
+        size = 2 if op == "lossless" else 1
+        for side in (97, 100, 101, 111, 112, 113):
+            place = {100: "every_fourth", 101: "channels_last", 112: "dense", 113: "lines"}.get(side, "dense")
+            check(op, LARGE // (3 * side * side * size) + 2, side, side, place)
+    check_in_place("blend", LARGE // (3 * 101 * 101) + 2, 101)
+
+
+def same_place(op: str) -> None:
+    """A stride of zero, which the ops refuse: the kernels write there and nowhere else."""
+    from veilkern.backends import cpu
+
+    images, veils, rows = random_batch(op, 64, 97, 97)
+    out = torch.full((1, *images.shape[1:]), 7, dtype=dtypes(op)[1])
+    if op in ("blend", "lossless"):
+        cpu.blend(images, veils, rows, A, op == "lossless", out.expand_as(images))
+    else:
+        cpu.recover(images, veils, rows, A, None, out.expand_as(images))
+
+
+@native
+@pytest.mark.parametrize(
+    "isa,cases",
+    [(isa, cases) for isa in isas() for cases in ("small", "large") if isa != "baseline" or cases == "small"],
+)
+def test_every_layout(isa, cases):
+    done = subprocess.run(
+        [sys.executable, __file__, isa, cases], capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
+
+
+def main(isa: str, cases: str) -> None:
+    from veilkern import _cpu
+
+    torch.set_num_threads(1)
+    with serving(isa), threads(3):
+        if cases == "large":
+            large_cases()
+        else:
+            _cpu.set_stream_from(0)
+            small_cases()
+
+
+if __name__ == "__main__":
+    assert sys.argv[1] in ISAS
+    main(*sys.argv[1:])
