@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 
+import bounds
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ def round_as_a_gpu_does() -> None:
 
 if INTERPRETED:
     round_as_a_gpu_does()
+    bounds.install()
 
 
 def isas() -> list[str]:
