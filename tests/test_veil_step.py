@@ -200,7 +200,11 @@ def test_a_rate_for_all_or_for_each(path, name):
     """A number, a tensor of one and one a person are the same step; a number comes to the kernel as one."""
     results = []
     rates = {"lam": 0.05, "mu": 0.3, "step": 0.1, "decay": 0.7}
-    for value in (rates[name], torch.tensor(rates[name], dtype=torch.float64), torch.full((3,), rates[name]).double()):
+    for value in (
+        rates[name],
+        torch.tensor(rates[name], dtype=torch.float64),
+        torch.full((3,), rates[name], dtype=torch.float64),
+    ):
         veils, momentum, gradients, images, offsets = setting()
         momentum += 0.3
         found = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates | {name: value})
