@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, INTERPRETED, LAYOUTS, assert_near, batch, laid_out, offsets_of, serving
+from helpers import BACKENDS, INTERPRETED, LAYOUTS, SLOW, assert_near, batch, laid_out, offsets_of, serving
 from test_hull_distance import features
 from test_veil_step import assert_same_step, both
 
@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device(
 ARCHES = (
     [10 * major + minor for major, minor in [torch.cuda.get_device_capability()]]
     if torch.cuda.is_available()
-    else [80, 90, 100]
+    else ([80, 90, 100] if SLOW else [90])
 )
 STEMS = ("blend", "blend_normalize", "recover", "block_variance", "hull_distance", "ssim", "veil_step")
 
@@ -162,14 +162,14 @@ def test_tune_writes_a_table_that_is_then_used(folder):
     path = folder / launches.file_name(launches.gpu_name(DEVICE))
     path.write_text(json.dumps({"launches": {"ssim": {"f32": {"tile": 64, "num_warps": 2, "slots_per_processor": 1}}}}))
     told = []
-    assert vk.tune(["blend", "recover"], photos=3, side=8, most=3, tell=told.append) == path
+    assert vk.tune(["blend", "block_variance"], photos=2, side=6, most=2, tell=told.append) == path
     table = launches.read_table(path)
-    assert set(table) == {"blend", "recover", "ssim"} and set(table["blend"]) == {"u8", "u16"}
-    assert set(table["recover"]) == {"u8", "u16", "gaussian"}
+    assert set(table) == {"blend", "block_variance", "ssim"} and set(table["blend"]) == {"u8", "u16"}
+    assert set(table["block_variance"]) == {"f32", "f64"}
     assert launches.launch_of("blend", "u8", DEVICE) == table["blend"]["u8"]
-    assert len(told) == 5 and told[0].startswith("blend, u8: {'block': ")
+    assert len(told) == 4 and told[0].startswith("blend, u8: {'block': ")
     about = json.loads(path.read_text())
-    assert about["gpu"] == launches.gpu_name(DEVICE) and "veilkern tune on 3 photos of 3 x 8 x 8" in about["made_by"]
+    assert about["gpu"] == launches.gpu_name(DEVICE) and "veilkern tune on 2 photos of 3 x 6 x 6" in about["made_by"]
 
 
 def test_tune_searches_near_the_present_launch_and_checks_results(folder):
@@ -278,8 +278,8 @@ def test_wide_veils(generator):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout(layout, generator):
-    images, veils, rows = batch(4, 3, 14)
-    floats = torch.rand(4, 3, 14, 14, dtype=torch.float64, generator=generator)
+    images, veils, rows = batch(3, 3, 9)
+    floats = torch.rand(3, 3, 9, 9, dtype=torch.float64, generator=generator)
     with serving("triton"):
         hidden = ops.blend(laid_out(images, layout), laid_out(veils, layout), rows, 51, lossless=True)
         back = ops.recover(laid_out(hidden, layout), veils, rows, 51, gaussian_sigma=1.0)
@@ -315,7 +315,9 @@ def test_ragged_people(counts, layout):
 
 
 @pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])
-@pytest.mark.parametrize("counts,d", [((1,), 1), ((3, 0, 1), 2), ((0, 12), 5), ((20, 2), 7)])
+@pytest.mark.parametrize(
+    "counts,d", [((1,), 1), ((3, 0, 1), 2), ((0, 7), 2), pytest.param((20, 2), 7, marks=pytest.mark.slow)]
+)
 def test_ragged_hulls(kind, counts, d):
     """One feature, one dimension, more photos than dimensions, nobody."""
     clean_counts = counts if kind == "self" else [max(1, c // 2) for c in counts]
@@ -331,6 +333,7 @@ def test_ragged_hulls(kind, counts, d):
         assert weights.isfinite().all() and gradient.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py crafts on the GPU")
 def test_a_short_craft(sample_model, people):
     """The whole optimiser through the interpreter: the veils of the C++ kernels, but where a sign hangs on rounding."""
@@ -376,10 +379,10 @@ def faulty_kernel(x, index, out, size, first, reading, BLOCK: tl.constexpr):
         tl.store(out + here, tl.load(x + tl.arange(0, BLOCK)), mask=here < size)
 
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="the interpreter does not run here")
+only_interpreted = pytest.mark.skipif(not INTERPRETED, reason="the interpreter does not run here")
 
 
-@interpreted
+@only_interpreted
 @pytest.mark.parametrize(
     "size,first,reading,what",
     [
@@ -398,7 +401,7 @@ def test_a_faulty_kernel_is_found(size, first, reading, what):
     assert "test_triton.py:" in str(raised.value) and "(faulty_kernel)" in str(raised.value)
 
 
-@interpreted
+@only_interpreted
 def test_masked_lanes_and_whole_storages_are_within_bounds():
     """A view's storage is what a launch is given; lanes that are masked off may point anywhere."""
     x, index, out = torch.arange(12.0), torch.zeros(2, dtype=torch.int32), torch.zeros(12)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import (
-    INTERPRETED,
     MANY,
     assert_near,
     assert_same_bits_everywhere,
     counts_with_empty,
+    interpreted,
     laid_out,
     large,
     layouts,
@@ -182,7 +182,7 @@ def test_a_veil_that_is_a_photo(path):
 
 def test_it_is_the_mean_over_a_persons_photos(path):
     """Every photo and gradient twice: the same step, the same statistics."""
-    veils, momentum, gradients, images, offsets = setting()
+    veils, momentum, gradients, images, offsets = setting(side=4)
     twice, m = veils.clone(), momentum.clone()
     rates = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
     for visual in ("norm", "mse"):
@@ -205,7 +205,7 @@ def test_a_rate_for_all_or_for_each(path, name):
         torch.tensor(rates[name], dtype=torch.float64),
         torch.full((3,), rates[name], dtype=torch.float64),
     ):
-        veils, momentum, gradients, images, offsets = setting()
+        veils, momentum, gradients, images, offsets = setting(side=4)
         momentum += 0.3
         found = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates | {name: value})
         results.append((veils, momentum, found))
@@ -271,9 +271,10 @@ def assert_same_step(found, wanted, dtype):
 @pytest.mark.parametrize("side", [(5, 5), (16, 16), (13, 37), (112, 112)])
 @pytest.mark.parametrize("options", [{}, {"form": "literal"}, {"block": (2, 3), "stride": 2}])
 def test_against_the_reference(path, dtype, visual, side, options):
-    if path == "triton" and INTERPRETED:
-        side = (min(side[0], 20), side[1])  # seconds, not minutes
-    found, wanted = both((3, 1, 12), side, dtype, {"visual": visual, **options})
+    counts = (3, 1, 12)
+    if interpreted(path):
+        side, counts = (min(side[0], 12), side[1]), (3, 1, 4)  # two tiles
+    found, wanted = both(counts, side, dtype, {"visual": visual, **options})
     assert_same_step(found, wanted, dtype)
 
 
