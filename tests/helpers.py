@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 
+import bounds
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ MANY = 2**31 // (3 * 112 * 112) + 30  # photos of 3 x 112 x 112: a few more than
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
+SLOW = bool(os.environ.get("VEILKERN_SLOW"))
 INTERPRETED = "triton" in BACKENDS and os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -46,6 +48,13 @@ def round_as_a_gpu_does() -> None:
 
 if INTERPRETED:
     round_as_a_gpu_does()
+    bounds.install()
+
+
+def interpreted(path: str) -> bool:
+    """Whether a test should take less here: Triton's interpreter needs minutes for what a GPU does at once. Not where
+    VEILKERN_SLOW is set."""
+    return path == "triton" and INTERPRETED and not SLOW
 
 
 def isas() -> list[str]:

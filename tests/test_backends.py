@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -45,9 +46,53 @@ def test_threads_by_number():
         with vk.use_backend("cpu"):
             assert backends.thread_count() == torch.get_num_threads()
     assert backends.thread_count() == torch.get_num_threads()
+    with vk.use_backend("cpu", threads=torch.get_num_threads() + 1):
+        pass
+    assert backends.choice() == (None, None) and backends.thread_count() == torch.get_num_threads()
+    with pytest.raises(KeyError), vk.use_backend("cpu", threads=torch.get_num_threads() + 2):
+        raise KeyError
+    assert backends.choice() == (None, None) and backends.thread_count() == torch.get_num_threads()
     for name, threads in (("cpu", 0), ("cpu", 1.5), ("reference", 2)):
         with pytest.raises(ValueError, match="threads must be"):
             vk.use_backend(name, threads=threads).__enter__()
+
+
+LOSSES = {
+    "block_variance": lambda x: ops.block_variance(x).sum(),
+    "ssim": lambda x: ops.ssim(x, x.detach().flip(0)).sum(),
+}
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_the_gradient_is_served_by_the_backend_of_the_op(op, monkeypatch):
+    """Wherever backward runs: after the block, in a block of another backend, in another thread (as autograd does for
+    tensors on a GPU)."""
+    served = []
+
+    def spy(name, plain):
+        return lambda *given: served.append((name, backends.choice())) or plain(*given)
+
+    for backend in vk.list_backends():
+        if backend.available:
+            monkeypatch.setitem(backend.ops, op, spy(backend.name, backend.ops[op]))
+    names = [b.name for b in vk.list_backends() if b.available and b.name != "cuda"]
+    for name in names:
+        for other in names:
+            x = torch.rand(2, 3, 12, 12, requires_grad=True)
+            with vk.use_backend(name, threads=3 if name == "cpu" else None):
+                loss = LOSSES[op](x)
+
+            def backward(loss=loss, other=other):
+                with vk.use_backend(other):
+                    loss.backward()
+                    assert backends.choice() == (other, None)
+
+            thread = threading.Thread(target=backward)
+            thread.start()
+            thread.join()
+            assert x.grad is not None
+            assert served == [(name, (name, 3 if name == "cpu" else None))] * 2  # the op and its gradient
+            served.clear()
 
 
 def test_a_backend_asked_for_that_lacks_the_op(monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilkern import ops
+from veilkern.ops.blend_normalize import _add_by_row
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 HALF_STEP = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -108,6 +109,23 @@ def test_gradient_with_respect_to_veils(path, bgr):
         lambda v: ops.blend_normalize(images, v, rows, 51, mean=MEAN, std=STD, bgr=bgr, dtype=torch.float64),
         veils.requires_grad_(),
     )
+
+
+def test_gradients_are_added_in_the_order_of_photos():
+    """One after the other, so that every run has the same bits; a row that is no veil's is left out."""
+    g = torch.Generator().manual_seed(0)
+    values, rows = torch.randn(50, 3, 4, 5, generator=g) * 1e4 ** torch.rand(50, 1, 1, 1, generator=g), None
+    rows = torch.randint(-1, 5, (50,), generator=g)
+    wanted = torch.zeros(4, 3, 4, 5)
+    for value, row in zip(values, rows.tolist(), strict=True):
+        if 0 <= row < 4:
+            wanted[row] += value
+    assert torch.equal(_add_by_row(values, rows, 4), wanted)
+    total = torch.zeros(5, 3, 4, 5)  # what it does on a GPU, where this one sorts
+    total.index_put_((torch.where((rows >= 0) & (rows < 4), rows, 4),), values, accumulate=True)
+    torch.testing.assert_close(total[:4], wanted)
+    values[rows == 2] = float("nan")
+    assert _add_by_row(values, rows, 4).isnan().flatten(1).any(1).tolist() == [False, False, True, False]
 
 
 def test_out():

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import MANY, assert_near, assert_same_bits_everywhere, gradcheck, laid_out, large, layouts, native, opcheck
+from helpers import (
+    MANY,
+    assert_near,
+    assert_same_bits_everywhere,
+    gradcheck,
+    interpreted,
+    laid_out,
+    large,
+    layouts,
+    native,
+    opcheck,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +39,7 @@ def by_loops(image, block, stride, form):
 @pytest.mark.parametrize("form", ["consistent", "literal"])
 @pytest.mark.parametrize("block,stride", [((3, 3), 1), ((3, 3), 3), ((2, 5), 2), ((1, 1), 1), ((4, 4), 1)])
 def test_values(path, form, block, stride, generator):
-    images = torch.rand(3, 2, 11, 9, dtype=torch.float64, generator=generator)
+    images = torch.rand(2, 2, 11, 9, dtype=torch.float64, generator=generator)
     wanted = torch.stack([by_loops(image, block, stride, form) for image in images])
     torch.testing.assert_close(ops.block_variance(images, block=block, stride=stride, form=form), wanted)
     torch.testing.assert_close(
@@ -68,6 +79,8 @@ def test_gradients(path, form, block, stride, generator):
 @pytest.mark.parametrize("side", [(3, 3), (3, 20), (4, 4), (5, 16), (6, 17), (7, 18), (30, 33), (112, 112)])
 def test_loss_and_gradient_in_one_go(path, side, form, dtype, generator):
     """Odd and even numbers of rows, widths around whole packs of 8 and 16."""
+    if interpreted(path):
+        side = (min(side[0], 30), side[1])
     images = torch.rand(2, 3, *side, generator=generator, dtype=torch.float64).to(dtype)
     scale = torch.tensor([1.5, -0.25], dtype=dtype)
     loss, gradient = ops.block_variance_gradient(images, form=form, scale=scale)

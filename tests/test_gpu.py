@@ -168,6 +168,25 @@ def test_on_the_second_gpu(op):
     assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(found, wanted, strict=True))
 
 
+def test_the_gradient_of_blend_normalize_has_the_same_bits_again():
+    """Many photos a veil: atomics would add them in another order each time."""
+    d = data(400, 4, 64)
+    veils = (d["veils"].float() / 255).requires_grad_()
+    upstream = torch.randn(400, 3, 64, 64, device="cuda")
+
+    def gradient():
+        out = ops.blend_normalize(d["images"], veils, d["rows"], 51, **UNIT)
+        return torch.autograd.grad(out, veils, upstream)[0]
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(10))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gradient()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_craft_on_the_gpu(sample_model, people):
     """The whole optimiser by the Triton kernels: as good veils as on the CPU."""
     import copy

@@ -207,6 +207,18 @@ def test_torch_schema_and_compile():
         torch.autograd.grad(ops.hull_distance(eager, clean, offsets)[0].sum(), eager, create_graph=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_photos_without_a_clean_feature_are_refused(path, kind):
+    """Of any person, first or last; a person without photos needs none."""
+    for counts, clean_counts in (((2, 1), (0, 3)), ((1, 2), (3, 0)), ((0, 1, 0), (2, 0, 2))):
+        f, clean, offsets, clean_offsets = features(counts, clean_counts)
+        with pytest.raises(ValueError, match="clean_offsets must give every person with photos at least one clean"):
+            ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind, own=offsets.new_zeros(len(f)))
+    f, clean, offsets, clean_offsets = features((2, 0), (3, 0))
+    own = offsets.new_zeros(2)
+    assert ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind, own=own)[0].isfinite().all()
+
+
 def test_width_is_room_for_weights():
     f, clean, offsets, _ = features((3, 2))
     narrow, wide = (ops.hull_distance(f, clean, offsets, width=w)[1] for w in (None, 7))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import (
-    INTERPRETED,
     MANY,
     assert_near,
     assert_same_bits_everywhere,
     counts_with_empty,
+    interpreted,
     laid_out,
     large,
     layouts,
@@ -20,6 +20,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import veilkern as vk
 from veilkern import ops, reference
 
 COUNTS = (3, 1, 4)
@@ -159,6 +160,71 @@ def test_gradient_rows_of_their_own(path):
     torch.testing.assert_close(m, momentum, atol=1e-12, rtol=1e-9)
 
 
+def test_a_veil_that_is_a_photo(path):
+    """r = 0: ||v - x|| has no slope there, and takes no part; the other photos' parts are as they were."""
+    veils, momentum, gradients, images, offsets = setting()
+    veils[1] = images[3].double() / 255  # person 1's only photo
+    veils[2] = images[5].double() / 255  # one of four
+    start, m = veils.clone(), momentum.clone()
+    rates = {"lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    statistics = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates)
+    assert statistics.isfinite().all() and momentum.isfinite().all() and statistics[1, 1] == 0
+    for p in (1, 2):
+        x = images[offsets[p] : offsets[p + 1]].double() / 255
+        v = start[p].clone().requires_grad_()
+        far = [(1 - 0.2) * (v - one).norm() for one in x if not torch.equal(one, start[p])]
+        vis = sum(far) / len(x) if far else v.sum() * 0
+        fea = (0.8 * v * gradients[offsets[p] : offsets[p + 1]].mean(0)).sum()
+        var = reference.block_variance((0.2 * x.mean(0) + 0.8 * v)[None]).sum()
+        (g,) = torch.autograd.grad(fea - 0.05 * vis + 0.01 * var, v)
+        torch.testing.assert_close(momentum[p], m[p] + g / g.abs().mean(), atol=1e-10, rtol=1e-8)
+
+
+def test_it_is_the_mean_over_a_persons_photos(path):
+    """Every photo and gradient twice: the same step, the same statistics."""
+    veils, momentum, gradients, images, offsets = setting(side=4)
+    twice, m = veils.clone(), momentum.clone()
+    rates = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    for visual in ("norm", "mse"):
+        one = ops.veil_step_(veils, momentum, gradients, images, offsets, visual=visual, **rates)
+        two = ops.veil_step_(
+            twice, m, gradients.repeat_interleave(2, 0), images.repeat_interleave(2, 0), 2 * offsets, visual=visual,
+            **rates,
+        )  # fmt: skip
+        torch.testing.assert_close(two, one, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(m, momentum, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["lam", "mu", "step", "decay"])
+def test_a_rate_for_all_or_for_each(path, name):
+    """A number, a tensor of one and one a person are the same step; a number comes to the kernel as one."""
+    results = []
+    rates = {"lam": 0.05, "mu": 0.3, "step": 0.1, "decay": 0.7}
+    for value in (
+        rates[name],
+        torch.tensor(rates[name], dtype=torch.float64),
+        torch.full((3,), rates[name], dtype=torch.float64),
+    ):
+        veils, momentum, gradients, images, offsets = setting(side=4)
+        momentum += 0.3
+        found = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates | {name: value})
+        results.append((veils, momentum, found))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_numbers_make_no_tensors(monkeypatch):
+    """On a GPU each would be a launch: they come to the backend as numbers."""
+    given_rates = []
+    with vk.use_backend("reference") as backend:
+        plain = backend.ops["veil_step_"]
+        monkeypatch.setitem(backend.ops, "veil_step_", lambda *a: given_rates.append(a[7:11]) or plain(*a))
+        ops.veil_step_(*setting(), blend=51, lam=0.05, mu=1, step=torch.ones(3), decay=1.0)
+    (rates,) = given_rates
+    assert rates[0] == 0.05 and rates[1] == 1.0 and rates[3] == 1.0 and rates[2].dtype == torch.float64
+    assert [type(r) for r in rates] == [float, float, torch.Tensor, float]
+
+
 def both(counts, side, dtype, options, layout="dense", gradient_counts=None, seed=0):
     """veils, momentum, statistics by the op and by the float64 reference from the same start."""
     g = torch.Generator().manual_seed(seed)
@@ -205,9 +271,10 @@ def assert_same_step(found, wanted, dtype):
 @pytest.mark.parametrize("side", [(5, 5), (16, 16), (13, 37), (112, 112)])
 @pytest.mark.parametrize("options", [{}, {"form": "literal"}, {"block": (2, 3), "stride": 2}])
 def test_against_the_reference(path, dtype, visual, side, options):
-    if path == "triton" and INTERPRETED:
-        side = (min(side[0], 20), side[1])  # seconds, not minutes
-    found, wanted = both((3, 1, 12), side, dtype, {"visual": visual, **options})
+    counts = (3, 1, 12)
+    if interpreted(path):
+        side, counts = (min(side[0], 12), side[1]), (3, 1, 4)  # two tiles
+    found, wanted = both(counts, side, dtype, {"visual": visual, **options})
     assert_same_step(found, wanted, dtype)
 
 
@@ -245,7 +312,8 @@ def test_same_bits_everywhere():
 @pytest.mark.parametrize("optional", [False, True])
 def test_torch_schema(optional):
     veils, momentum, gradients, images, offsets = setting(torch.float32)
-    scalars = [torch.full((3,), value, dtype=torch.float64) for value in (0.04, 0.01, 0.1, 1.0)]
+    lam = torch.full((3,), 0.04, dtype=torch.float64) if optional else None
+    scalars = [lam, None, None, None, [0.0 if optional else 0.04, 0.01, 0.1, 1.0]]
     more = (torch.tensor([True, False, True]), torch.rand_like(veils)) if optional else (None, None)
     opcheck(
         "veil_step_",
@@ -262,6 +330,15 @@ def test_compiles_whole():
         lambda v, m: ops.veil_step_(v, m, gradients, images, offsets, **options), fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(compiled(traced, momentum.clone()), wanted) and torch.equal(traced, eager)
+    falling = torch.compile(
+        lambda v, m, step: ops.veil_step_(v, m, gradients, images, offsets, **options | {"step": step}),
+        fullgraph=True, backend="aot_eager",
+    )  # fmt: skip
+    for step in (0.1, 0.05, 0.02):
+        eager, traced = start.clone(), start.clone()
+        ops.veil_step_(eager, momentum.clone(), gradients, images, offsets, **options | {"step": step})
+        falling(traced, momentum.clone(), step)
+        assert torch.equal(traced, eager)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +350,8 @@ def test_compiles_whole():
             ValueError,
             "momentum must be float64 \\[3, 3, H, W\\]",
         ),
+        ({"momentum": None}, TypeError, "momentum must be a tensor"),
+        ({"gradients": None}, TypeError, "gradients must be a tensor"),
         ({"images": torch.zeros(8, 3, 9, 9, dtype=torch.uint8)}, ValueError, "images must hold photos like veils"),
         ({"gradients": torch.zeros(5, 3, 8, 8)}, ValueError, "gradient_offsets must be given when gradients"),
         ({"gradient_offsets": torch.tensor([0, 3, 2, 8])}, ValueError, "gradient_offsets must rise from 0 to 8"),
