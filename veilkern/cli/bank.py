@@ -17,12 +17,12 @@ from rich.markup import escape
 
 import veilkern as vk
 from veilkern import keyed
-from veilkern.cli._shared import Overwrite, console, finish
+from veilkern.cli._shared import Overwrite, console
 from veilkern.errors import BankError, OutputError
 from veilkern.files import locked
-from veilkern.people import Problem
 from veilkern.veils import photo_id
 
+WAIT = 10.0  # seconds for whoever else is at work on a bank
 app = typer.Typer(no_args_is_help=True, help="List, merge, cut down and check veil banks.")
 
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The veil bank.")]
@@ -71,7 +71,7 @@ def merge(
     """One bank of everybody in several, which stay as they are."""
     if len(banks) < 2:
         raise typer.BadParameter("wanted two banks or more")
-    with locked(out):
+    with locked(out, wait=WAIT):
         if out.exists() and not overwrite:
             raise OutputError(f"{out}: there already; kept (--overwrite to replace it)")
         first, *others = [vk.VeilBank.load(bank) for bank in banks]
@@ -91,7 +91,7 @@ def remove(
     if not yes:
         _print_line(f"{', '.join(names)}: without these veils the photos that they protect are lost")
         typer.confirm("Remove?", abort=True)
-    left = vk.update_bank(bank, lambda now: _there(now, bank, names).remove(names))
+    left = vk.update_bank(bank, lambda now: _there(now, bank, names).remove(names), wait=WAIT)
     _print_line(f"{len(set(names))} removed, {len(left)} veils in {bank}")
 
 
@@ -109,7 +109,7 @@ def rename(
             raise OutputError(f"{bank}: has a veil of {new} already; kept")
         return there.rename({old: new})
 
-    vk.update_bank(bank, change)
+    vk.update_bank(bank, change, wait=WAIT)
     _print_line(f"{old} is {new} in {bank}")
 
 
@@ -120,9 +120,11 @@ def check(bank: Bank, json_output: Json = False) -> None:
     found = _faults(bank, read)
     if json_output:
         _print_json({**_about(read), "problems": found})
-        raise typer.Exit(1 if found else 0)
-    _print_line(f"{bank}: {read}{'' if found else ', in order'}")
-    finish([Problem(str(bank), cause) for cause in found])
+    else:
+        _print_line(f"{bank}: {read}, {f'{len(found)} problems' if found else 'in order'}")
+        for cause in found:
+            _print_line(f"  {cause}")
+    raise typer.Exit(1 if found else 0)
 
 
 def _faults(path: Path, bank: vk.VeilBank) -> list[str]:
