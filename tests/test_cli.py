@@ -200,7 +200,7 @@ def test_info_help_and_demo(tmp_path):
         assert f"--{field.replace('_', '-')}" in plain, field
     code, text = run("demo", "--out", tmp_path / "demo")
     assert code == 0 and "MSR rank-1" in text and "report.html" in text
-    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+    assert {p.name for p in (tmp_path / "demo").glob("[!.]*")} == {
         "faces",
         "protected",
         "recovered",

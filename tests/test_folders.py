@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import veilkern as vk
 from veilkern.errors import OutputError, PhotoError
-from veilkern.folders import protect_folder, recover_folder
-from veilkern.photos import read_photo, read_protected, write_png
+from veilkern.folders import (
+    Outcome,
+    _distinct,
+    _key,
+    _protected_name,
+    _recovered_name,
+    protect_folder,
+    recover_folder,
+)
+from veilkern.marks import KEYWORD
+from veilkern.people import _entries
+from veilkern.photos import encode_png, read_mark, read_photo, read_protected, write_png
+from veilkern.png import with_text
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Four people of 6 random photos: what is told here has nothing to do with faces."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 3, 112, 112), dtype=np.uint8)
+    return vk.People.from_images(list(torch.from_numpy(images)), [f"person-{i:03d}" for i in range(4)])
+
+
+@pytest.fixture(scope="module")
+def small_bank(people):
+    """Random veils."""
+    veils = np.random.default_rng(1).integers(0, 256, (4, 3, 112, 112), dtype=np.uint8)
+    return vk.VeilBank(torch.from_numpy(veils), people.names, 51)
 
 
 @pytest.fixture
 def faces(tmp_path, people):
-    """The synthetic people on disk."""
+    """The people on disk."""
     for image, file in zip(people.images, people.files, strict=True):
         path = tmp_path / "faces" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, image)
     return tmp_path / "faces"
+
+
+def contents(folder):
+    """The bytes of every file."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def pixels(path):
@@ -77,7 +115,13 @@ def test_originals_are_never_overwritten(faces, tmp_path, small_bank):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "person-000").symlink_to(faces / "person-000")
     done = protect_folder(faces, small_bank, tmp_path / "hidden", overwrite=True)
+    assert done.written == 18 and ["this folder itself" in p.cause for p in done.problems] == [True]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "person-000").symlink_to(tmp_path / "elsewhere")
+    done = protect_folder(faces, small_bank, tmp_path / "out", overwrite=True)
     assert done.written == 18 and all("out of the output folder" in p.cause for p in done.problems)
+    assert not list((tmp_path / "elsewhere").iterdir())
     assert (faces / "person-000" / "00.png").read_bytes() == before
 
 
@@ -85,22 +129,314 @@ def test_outputs_are_kept_unless_overwrite(faces, tmp_path, small_bank):
     protect_folder(faces, small_bank, tmp_path / "hidden")
     first = (tmp_path / "hidden" / "person-000" / "00.png").read_bytes()
     again = protect_folder(faces, small_bank, tmp_path / "hidden", lossless=True)
-    assert again.written == 0 and len(again.problems) == 24 and "there already" in again.problems[0].cause
+    assert again.written == again.skipped == 0 and len(again.problems) == 24
+    assert "there already, protected with 8 bits instead of 16" in again.problems[0].cause
     assert (tmp_path / "hidden" / "person-000" / "00.png").read_bytes() == first
     assert protect_folder(faces, small_bank, tmp_path / "hidden", lossless=True, overwrite=True).written == 24
 
 
+def test_again_with_a_new_photo(faces, tmp_path, small_bank):
+    first = protect_folder(faces, small_bank, tmp_path / "hidden")
+    assert (first.written, first.skipped) == (24, 0)
+    before = contents(tmp_path / "hidden")
+    Image.open(faces / "person-000" / "00.png").save(faces / "person-000" / "new.png")
+    Image.open(faces / "person-000" / "00.png").save(faces / "person-000" / "00.jpg")  # takes no other's name
+    again = protect_folder(faces, small_bank, tmp_path / "hidden")
+    assert (again.written, again.skipped, again.problems, again.notices) == (2, 24, [], [])
+    after = contents(tmp_path / "hidden")
+    assert after.items() > before.items()
+    assert set(after) - set(before) == {"person-000/new.png", "person-000/00.jpg.png"}
+    redone = protect_folder(faces, small_bank, tmp_path / "hidden", overwrite=True)
+    assert (redone.written, redone.skipped) == (26, 0) and contents(tmp_path / "hidden") == after
+    assert repr(again) == "Outcome(2 written, 24 done already, 0 problems, 0 notices)"
+
+
+def test_what_is_done_is_not_even_read(faces, tmp_path, small_bank):
+    protect_folder(faces, small_bank, tmp_path / "hidden")
+    (faces / "person-000" / "00.png").write_bytes(b"lost since")
+    os.utime(faces / "person-000" / "00.png", (0, 0))
+    again = protect_folder(faces, small_bank, tmp_path / "hidden")
+    assert (again.skipped, again.problems, again.notices) == (24, [], [])
+    os.utime(faces / "person-000" / "00.png")  # now: later than its protected photo
+    (notice,) = protect_folder(faces, small_bank, tmp_path / "hidden").notices
+    assert notice.file == str(faces / "person-000") and "1 photos are newer" in notice.cause
+
+
+def test_something_else_in_the_place_of_an_output_is_kept_and_listed(faces, tmp_path, small_bank, people):
+    out = tmp_path / "hidden"
+    protect_folder(faces, small_bank, out)
+    one = out / "person-000"
+    other = dataclasses.replace(small_bank, veils=small_bank.veils.roll(1, 0))
+    protect_folder(faces, other, tmp_path / "other")
+    protect_folder(faces, dataclasses.replace(small_bank, blend=60), tmp_path / "blend")
+    there = {
+        "00.png": (b"no PNG at all", "not a PNG"),
+        "01.png": ((one / "01.png").read_bytes()[:-30], "corrupt or truncated"),
+        "02.png": ((faces / "person-000" / "02.png").read_bytes(), "no photo that veilkern protected"),
+        "03.png": ((tmp_path / "other" / "person-000" / "03.png").read_bytes(), "protected with another veil"),
+        "04.png": ((tmp_path / "blend" / "person-000" / "04.png").read_bytes(), "another blend, 60 instead of 51"),
+    }
+    for name, (data, _) in there.items():
+        (one / name).write_bytes(data)
+    (one / "05.png").unlink()
+    (one / "05.png").mkdir()
+    again = protect_folder(faces, small_bank, out)
+    assert (again.written, again.skipped, len(again.problems)) == (0, 18, 6)
+    for problem, (name, (data, words)) in zip(again.problems, there.items(), strict=False):
+        assert problem.file.endswith(name) and words in problem.cause and "kept" in problem.cause
+        assert (one / name).read_bytes() == data
+    assert "not a file" in again.problems[5].cause
+    assert protect_folder(faces, small_bank, out, overwrite=True).written == 23
+
+
+def test_banks_are_merged_and_renamed_but_the_veil_counts(faces, tmp_path, small_bank):
+    protect_folder(faces, small_bank, tmp_path / "hidden")
+    merged = dataclasses.replace(small_bank, key_id="another")
+    assert protect_folder(faces, merged, tmp_path / "hidden").skipped == 24
+    back = recover_folder(tmp_path / "hidden", merged, tmp_path / "back")
+    assert (back.written, back.problems) == (24, [])
+
+
+def test_recover_again(faces, tmp_path, small_bank):
+    protect_folder(faces, small_bank, tmp_path / "hidden")
+    recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    (tmp_path / "back" / "person-000" / "00.png").unlink()
+    write_png(tmp_path / "back" / "person-000" / "01.png", torch.zeros((3, 112, 112), dtype=torch.uint8))
+    (tmp_path / "back" / "person-000" / "02.png").write_bytes(b"something")
+    before = contents(tmp_path / "back")
+    again = recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    assert (again.written, again.skipped) == (1, 21)
+    assert ["another picture" in p.cause or "not a PNG" in p.cause for p in again.problems] == [True, True]
+    assert contents(tmp_path / "back").items() > before.items()
+
+
+def test_a_veil_of_somebody_else_is_refused(faces, tmp_path, small_bank, people):
+    """Recovered with it, the photo would be noise."""
+    hidden = tmp_path / "hidden"
+    protect_folder(faces, small_bank, hidden)
+    mixed = hidden / "person-001"
+    shutil.copy(hidden / "person-000" / "00.png", mixed / "of-person-000.png")
+    foreign = dataclasses.replace(small_bank, veils=small_bank.veils.flip(3))
+    protect_folder(faces, foreign, tmp_path / "foreign")
+    shutil.copy(tmp_path / "foreign" / "person-001" / "01.png", mixed / "foreign.png")
+    protect_folder(faces, dataclasses.replace(small_bank, blend=60), tmp_path / "blend")
+    shutil.copy(tmp_path / "blend" / "person-001" / "01.png", mixed / "blend.png")
+    protect_folder(faces, small_bank, tmp_path / "deep", lossless=True)
+    mark = read_mark(tmp_path / "deep" / "person-001" / "01.png")
+    write_png(mixed / "8-bit.png", people.images[0], mark)
+    later = with_text(encode_png(people.images[0]), KEYWORD, mark.text().replace("blend-1", "sealed-1"))
+    (mixed / "later.png").write_bytes(later)
+    back = recover_folder(hidden, small_bank, tmp_path / "back")
+    causes = {p.file.rpartition("/")[2]: p.cause for p in back.problems}
+    assert back.written == 24 and back.notices == []
+    assert "protected with the veil of person-000, not with that of person-001" in causes["of-person-000.png"]
+    assert "a veil that is not in this bank" in causes["foreign.png"] and "another blend, 60" in causes["blend.png"]
+    assert "saved again" in causes["8-bit.png"] and "another scheme or version" in causes["later.png"]
+    assert not (tmp_path / "back" / "person-001" / "of-person-000.png").exists()
+    forced = recover_folder(hidden, small_bank, tmp_path / "forced", force=True)
+    assert (forced.written, forced.problems) == (29, [])
+
+
+def test_protected_photos_are_not_protected_twice(faces, tmp_path, small_bank):
+    protect_folder(faces, small_bank, tmp_path / "hidden")
+    twice = protect_folder(tmp_path / "hidden", small_bank, tmp_path / "twice")
+    assert twice.written == 0 and len(twice.problems) == 24 and "protected already" in twice.problems[0].cause
+    assert protect_folder(tmp_path / "hidden", small_bank, tmp_path / "twice", force=True).written == 24
+    with pytest.raises(PhotoError, match="protected already"):
+        vk.read_people(tmp_path / "hidden")
+
+
+def test_photos_without_a_mark_come_back_with_a_notice(faces, tmp_path, small_bank, people):
+    folder = tmp_path / "hidden" / "person-000"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        write_png(folder / f"{i}.png", vk.protect(people.images[i : i + 1], small_bank, [0])[0])
+    back = recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    assert (back.written, back.problems) == (2, []) and len(back.notices) == 1
+    assert "2 photos without veilkern's mark" in back.notices[0].cause
+
+
+def test_no_mark_of_veilkern_on_what_is_recovered_nor_of_the_photo_on_what_is_protected(faces, tmp_path, small_bank):
+    exif = Image.Exif()
+    exif[0x010E] = "a secret place"
+    Image.open(faces / "person-000" / "00.png").save(faces / "person-000" / "00.png", exif=exif)
+    protect_folder(faces, small_bank, tmp_path / "hidden")
+    recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    hidden, back = (contents(tmp_path / name)["person-000/00.png"] for name in ("hidden", "back"))
+    assert b"veilkern" in hidden and b"secret" not in hidden and b"veilkern" not in back
+    assert set(json.loads(read_mark(tmp_path / "hidden" / "person-000" / "00.png").text())) == {
+        "veil", "blend", "lossless", "bank", "scheme",
+    }  # fmt: skip
+    texts = {read_mark(path).text() for path in (tmp_path / "hidden" / "person-000").iterdir()}
+    assert len(texts) == 1  # the same on all photos of a person: nothing of the photo is in it
+
+
+names_of_photos = st.lists(
+    st.builds(
+        "".join,
+        st.tuples(
+            st.sampled_from(["a", "A", "b", "ä", "a\u0308", "ß", "ss", "a.png", "a.jpg", "a.PNG", "x.b"]),
+            st.lists(st.sampled_from([".png", ".jpg", ".PNG", ".webp", ".jpeg"]), min_size=1, max_size=3).map("".join),
+        ),
+    ),
+    unique=True,
+    max_size=12,
+)
+
+
+@given(names_of_photos, names_of_photos)
+def test_output_names(names, more):
+    """Each photo has its own, whatever else is there; only case or a way to write a letter can make two of them one."""
+    outputs = {name: _protected_name(Path(name)) for name in {*names, *more}}
+    assert len(set(outputs.values())) == len(outputs) and all(o.endswith(".png") for o in outputs.values())
+    outcome = Outcome()
+    kept = _distinct([(Path(name), outputs[name]) for name in outputs], outcome)
+    assert len(kept) + len(outcome.problems) == len(outputs)
+    assert len({_key(output) for _, output in kept}) == len(kept)
+    assert {Path(p.file) for p in outcome.problems}.isdisjoint(file for file, _ in kept)
+    assert len({_recovered_name(Path(o)) for o in outputs.values()}) == len(outputs)
+
+
 def test_photos_of_one_stem_do_not_collide(faces, tmp_path, small_bank):
-    image = Image.open(faces / "person-000" / "00.png")
-    image.save(faces / "person-000" / "00.jpg", quality=95)
-    done = protect_folder(faces, small_bank, tmp_path / "hidden")
+    """a.png, a.webp and a.png.png: with overwrite they were written into two files."""
+    person = faces / "person-000"
+    image = Image.open(person / "00.png")
+    for name in ("00.jpg", "00.webp", "00.png.png", "00.jpg.png"):
+        image.save(person / name, **({} if name.endswith("png") else {"quality": 95}))
+    image.convert("RGB").save(person / "03.PNG", "PNG")
+    for overwrite in (False, True):
+        done = protect_folder(faces, small_bank, tmp_path / "hidden", overwrite=overwrite)
+        assert (done.written, done.problems) == (29, [])
     names = {p.name for p in (tmp_path / "hidden" / "person-000").iterdir()}
-    assert done.written == 25 and {"00.png.png", "00.jpg.png", "01.png"} <= names
+    new = {"00.jpg.png", "00.webp.png", "00.png.png.png", "00.jpg.png.png", "03.PNG.png"}
+    assert names == {f"{i:02d}.png" for i in range(6)} | new
+    back = recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    assert back.written == 29 and {p.name for p in (tmp_path / "back" / "person-000").iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    "one,two", [("Bild.jpg", "bild.jpg"), ("\u00e4.png", "a\u0308.png"), ("Stra\u00dfe.png", "STRASSE.png")]
+)
+def test_names_that_are_one_on_some_systems(faces, tmp_path, small_bank, one, two):
+    image = Image.open(faces / "person-000" / "00.png")
+    for name in (one, two):
+        image.save(faces / "person-000" / name)
+    if len({p.name for p in (faces / "person-000").iterdir()}) < 8:
+        pytest.skip("this is such a system")
+    done = protect_folder(faces, small_bank, tmp_path / "hidden", overwrite=True)
+    assert done.written == 24 and {Path(p.file).name for p in done.problems} == {one, two}
+    assert all("rename one" in p.cause for p in done.problems)
+    hidden = tmp_path / "hidden" / "person-000"
+    for name in (one, two):
+        shutil.copy(hidden / "00.png", hidden / Path(name).with_suffix(".png"))
+    back = recover_folder(tmp_path / "hidden", small_bank, tmp_path / "back")
+    assert back.written == 24 and len(back.problems) == 2
+
+
+def test_persons_that_are_one_on_some_systems(faces, tmp_path, small_bank):
+    two = dataclasses.replace(small_bank, names=["person-000", "Person-000", *small_bank.names[2:]])
+    (faces / "person-001").rename(faces / "Person-000")
+    if len(list(faces.iterdir())) < 4:
+        pytest.skip("this is such a system")
+    done = protect_folder(faces, two, tmp_path / "hidden")
+    assert done.written == 12 and sorted(p.file.rpartition("/")[2] for p in done.problems) == [
+        "Person-000",
+        "person-000",
+    ]
+
+
+def test_names_that_cannot_be_written(faces, tmp_path, small_bank):
+    image = Image.open(faces / "person-000" / "00.png")
+    for name in ("a:b.png", "a\nb.png", "x" * 250 + ".jpg"):
+        image.save(faces / "person-000" / name)
+    done = protect_folder(faces, small_bank, tmp_path / "hidden")
+    assert done.written == 24 and len(done.problems) == 3
+    assert all("not every system can write" in p.cause and str(p).isprintable() for p in done.problems)
+
+
+@pytest.mark.parametrize("run", [protect_folder, recover_folder])
+def test_folders_that_vanish_and_links_to_themselves(faces, tmp_path, small_bank, monkeypatch, run):
+    given = faces
+    if run is recover_folder:
+        protect_folder(faces, small_bank, tmp_path / "hidden")
+        given = tmp_path / "hidden"
+    (given / "loop").symlink_to(given / "loop")
+
+    def vanishing(folder):
+        if folder.name == "person-001":
+            shutil.rmtree(folder)
+        return _entries(folder)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "person-002").symlink_to(tmp_path / "out" / "person-002")
+    (given / "person-003" / "00.png").unlink()
+    (given / "person-003" / "00.png").symlink_to(given / "person-003" / "00.png")
+    os.mkfifo(given / "person-003" / "fifo.png")
+    monkeypatch.setattr("veilkern.people._entries", vanishing)
+    done = run(given, small_bank, tmp_path / "out")
+    assert done.written == 6 + 5
+    assert sum("person-001" in p.file and "No such file" in p.cause for p in done.problems) == 1
+    assert sum("person-002" in p.file and "link to itself" in p.cause for p in done.problems) == 6
+    assert sum("person-003" in p.file for p in done.problems) == 2 and len(done.problems) == 9
+
+
+def test_photos_that_vanish_while_others_are_protected(faces, tmp_path, small_bank, monkeypatch):
+    def vanishing(*arguments, **options):
+        shutil.rmtree(faces / "person-001", ignore_errors=True)
+        return vk.protect(*arguments, **options)
+
+    monkeypatch.setattr("veilkern.folders.protect", vanishing)
+    done = protect_folder(faces, small_bank, tmp_path / "hidden")
+    assert done.written == 18 and len(done.problems) == 6 and all("not a file" in p.cause for p in done.problems)
+
+
+def test_links_in_the_place_of_outputs_are_never_followed(faces, tmp_path, small_bank):
+    out = tmp_path / "hidden" / "person-000"
+    out.mkdir(parents=True)
+    before = contents(faces)
+    (out / "00.png").symlink_to(faces / "person-000" / "01.png")
+    (out / "01.png").symlink_to(tmp_path / "new.png")
+    os.link(faces / "person-000" / "02.png", out / "02.png")
+    os.link(faces / "person-000" / "04.png", out / "03.png")
+    done = protect_folder(faces, small_bank, tmp_path / "hidden", overwrite=True)
+    assert [Path(p.file).name for p in done.problems] == ["00.png", "01.png", "02.png"]
+    assert contents(faces) == before and not (tmp_path / "new.png").exists()
+
+
+def test_a_persons_folder_that_is_its_own_output(faces, tmp_path, small_bank):
+    """FACES made of links into OUT."""
+    (tmp_path / "links").mkdir()
+    for folder in faces.iterdir():
+        (tmp_path / "links" / folder.name).symlink_to(folder)
+    before = contents(faces)
+    done = protect_folder(tmp_path / "links", small_bank, faces, overwrite=True)
+    assert done.written == 0 and len(done.problems) == 4 and "itself" in done.problems[0].cause
+    assert contents(faces) == before
+
+
+def test_folders_with_nothing_in_them(faces, tmp_path, small_bank):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="no person's folder in it"):
+        protect_folder(tmp_path / "empty", small_bank, tmp_path / "hidden")
+    (tmp_path / "empty" / "person-000").mkdir()
+    for run in (protect_folder, recover_folder):
+        done = run(tmp_path / "empty", small_bank, tmp_path / "hidden")
+        assert (done.written, [str(p) for p in done.problems]) == (
+            0,
+            [f"{tmp_path}/empty/person-000: no photo in this folder"],
+        )
+    for run in (protect_folder, recover_folder):
+        with pytest.raises(PhotoError, match="holds photos itself and no person's folder; pass the folder above"):
+            run(faces / "person-000", small_bank, tmp_path / "hidden")
+
+
+def test_output_inside_the_input(faces, small_bank):
+    with pytest.raises(OutputError, match="lies in the input folder"):
+        protect_folder(faces, small_bank, faces / "hidden")
+    assert not (faces / "hidden").exists()
 
 
 def test_a_full_disk_in_the_middle(faces, tmp_path, small_bank, monkeypatch):
-    import os
-
     count, sync = [0], os.fsync
 
     def full_at_the_end(handle):
@@ -116,7 +452,7 @@ def test_a_full_disk_in_the_middle(faces, tmp_path, small_bank, monkeypatch):
     assert all("No space left on device" in p.cause for p in done.problems)
     found = [p for p in (tmp_path / "hidden").rglob("*") if p.is_file()]
     for path in found:  # whole files only
-        read_photo(path)
+        read_photo(path, protected=True)
     assert not any(p.suffix == ".tmp" for p in found)
 
 

@@ -1,12 +1,10 @@
-"""Reading photos and folders of them: everything that users get wrong."""
+"""Reading folders of photos: everything that users get wrong; and the files that are written."""
 
 from __future__ import annotations
 
-import io
 import os
+import shutil
 import stat
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -16,135 +14,15 @@ from PIL import Image
 import veilkern as vk
 from veilkern.errors import OutputError, PhotoError
 from veilkern.files import atomic_write, inside
-from veilkern.photos import encode_png, read_photo, read_protected, write_png
+from veilkern.marks import Mark
+from veilkern.people import Problem, _entries, person_folders, read_person
+from veilkern.photos import encode_png
+
+MARK = Mark("0123456789abcdef", 51, False)
 
 
 def picture(seed=0, size=(112, 112)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
-
-
-@pytest.fixture
-def photo(tmp_path):
-    """Save a picture made by `change` and return its path."""
-
-    def make(change=lambda p: p, name="photo.png", **options):
-        path = tmp_path / name
-        change(picture()).save(path, **options)
-        return path
-
-    return make
-
-
-def test_a_good_photo_comes_as_it_is(photo):
-    image, notices = read_photo(photo())
-    assert torch.equal(image, torch.from_numpy(np.array(picture())).permute(2, 0, 1)) and notices == []
-
-
-@pytest.mark.parametrize(
-    "change,name,words",
-    [
-        (lambda p: p.convert("L"), "grey.png", "greyscale photo"),
-        (lambda p: p.convert("RGBA"), "alpha.png", "RGBA photo"),
-        (lambda p: p.convert("P"), "palette.png", "palette photo"),
-        (lambda p: p.convert("CMYK"), "print.jpg", "CMYK photo"),
-        (lambda p: p.convert("LA"), "la.png", "greyscale photo with transparency"),
-        (lambda p: p.convert("1"), "bits.png", "black-and-white photo"),
-        (lambda p: Image.fromarray(np.full((112, 112), 40000, np.uint16)), "deep.png", "16-bit photo"),
-    ],
-)
-def test_other_kinds_are_refused_or_converted(photo, change, name, words):
-    path = photo(change, name)
-    with pytest.raises(PhotoError, match=words) as caught:
-        read_photo(path)
-    assert str(path) in str(caught.value) and "convert" in str(caught.value)
-    image, notices = read_photo(path, convert=True)
-    assert image.shape == (3, 112, 112) and image.dtype == torch.uint8 and "converted" in notices[0]
-    if name == "deep.png":
-        assert (image == round(40000 / 257)).all()
-
-
-def test_16_bit_colour_is_noticed_although_pillow_is_silent(tmp_path):
-    path = tmp_path / "deep.png"
-    write_png(path, (torch.arange(3 * 112 * 112).view(3, 112, 112) % 65026).to(torch.uint16))
-    with pytest.raises(PhotoError, match="16-bit photo"):
-        read_photo(path)
-
-
-def test_size(photo):
-    path = photo(lambda p: p.resize((100, 90)))
-    with pytest.raises(PhotoError, match=r"90 x 100 pixels \(height x width\), wanted 112 x 112"):
-        read_photo(path)
-    image, notices = read_photo(path, resize=True)
-    assert image.shape == (3, 112, 112) and "resized from 90 x 100" in notices[0]
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    original = picture()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned
-    original.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    image, notices = read_photo(tmp_path / "turned.png")
-    assert torch.equal(image, torch.from_numpy(np.array(original)).permute(2, 0, 1))
-    assert notices == ["turned upright by its EXIF orientation"]
-
-
-def test_damaged_files(photo, tmp_path):
-    for name, options in (("a.png", {}), ("a.jpg", {"quality": 95}), ("a.webp", {"lossless": True})):
-        whole = photo(name=name, **options).read_bytes()
-        for part in (b"", whole[:10], whole[: len(whole) // 2], b"not a picture at all"):
-            path = tmp_path / f"broken-{name}"
-            path.write_bytes(part)
-            with pytest.raises(PhotoError, match="empty|not a PNG|corrupt|truncated") as caught:
-                read_photo(path)
-            assert str(path) in str(caught.value)
-    flipped = bytearray(photo(name="b.png").read_bytes())
-    flipped[len(flipped) // 2] ^= 0xFF
-    (tmp_path / "flipped.png").write_bytes(bytes(flipped))
-    with pytest.raises(PhotoError):
-        read_photo(tmp_path / "flipped.png")
-    with pytest.raises(PhotoError, match="not a file"):
-        read_photo(tmp_path / "absent.png")
-    with pytest.raises(PhotoError, match="not a file"):
-        read_photo(tmp_path)
-
-
-def test_a_bomb_and_an_animation(tmp_path):
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    (tmp_path / "bomb.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + struct.pack(">I", 0)
-        + b"IDAT"
-        + struct.pack(">I", zlib.crc32(b"IDAT"))
-    )
-    with pytest.raises(PhotoError, match="far too many pixels"):
-        read_photo(tmp_path / "bomb.png")
-    picture().save(tmp_path / "moving.webp", save_all=True, append_images=[picture(1)], lossless=True)
-    with pytest.raises(PhotoError, match="animation"):
-        read_photo(tmp_path / "moving.webp")
-
-
-@pytest.mark.parametrize("dtype,top", [(torch.uint8, 256), (torch.uint16, 65026)])
-def test_png_round_trip(tmp_path, dtype, top):
-    pixels = torch.randint(0, top, (3, 20, 30)).to(dtype)
-    write_png(tmp_path / "p.png", pixels)
-    assert torch.equal(read_protected(tmp_path / "p.png", size=(20, 30)), pixels)
-    with pytest.raises(PhotoError, match="wanted 30 x 20"):
-        read_protected(tmp_path / "p.png", size=(30, 20))
-
-
-def test_protected_must_be_whole_png(tmp_path):
-    picture().save(tmp_path / "lossy.jpg")
-    with pytest.raises(PhotoError, match="lossy compression ruins"):
-        read_protected(tmp_path / "lossy.jpg", size=(112, 112))
-    whole = encode_png(torch.zeros((3, 112, 112), dtype=torch.uint16))
-    for cut in (30, len(whole) // 2, len(whole) - 20):
-        (tmp_path / "cut.png").write_bytes(whole[:cut])
-        with pytest.raises(PhotoError, match="corrupt or truncated"):
-            read_protected(tmp_path / "cut.png", size=(112, 112))
 
 
 def make_folder_with_mistakes(root):
@@ -166,6 +44,7 @@ def make_folder_with_mistakes(root):
     picture(8).save(root / "loose.png")
     picture(9).save(root / "bob" / "twin-a.png")
     picture(9).save(root / "bob" / "twin-b.png")
+    (root / "ann" / "hidden.png").write_bytes(encode_png(torch.zeros((3, 112, 112), dtype=torch.uint8), MARK))
     (root / ".hidden").mkdir()
     (root / "a:b").mkdir()
     return 3 + 4 + 1
@@ -179,14 +58,16 @@ def test_a_folder_with_mistakes(tmp_path):
     assert set(causes) == {
         "ann/broken.png",
         "ann/grey.png",
+        "ann/hidden.png",
         "bob/small.png",
         "bob/Thumbs",
         "empty",
         "only-bad",
         "only-bad/x.jpg",
         "loose.png",
-        repr(f"{tmp_path}/a:b"),
+        "a:b",
     }
+    assert "protected already" in causes["ann/hidden.png"] and "not every system can write" in causes["a:b"]
     assert "greyscale" in causes["ann/grey.png"] and "50 x 50" in causes["bob/small.png"]
     notices = "\n".join(map(str, people.notices))
     assert "one photo only" in notices and "the same picture as twin-a.png" in notices and "notes.txt" in notices
@@ -200,6 +81,66 @@ def test_no_folder_and_no_photo(tmp_path):
     (tmp_path / "ann").mkdir()
     with pytest.raises(PhotoError, match="no usable photo"):
         vk.read_people(tmp_path)
+
+
+def test_a_persons_own_folder_is_said_to_be_one(tmp_path, monkeypatch):
+    (tmp_path / "ann").mkdir()
+    for i in range(5):
+        picture(i).save(tmp_path / "ann" / f"{i}.png")
+    wanted = f"holds photos itself and no person's folder; pass the folder above it, {tmp_path}$"
+    with pytest.raises(PhotoError, match=wanted):
+        vk.read_people(tmp_path / "ann")
+    monkeypatch.chdir(tmp_path / "ann")
+    with pytest.raises(PhotoError, match=wanted):
+        vk.read_people(".")
+
+
+def test_folders_that_vanish_or_cannot_be_read_are_listed(tmp_path, monkeypatch):
+    for name in ("ann", "bob", "eve"):
+        (tmp_path / name).mkdir()
+        picture().save(tmp_path / name / "0.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+
+    def entries(folder):
+        if folder.name == "bob":
+            raise PermissionError(13, "Permission denied")
+        if folder.name == "eve":
+            shutil.rmtree(folder)
+        return _entries(folder)
+
+    monkeypatch.setattr("veilkern.people._entries", entries)
+    people = vk.read_people(tmp_path)
+    assert people.names == ["ann"]
+    causes = [str(p).removeprefix(f"{tmp_path}/") for p in people.problems]
+    assert "bob: cannot be read: Permission denied" in causes
+    assert "eve: cannot be read: No such file or directory" in causes
+    monkeypatch.setattr("veilkern.people._entries", lambda folder: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    with pytest.raises(PhotoError, match="cannot be read: I/O error"):
+        vk.read_people(tmp_path)
+
+
+def test_names_are_listed_with_the_reason_and_printed_on_one_line(tmp_path):
+    names = ["a\nb", "c\x1b[31md", "e.", "CON", "f\udcff"]
+    for name in [*names, "ann"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "ann" / "x\n\x1b[2J.png").write_bytes(b"no photo")
+    problems = []
+    assert [folder.name for folder in person_folders(tmp_path, problems)] == ["ann"]
+    assert len(problems) == 5 and all("control characters" in p.cause for p in problems)
+    notices = []
+    assert read_person(tmp_path / "ann", (112, 112), False, False, problems, notices) == []
+    assert problems[-1].cause.startswith("not a PNG") and all(str(p).isprintable() for p in problems)
+    assert str(problems[-1]) == f"{tmp_path}/ann/x\\n\\x1b[2J.png: {problems[-1].cause}"
+    assert "\\n" in str(Problem("a", "b\nc"))
+
+
+def test_repr_shows_no_pixels():
+    people = vk.People.from_images([torch.zeros((6, 3, 112, 112), dtype=torch.uint8)] * 4)
+    assert repr(people) == "People(4 persons, 24 photos of 112 x 112, 0 problems, 0 notices)"
+    nobody = vk.People(torch.zeros((0, 3, 4, 5), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), [], [])
+    assert repr(nobody) == "People(0 persons, 0 photos of 4 x 5, 0 problems, 0 notices)"
+    assert repr(people.take([])) == repr(nobody).replace("4 x 5", "112 x 112")
 
 
 def test_people_take_and_split():
@@ -285,11 +226,3 @@ def test_links_that_leave_the_folder(tmp_path):
     (tmp_path / "out" / "ann").symlink_to(tmp_path)
     with pytest.raises(OutputError, match="out of the output folder"):
         inside(tmp_path / "out", "ann", "photo.png")
-
-
-def test_bytes_of_16_bit_png_are_what_other_readers_see():
-    import png
-
-    pixels = torch.tensor([0, 255, 256, 65025], dtype=torch.int32).view(1, 2, 2).repeat(3, 1, 1).to(torch.uint16)
-    _, _, rows, info = png.Reader(file=io.BytesIO(encode_png(pixels))).read()
-    assert info["bitdepth"] == 16 and [list(r)[::3] for r in rows] == [[0, 255], [256, 65025]]

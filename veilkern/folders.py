@@ -68,8 +68,8 @@ def protect_folder(
 ) -> Outcome:
     """FACES/<person>/<photo>.* -> OUT/<person>/<photo>.png, 8-bit, or 16-bit RGB with lossless; names as told above.
 
-    Photos whose protected file is there, with this person's veil on it, are skipped; whatever else is in the place of an
-    output is kept and listed. overwrite: write all anew. force: protect photos that are protected already, which are
+    Photos whose protected file is there, with this person's veil on it, are skipped; whatever else is in the place of
+    an output is kept and listed. overwrite: write all anew. force: protect photos that are protected already, which are
     listed otherwise. A photo that cannot be read or written, a person without a veil, and outputs that would have the
     same name are listed and passed over. Raises PhotoError when FACES is not a folder of persons' folders, and
     OutputError when OUT cannot be made, or lies in FACES.
@@ -78,7 +78,7 @@ def protect_folder(
     persons = _plan(root, target, bank, _protected_name, outcome)
     with progress_bar(progress, sum(len(person.photos) for person in persons), "protecting") as bar:
         for person in persons:
-            mark, newer = mark_of(bank, person.row, lossless), []
+            mark, newer = mark_of(bank, person.row, lossless), 0
             for file, name in person.photos:
                 with _listed(file, outcome):
                     path = _place(target, person, name)
@@ -92,10 +92,10 @@ def protect_folder(
                     else:
                         _check_done(path, mark)
                         outcome.skipped += 1
-                        newer += [file] if os.path.getmtime(file) > os.path.getmtime(path) else []
+                        newer += file.stat().st_mtime > path.stat().st_mtime
                 bar.advance()
             if newer:
-                cause = f"{len(newer)} photos are newer than what was protected of them; --overwrite protects them again"
+                cause = f"{newer} photos are newer than what was protected of them; --overwrite protects them again"
                 outcome.notices.append(Problem(str(person.folder), cause))
     return outcome
 
@@ -112,9 +112,9 @@ def recover_folder(
 ) -> Outcome:
     """DIR/<person>/<photo>.png, 8-bit or 16-bit, as `protect_folder` wrote them -> OUT/<person>/<photo>.png, 8-bit.
 
-    A photo that was protected with another veil than its folder's is listed and passed over, unless force: recovered, it
-    would be noise. Photos without a mark (of an older version, or saved again) are recovered with a notice. Photos that
-    are in OUT already, pixel for pixel, are skipped. Lists and raises else as `protect_folder` does.
+    A photo that was protected with another veil than its folder's is listed and passed over, unless force: recovered,
+    it would be noise. Photos without a mark (of an older version, or saved again) are recovered with a notice. Photos
+    that are in OUT already, pixel for pixel, are skipped. Lists and raises else as `protect_folder` does.
     """
     root, target, outcome = _open(protected, out)
     persons = _plan(root, target, bank, _recovered_name, outcome)
@@ -147,18 +147,18 @@ def recover_folder(
 def _open(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path, Outcome]:
     """Both folders, checked to be apart, and an empty outcome."""
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(out))
-    if not os.path.isdir(root):
+    if not root.is_dir():
         raise PhotoError(f"{source}: not a folder; wanted one folder per person with that person's photos inside")
     if target == root or (target.exists() and target.samefile(root)):
         raise OutputError(f"{out}: the output folder is the input folder; the photos there would be lost")
     if target.is_relative_to(root):
-        raise OutputError(f"{out}: the output folder lies in the input folder, as if it were a person's; put it elsewhere")
+        raise OutputError(
+            f"{out}: the output folder lies in the input folder, as if it were a person's; put it elsewhere"
+        )
     return Path(source), make_folder(out), Outcome()
 
 
-def _plan(
-    root: Path, target: Path, bank: VeilBank, rename: Callable[[Path], str], outcome: Outcome
-) -> list[_Person]:
+def _plan(root: Path, target: Path, bank: VeilBank, rename: Callable[[Path], str], outcome: Outcome) -> list[_Person]:
     """Who and what is to be done, with all names known before anything is written; the rest is listed in `outcome`."""
     rows = {name: row for row, name in enumerate(bank.names)}
     persons, found = [], person_folders(root, outcome.problems)
@@ -182,7 +182,7 @@ def _plan(
 
 def _same_folder(a: Path, b: Path) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samefile(a, b)
+        return a.samefile(b)
     return False
 
 
@@ -190,13 +190,18 @@ def _distinct(names: list[tuple[Path, str]], outcome: Outcome) -> list[tuple[Pat
     """Those whose output name is theirs alone, on systems too that ignore case or ways to write a letter in Unicode."""
     groups = defaultdict(list)
     for file, name in names:
-        groups[unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())].append((file, name))
+        groups[_key(name)].append((file, name))
     for group in groups.values():
         for file, name in group if len(group) > 1 else []:
             others = ", ".join(other.name for other, _ in group if other is not file)
             cause = f"not written: on some systems {name} is the same name as the output of {others}; rename one"
             outcome.problems.append(Problem(str(file), cause))
     return [group[0] for group in groups.values() if len(group) == 1]
+
+
+def _key(name: str) -> str:
+    """Equal for names that are the same file where case, or composed and decomposed letters, are not told apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def _protected_name(file: Path) -> str:

@@ -14,8 +14,8 @@ from veilkern.files import is_plain_name
 from veilkern.photos import SUFFIXES, printable, read_photo
 
 NOT_PLAIN = (
-    'a name that not every system can write (<>:"/\\|?* or control characters, a dot or blank at its end, a reserved one '
-    "such as CON, broken text, or longer than 255 bytes); rename it"
+    'a name that not every system can write (<>:"/\\|?* or control characters, a dot or blank at its end, reserved '
+    "like CON, broken text, or longer than 255 bytes); rename it"
 )
 
 
@@ -182,7 +182,7 @@ def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
     if loose and not folders:
         raise PhotoError(
             f"{printable(root)}: holds photos itself and no person's folder; pass the folder above it, "
-            f"{printable(Path(os.path.abspath(root)).parent)}"
+            f"{printable(Path(os.path.abspath(root)).parent)}"  # noqa: PTH100, links stay
         )
     problems += [Problem(str(entry), "a photo outside of any person's folder") for entry in loose]
     problems += [Problem(str(folder), NOT_PLAIN) for folder in folders if not is_plain_name(folder.name)]
@@ -209,7 +209,7 @@ def photo_files(person: Path, problems: list[Problem], notices: list[Problem]) -
 
 def _entries(folder: Path) -> list[Path]:
     """All but hidden ones, sorted. os.path.isdir asks about them, since it never raises, unlike Path.is_dir."""
-    return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def read_person(person: Path, size, resize, convert, problems, notices) -> list[tuple[Path, torch.Tensor]]:

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> to
 
 
 def read_mark(path: str | os.PathLike[str]) -> Mark | None:
-    """The mark of a protected photo, None if it has none; the PNG around it is checked, but not decoded (PhotoError)."""
+    """The mark of a protected photo, None if it has none. The PNG around it is checked, not decoded (PhotoError)."""
     with _one_error(path):
         text = _protected_header(_read_bytes(path)).texts.get(KEYWORD)
         return None if text is None else Mark.parse(text)
@@ -118,12 +119,14 @@ def _one_error(path: str | os.PathLike[str]) -> Iterator[None]:
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a regular file, without ever waiting for one (a FIFO, a device)."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
             raise PhotoError("not a file (a folder, device or pipe)")
         with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise PhotoError("not a file: a link that leads nowhere" if os.path.islink(path) else "not a file") from error
+        raise PhotoError(
+            "not a file: a link that leads nowhere" if Path(path).is_symlink() else "not a file"
+        ) from error
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror or error}") from error
     if not data:
@@ -225,7 +228,11 @@ def _png_kind(header: png.Png) -> str | None:
 def _to_8_bit(data: bytes, image: Image.Image, header: png.Png) -> Image.Image:
     """16-bit greyscale or RGB by its nearest 8-bit value (65535 / 257 = 255); Pillow would clip, or cut off."""
     deep = np.asarray(image, dtype=np.uint16) if header.colour == png.GREY else png.decode_rgb16(data)
-    return Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    small = np.empty(deep.shape, np.uint8)
+    for i in range(0, deep.size, 1 << 16):  # in pieces that stay in the cache
+        part = deep.ravel()[i : i + (1 << 16)].astype(np.uint32)
+        small.ravel()[i : i + (1 << 16)] = (part + 128) // 257
+    return Image.fromarray(small)
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:

@@ -14,8 +14,8 @@ from PIL import PngImagePlugin
 from veilkern.errors import PhotoError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_PIXELS = 64_000_000  # of a photo that is to be resized: 256 MB decoded
-MAX_CHUNKS = 100_000  # 64 million pixels in the small chunks of libpng are 24,000
+MAX_PIXELS, MAX_SIDE = 8192**2, 65_535  # decoded, they take 256 MB; whatever a bank's size is, its photos fit
+MAX_CHUNKS = 100_000  # as many pixels in the small chunks of libpng are 25,000
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
 _IHDR = struct.Struct(">IIBBBBB")
@@ -41,16 +41,17 @@ def parse(data: bytes) -> Png:
     width, height, depth, colour = _header(data)
     seen: set[bytes] = set()
     texts: dict[str, str] = {}
-    end = len(SIGNATURE)
-    for kind, body, end in _chunks(data):
+    end = 0
+    for kind, body, place in _chunks(data):
         if kind == b"IHDR" and kind in seen:
             raise PhotoError("corrupt: it has two headers")
         if kind == b"tEXt":
             keyword, _, text = bytes(body).decode("latin-1").partition("\0")
             texts.setdefault(keyword, text)
         seen.add(kind)
-    if b"IDAT" not in seen:
-        raise PhotoError("corrupt: it has no picture data")
+        end = place
+    if b"IDAT" not in seen or (colour == PALETTE and b"PLTE" not in seen):
+        raise PhotoError("corrupt: it has no picture data, or no palette for them")
     return Png(width, height, depth, colour, b"tRNS" in seen, b"acTL" in seen, len(data) - end, texts)
 
 
@@ -69,11 +70,9 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
 
 
 def check_pixels(height: int, width: int) -> None:
-    """PhotoError for more pixels than MAX_PIXELS; to be called before anything is decoded."""
-    if height * width > MAX_PIXELS:
-        raise PhotoError(
-            f"far too many pixels for a face crop: {height} x {width}, at most {MAX_PIXELS:,} are decoded"
-        )
+    """PhotoError for more pixels than MAX_PIXELS, or a side above MAX_SIDE; to be called before anything is decoded."""
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        raise PhotoError(f"far too many pixels for a face crop: {height} x {width}, at most {MAX_PIXELS:,} are read")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
@@ -122,8 +121,10 @@ def decode_rgb16(data: bytes) -> np.ndarray:
     Pillow decodes it to 8 bit, taking the upper byte of each value; told that the file is little-endian, it takes the
     lower one. Both together are the value, at Pillow's speed and in bounded memory.
     """
-    upper, lower = (_decoded_as(data, raw) for raw in ("RGB;16B", "RGB;16L"))
-    return upper << 8 | lower
+    pixels = _decoded_as(data, "RGB;16B").astype(np.uint16)
+    pixels <<= 8
+    pixels |= _decoded_as(data, "RGB;16L")
+    return pixels
 
 
 def _decoded_as(data: bytes, raw: str) -> np.ndarray:
@@ -133,4 +134,4 @@ def _decoded_as(data: bytes, raw: str) -> np.ndarray:
         raise PhotoError(f"16-bit RGB, which this Pillow reads in a way that veilkern does not know ({found})")
     image.tile = [(codec, extents, offset, raw)]  # type: ignore[list-item]
     image.load()
-    return np.asarray(image).astype(np.uint16)
+    return np.asarray(image)
