@@ -8,6 +8,7 @@ import warnings
 import typer
 from rich.markup import escape
 
+from veilkern.cli import bank
 from veilkern.cli._shared import console, errors
 from veilkern.cli.craft import craft
 from veilkern.cli.demo import demo
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (craft, protect, recover, evaluate, demo, tune, info):
     app.command()(command)
+app.add_typer(bank.app, name="bank")
 
 
 def main() -> None:
