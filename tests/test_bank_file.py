@@ -222,18 +222,55 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         vk.VeilBank.load(path)
 
 
-def test_lengths_are_checked_before_memory_is_taken(tmp_path):
+@pytest.mark.parametrize(
+    "shape,offsets,words",
+    [
+        ([2**30, 3, 2, 2], [0, 24], "veils must be uint8"),
+        ([2**30, 3, 2, 2], [0, 12 * 2**30], "overlap or leave gaps"),
+        ([0, 3, 2**62, 2**62], [0, 0], "overlap or leave gaps"),
+        ([2, 3, 2, 2], [24, 0], "overlap or leave gaps"),
+        ([2, 3, 2, 2], [0, -24], "'veils' is no tensor"),
+        ([2, 3, 2, 2.0], [0, 24], "'veils' is no tensor"),
+        ([2, 3, 2, 2], [0, 24, 24], "'veils' is no tensor"),
+        ([24], [0, 24], "veils must be uint8"),
+    ],
+)
+def test_lengths_are_checked_before_memory_is_taken(tmp_path, shape, offsets, words):
     known().save(tmp_path / "bank")
     header, rest = parts((tmp_path / "bank").read_bytes())
-    for shape, offsets in [
-        ([2**30, 3, 2, 2], [0, 24]),
-        ([2**30, 3, 2, 2], [0, 12 * 2**30]),
-        ([0, 3, 2**62, 2**62], [0, 0]),
-    ]:
-        changed = {**header, "veils": {"dtype": "U8", "shape": shape, "data_offsets": offsets}}
-        (tmp_path / "bank").write_bytes(put(changed, rest))
-        with pytest.raises(BankError):
+    header["veils"] = {"dtype": "U8", "shape": shape, "data_offsets": offsets}
+    (tmp_path / "bank").write_bytes(put(header, rest))
+    with pytest.raises(BankError, match=words):
+        vk.VeilBank.load(tmp_path / "bank")
+
+
+def test_files_longer_or_shorter_than_their_header_says(tmp_path):
+    known().save(tmp_path / "bank")
+    whole = (tmp_path / "bank").read_bytes()
+    for data in (whole + b"\0", whole + whole, whole[:-1]):
+        (tmp_path / "bank").write_bytes(data)
+        with pytest.raises(BankError, match="truncated: wanted"):
             vk.VeilBank.load(tmp_path / "bank")
+    for length in (len(whole) - 7, 10**8, 2**63):
+        (tmp_path / "bank").write_bytes(length.to_bytes(8, "little") + whole[8:])
+        with pytest.raises(BankError, match=f"a header of {length} bytes in a file of {len(whole)}"):
+            vk.VeilBank.load(tmp_path / "bank")
+
+
+def test_tensors_that_leave_gaps_or_share_bytes(tmp_path):
+    """Bytes that no tensor holds would escape the checksum; safetensors' own reader refuses such files too."""
+    known().save(tmp_path / "bank")
+    header, rest = parts((tmp_path / "bank").read_bytes())
+    start = header["names"]["data_offsets"][0]
+    for name in ("names", "records", "about"):
+        header[name]["data_offsets"] = [place + 5 for place in header[name]["data_offsets"]]
+    (tmp_path / "bank").write_bytes(put(header, rest[:start] + b"extra" + rest[start:]))
+    with pytest.raises(BankError, match="overlap or leave gaps"):
+        vk.VeilBank.load(tmp_path / "bank")
+    header["names"]["data_offsets"] = [start - 7, start]  # within the veils
+    (tmp_path / "bank").write_bytes(put(header, rest[:start] + b"extra" + rest[start:]))
+    with pytest.raises(BankError, match="overlap or leave gaps"):
+        vk.VeilBank.load(tmp_path / "bank")
 
 
 @pytest.mark.skipif("not sys.platform.startswith('linux')")

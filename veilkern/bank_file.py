@@ -40,9 +40,8 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
 
     Raises ValueError when records or about hold what JSON cannot, or what would not be read again.
     """
-    veils = veils.detach().cpu().contiguous()
     parts: dict[str, Buffer] = {
-        "veils": veils.numpy().reshape(-1).data,
+        "veils": veils.detach().cpu().numpy().reshape(-1).data,
         "names": "\n".join(names).encode(),
         "records": _json("records", records),
         "about": _json("description", about),
