@@ -9,6 +9,9 @@ def main() -> None:
     missing = [name for name in ("typer", "rich", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"veilkern: the command line needs {', '.join(missing)}: pip install 'veilkern[cli]'")
+    from veilkern.threads import wait_asleep
+
+    wait_asleep()
     from veilkern.cli import main as run
 
     run()

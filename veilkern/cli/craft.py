@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -34,12 +34,12 @@ from veilkern.cli._shared import (
     finish,
     load_network,
 )
-from veilkern.cli._target import Target
-from veilkern.craft import describe
 from veilkern.errors import OutputError
 from veilkern.files import locked
-from veilkern.people import Problem
 from veilkern.threads import default_threads, using_threads
+
+if TYPE_CHECKING:
+    from veilkern.cli._target import Target
 
 DEFAULT = vk.CraftConfig()
 
@@ -99,6 +99,10 @@ def craft(
     input_range: Range = None,
 ) -> None:
     """Craft one veil per person."""
+    from veilkern.cli._target import Target
+    from veilkern.craft import describe
+    from veilkern.people import Problem
+
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
     config = vk.CraftConfig(**values)
     old = _bank_to_rotate(veils, out, rotate, rotate_all)
