@@ -31,6 +31,12 @@ def contour(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
     return _chunked(lambda a, b: _correlation(_blurred_luma(a, sigma), _blurred_luma(b, sigma)), x, y)
 
 
+def blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Luma [N, H, W] in float64, 0 to 255, of uint8 [N, 3, H, W] after a Gaussian blur of `sigma` pixels: what
+    `contour` compares."""
+    return _blurred_luma(images.double(), sigma).unflatten(1, images.shape[2:])
+
+
 def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
     return torch.cat([measure(a.double(), b.double()) for a, b in parts] or [torch.zeros(0, dtype=torch.float64)])
