@@ -94,11 +94,10 @@ class Wave:
         for place in torch.arange(len(rows)).split(self.width):
             distance, gradients[place[0] : place[-1] + 1] = self._feature_gradient(rows[place], person[place])
             distances.append(distance)
-        faded = torch.zeros(people)
+        faded = torch.zeros(people, device=self.veils.device)
         if self.contour is not None:
-            loss, slope = self.contour(self.veils)
+            faded, slope = self.contour(self.veils)
             gradients += config.nu * slope[person.to(slope.device)]
-            faded = loss.cpu()
         # veil_step_ takes each person's mean, first photo to last: sums by index_add_ have no order on a GPU.
         statistics = ops.veil_step_(
             self.veils,
@@ -120,7 +119,7 @@ class Wave:
         ).cpu()
         parts = torch.cat(distances).cpu().split(counts.tolist())
         distance = torch.stack([part.sum() / max(len(part), 1) for part in parts])
-        total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2] + config.nu * faded
+        total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2] + config.nu * faded.cpu()
         return torch.stack([distance, torch.where(statistics[:, 0].isfinite(), total, statistics[:, 0])], 1)
 
     def _feature_gradient(self, rows: torch.Tensor, person: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
