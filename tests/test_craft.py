@@ -15,7 +15,7 @@ from veilkern.craft import _waves
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.progress import Progress
-from veilkern.reference.hull_distance import KINDS
+from veilkern.reference.contour import contour_loss
 from veilkern.wave import Draws, Wave
 
 KEY = b"sixteen bytes at least"
@@ -46,7 +46,9 @@ def test_the_recorded_losses_are_those_of_the_finished_veils(sample_model, peopl
         mixed = 0.2 * x.double() / 255 + 0.8 * veil.double() / 255
         visual = (x.double() / 255 - mixed).flatten(1).norm(dim=1).mean().item()
         assert record["visual"] == pytest.approx(visual, rel=1e-4)
-        total = distance - FAST.lam * visual + 0.01 * reference.block_variance(mixed).mean().item()
+        veils, offsets = veil.double() / 255, torch.tensor([0, len(x)])
+        total = distance - FAST.lam * visual + FAST.mu * reference.block_variance(mixed).mean().item()
+        total += FAST.nu * contour_loss(x, veils, offsets, 51).item()
         assert record["total"] == pytest.approx(total, abs=1e-3)
 
 
@@ -97,6 +99,8 @@ def test_keys_and_seeds(sample_model, people):
         {"alpha": 102 / 255},
         {"lam": 0.0},
         {"mu": 0.0},
+        {"nu": 0.0},
+        {"nu": 5.0},
         {"step_size": 2 / 255},
     ],
 )
@@ -516,6 +520,9 @@ def test_config():
         ({"steps": 1.5}, TypeError),
         ({"lam": -1.0}, ValueError),
         ({"mu": float("nan")}, ValueError),
+        ({"nu": -0.5}, ValueError),
+        ({"nu": float("inf")}, ValueError),
+        ({"nu": "1"}, TypeError),
         ({"schedule": "x"}, ValueError),
         ({"subspace": "x"}, ValueError),
         ({"visual": "x"}, ValueError),

@@ -42,5 +42,6 @@ def test_two_people_few_steps(real_faces, pair, gallery, name):
     for label, least in (("crafting", 0.99), ("unseen", 0.97)):
         row = found.overall[label]
         assert row["rank1"] >= least and row["max_error"] <= 2 and row["ssim_recovered"] >= 0.985
+        assert row["contour2"] <= 0.25
         assert row["ssim_protected"] <= 0.03  # half of the default's steps; make real holds the real bound
     assert found.lossless_exact

@@ -40,15 +40,18 @@ def blurred_luma(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     return plane - plane.mean(1, keepdim=True)
 
 
-def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson correlation [N] of planes [N, S] less their means; 0 where one is flat."""
+def contour(x: torch.Tensor, y: torch.Tensor, sigma: float = SIGMA) -> torch.Tensor:
+    """Residual contour [N] of float images x and y [N, 3, H, W] in [0, 1]: the Pearson correlation of their lumas after
+    a Gaussian blur of `sigma` pixels; negative means a photographic negative. 0 where one is flat."""
+    rows, columns = (blur_matrix(side, sigma, like=x) for side in x.shape[2:])
+    a, b = (blurred_luma(images, rows, columns) for images in (x, y))
     scale = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(scale > _flat(a), (a * b).sum(1) / scale, torch.zeros_like(scale))
 
 
 def _flat(planes: torch.Tensor) -> float:
-    """The square of the norm up to which planes [N, S] of pixels in [0, 1] show nothing: 1/400 of a level, rms."""
-    return planes.shape[1] * 1e-10
+    """||plane||^2 up to which planes [N, S] of pixels in [0, 1] are flat: 1e-6 rms, some roundings of float32."""
+    return planes.shape[1] * 1e-12
 
 
 class ContourLoss:
@@ -105,7 +108,7 @@ class ContourLoss:
         return loss, torch.stack([weight * slope for weight in LUMA], 1)
 
     def _sum(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted sums [P, k] of each person's rows of values [R, k], first to last (index_add_ on a GPU has no order)."""
+        """Weighted sums [P, k] of each person's rows of values [R, k], first to last: index_add_ would have no order."""
         return F.embedding_bag(
             self.order, values, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )

@@ -14,9 +14,7 @@ def blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
         radius = min(int(4 * sigma + 0.5), side - 1)
         place = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
         taps = torch.exp(-place.square() / (2 * sigma**2))
-        luma = F.conv2d(
-            F.pad(luma, [radius * p for p in pad], mode="reflect"), (taps / taps.sum()).view(shape)
-        )
+        luma = F.conv2d(F.pad(luma, [radius * p for p in pad], mode="reflect"), (taps / taps.sum()).view(shape))
     return luma.squeeze(1)
 
 
