@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that send it need it back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels run on the CPU then
 
@@ -15,6 +19,26 @@ from helpers import BACKENDS, PATHS, isas, serving
 
 import veilkern as vk
 from veilkern.samples import load_model, synthetic_people
+
+# Marker: the variable without which its tests are skipped, and why.
+ON_REQUEST = {
+    "slow": ("VEILKERN_SLOW", "the same code is tested in less by other cases; CI runs it"),
+    "large": ("VEILKERN_LARGE", "needs tens of GiB of memory or minutes"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what is run on request only."""
+    for item in items:
+        for marker, (variable, why) in ON_REQUEST.items():
+            if item.get_closest_marker(marker) and not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=f"{variable} is not set: {why}"))
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whatever ran before, in whatever order: the same torch.rand in each test (pytest-randomly does the others)."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
