@@ -27,12 +27,33 @@ ON_REQUEST = {
 }
 
 
-def pytest_collection_modifyitems(items):
-    """Skips what is run on request only."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="every test function, but of its cases the first and the last, and nothing in Triton's interpreter",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skips what runs on request only; with --quick leaves out most cases."""
     for item in items:
         for marker, (variable, why) in ON_REQUEST.items():
             if item.get_closest_marker(marker) and not os.environ.get(variable):
                 item.add_marker(pytest.mark.skip(reason=f"{variable} is not set: {why}"))
+    if config.getoption("--quick"):
+        kept = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def _quick(items) -> set:
+    """The first and the last case of each test, without those that the interpreter or a wait makes long."""
+    cases: dict[str, list] = {}
+    for item in items:
+        if "triton" not in item.nodeid and not any(item.get_closest_marker(m) for m in ("slow", "large", "thorough")):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {item for group in cases.values() for item in (group[0], group[-1])}
 
 
 @pytest.fixture(autouse=True)
