@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that send it need it back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels run on the CPU then
 
@@ -15,6 +19,47 @@ from helpers import BACKENDS, PATHS, isas, serving
 
 import veilkern as vk
 from veilkern.samples import load_model, synthetic_people
+
+# Marker: the variable without which its tests are skipped, and why.
+ON_REQUEST = {
+    "slow": ("VEILKERN_SLOW", "the same code is tested in less by other cases; CI runs it"),
+    "large": ("VEILKERN_LARGE", "needs tens of GiB of memory or minutes"),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="every test function, but of its cases the first and the last, and nothing in Triton's interpreter",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skips what runs on request only; with --quick leaves out most cases."""
+    for item in items:
+        for marker, (variable, why) in ON_REQUEST.items():
+            if item.get_closest_marker(marker) and not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=f"{variable} is not set: {why}"))
+    if config.getoption("--quick"):
+        kept = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def _quick(items) -> set:
+    """The first and the last case of each test, without those that the interpreter or a wait makes long."""
+    cases: dict[str, list] = {}
+    for item in items:
+        if "triton" not in item.nodeid and not any(item.get_closest_marker(m) for m in ("slow", "large", "thorough")):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {item for group in cases.values() for item in (group[0], group[-1])}
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whatever ran before, in whatever order: the same torch.rand in each test (pytest-randomly does the others)."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ def test_photos_look_like_photos():
     assert 0.2 < images.mean() < 0.7 and images.flatten(1).std(1).min() > 0.08
 
 
+@pytest.mark.thorough
 def test_weights_are_small_and_the_network_tells_200_unseen_people_apart():
     assert WEIGHTS.stat().st_size < 2_000_000
     unseen = synthetic_people(200, 5, seed=77)  # neither trained on nor judged on during training

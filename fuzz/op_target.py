@@ -1,0 +1,256 @@
+"""The ops as a target: odd shapes, strides, offsets, overlaps, values and arguments of the wrong kind.
+
+An input is a number: the arguments are drawn from it, the same ones each time they are wanted. Right is: TypeError,
+ValueError or the library's own error from both backends, or from both the result of the reference called without `out`;
+and not one byte changed outside of what the op may write.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from file_targets import require
+from op_case import FLOATS, Case, native
+
+import veilkern as vk
+from veilkern.errors import BackendError
+
+SIDES = (1, 2, 3, 5, 7, 8, 11, 13, 16, 17, 31, 32, 33, 48, 63, 64, 65, 97, 101, 113)
+BOUNDS = {torch.float64: 1e-8, torch.float32: 2e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}  # of the largest value
+
+
+def _photos(case: Case) -> tuple[int, int, int, int]:
+    """Photos, people, height and width: together small."""
+    rng = case.rng
+    height, width = rng.choice(SIDES), rng.choice(SIDES)
+    most = max(1, min(60, 200_000 // (3 * height * width)))
+    return rng.choice((0, 1, 2, 3, rng.randint(1, most))), rng.choice((1, 2, 3)), height, width
+
+
+def _blend(case: Case):
+    n, people, h, w = _photos(case)
+    images = case.place(case.bytes8(n, 3, h, w))
+    options: dict = {"lossless": case.rng.random() < 0.4}
+    out = case.out((n, 3, h, w), torch.uint16 if options["lossless"] else torch.uint8, images)
+    if out is not None:
+        options["out"] = out
+    veils = case.place(case.bytes8(people, 3, h, w))
+    return {
+        "images": images, "veils": veils, "rows": case.rows(n, people), "a": case.rng.choice((0, 1, 51, 128, 254, 255)),
+    }, options  # fmt: skip
+
+
+def _recover(case: Case):
+    n, people, h, w = _photos(case)
+    rng = case.rng
+    deep = rng.random() < 0.4
+    values = case.bytes8(n, 3, h, w)
+    protected = case.place((values.int() * rng.choice((1, 255, 257))).to(torch.uint16) if deep else values)
+    options = {}
+    if rng.random() < 0.5:
+        options["gaussian_sigma"] = rng.choice((None, 0.1, 0.3, 0.8, 1.0, 2.5, 31.9, 50.0, 100, 0.0, -1.0, 1e9))
+    out = case.out((n, 3, h, w), torch.uint8, protected)
+    if out is not None:
+        options["out"] = out
+    veils = case.place(case.bytes8(people, 3, h, w))
+    return {
+        "protected": protected, "veils": veils, "rows": case.rows(n, people), "a": rng.choice((0, 1, 51, 254, 255)),
+    }, options  # fmt: skip
+
+
+def _blend_normalize(case: Case):
+    n, people, h, w = _photos(case)
+    rng, case.exact = case.rng, False
+    veils = case.place(case.floats(people, 3, h, w, dtype=rng.choice(FLOATS)))
+    dtype = rng.choice((*FLOATS, torch.float16, torch.bfloat16))
+    options = {
+        "mean": rng.choice(((0.5, 0.5, 0.5), [0.4, 0.5, 0.6], (0.0, 0.0, 0.0))),
+        "std": rng.choice(((0.5, 0.5, 0.5), (0.2, 0.3, 0.25), (1.0, -1.0, 2.0))),
+        "bgr": rng.random() < 0.5,
+        "dtype": dtype,
+    }
+    if rng.random() < 0.4:
+        out = torch.zeros((n, 3, h, w), dtype=dtype).to(memory_format=torch.channels_last)
+        if rng.random() < 0.2:
+            out = case.place(out, written=True)
+        options["out"] = out
+    images = case.place(case.bytes8(n, 3, h, w))
+    return {
+        "images": images, "veils": veils, "rows": case.rows(n, people), "a": rng.choice((0, 51, 255)),
+    }, options  # fmt: skip
+
+
+def _block_options(case: Case) -> dict:
+    rng = case.rng
+    options: dict = {
+        "block": rng.choice(((3, 3), (1, 1), (2, 5), (4, 4), (3, 3), (64, 2))),
+        "stride": rng.choice((1, 1, 2, 3, 9)),
+    }
+    options["form"] = rng.choice(("consistent", "literal"))
+    return options
+
+
+def _block_variance(case: Case):
+    n, _, h, w = _photos(case)
+    case.exact = False
+    return {"images": case.place(case.floats(n, case.rng.choice((1, 3, 4)), h, w, dtype=case.rng.choice(FLOATS)))}, (
+        _block_options(case)
+    )
+
+
+def _block_variance_gradient(case: Case):
+    positional, options = _block_variance(case)
+    images = positional["images"]
+    if case.rng.random() < 0.4:
+        options["scale"] = case.place(case.floats(len(images), dtype=images.dtype))
+    out = case.out(tuple(images.shape), images.dtype, images)
+    if out is not None:
+        options["out"] = out
+    return positional, options
+
+
+def _hull_distance(case: Case):
+    rng, case.exact, case.compared = case.rng, False, "first"
+    dtype, d = rng.choice(FLOATS), rng.choice((1, 2, 5, 16, 33, 128))
+    counts = [rng.choice((0, 1, 2, 5)) for _ in range(rng.randint(1, 4))]
+    clean_counts = counts if rng.random() < 0.5 else [rng.choice((1, 2, 6, 9)) for _ in counts]
+    features = case.floats(sum(counts), d, dtype=dtype, low=-1)
+    clean = case.floats(sum(clean_counts), d, dtype=dtype, low=-0.5)
+    options: dict = {"kind": rng.choice(("convex", "affine", "span", "centre", "self"))}
+    if clean_counts is not counts or rng.random() < 0.3:
+        options["clean_offsets"] = case.offsets(clean_counts)
+    if options["kind"] == "self" and rng.random() < 0.7:
+        rows = [rng.randrange(max(m, 1)) for n, m in zip(counts, clean_counts, strict=True) for _ in range(n)]
+        options["own"] = case.place(torch.tensor(rows, dtype=torch.int64))
+    if rng.random() < 0.3:
+        options["width"] = rng.choice((0, 1, max(clean_counts), max(clean_counts) + 3))
+    if rng.random() < 0.3:
+        options["weights"] = case.place(case.floats(sum(counts), max(clean_counts), dtype=dtype))
+    if options["kind"] in ("affine", "span"):
+        case.compared = "errors"  # ill conditioned where there are more photos than dimensions
+    positional = {"features": case.place(features), "clean": case.place(clean), "offsets": case.offsets(counts)}
+    return positional, options
+
+
+def _ssim(case: Case):
+    n, _, h, w = _photos(case)
+    rng, case.exact, dtype = case.rng, False, case.rng.choice(FLOATS)
+    shape = (n, rng.choice((1, 3)), h, w)
+    x = case.place(case.floats(*shape, dtype=dtype))
+    y = x if rng.random() < 0.1 else case.place(case.floats(*shape, dtype=dtype))
+    options = {
+        "window": rng.choice((1, 3, 7, 11, 11, 33)), "sigma": rng.choice((1.5, 0.5, 10.0, 1e-3)),
+        "borders": rng.choice(("valid", "same")), "data_range": rng.choice((1.0, 1, 2.0)),
+    }  # fmt: skip
+    return {"x": x, "y": y}, options
+
+
+def _ssim_gradient(case: Case):
+    positional, options = _ssim(case)
+    if case.rng.random() < 0.4:
+        x = positional["x"]
+        options["scale"] = case.place(case.floats(len(x), dtype=x.dtype))
+    return positional, options
+
+
+def _veil_step_(case: Case):
+    rng, case.exact, case.compared = case.rng, False, "step"
+    height, width, dtype = rng.choice(SIDES[:14]), rng.choice(SIDES[:14]), rng.choice(FLOATS)
+    counts = [rng.choice((0, 1, 2, 4)) for _ in range(rng.randint(1, 3))]
+    people, photos = len(counts), sum(counts)
+    gradient_counts = counts if rng.random() < 0.5 else [1] * people
+    options: dict = {"blend": rng.choice((0, 51, 255)), **_block_options(case)}
+    for name, values in (("lam", (0.0, 0.04)), ("mu", (0.0, 0.01)), ("step", (0.0, 0.1)), ("decay", (0.0, 0.9, 1.0))):
+        options[name] = rng.choice(values)
+        if rng.random() < 0.2:
+            options[name] = case.place(torch.full((people,), options[name], dtype=rng.choice(FLOATS)))
+    if gradient_counts is not counts:
+        options["gradient_offsets"] = case.offsets(gradient_counts)
+    if rng.random() < 0.4:
+        options["active"] = case.place(torch.tensor([rng.random() < 0.5 for _ in counts]))
+    if rng.random() < 0.4:
+        options["mean_images"] = case.place(case.floats(people, 3, height, width, dtype=dtype))
+    options["visual"] = rng.choice(("norm", "mse"))
+    shape = (3, height, width)
+    positional = {
+        "veils": case.place(case.floats(people, *shape, dtype=dtype), written=True, overlapping=False),
+        "momentum": case.place(case.floats(people, *shape, dtype=dtype, low=-1), written=True, overlapping=False),
+        "gradients": case.place(case.floats(sum(gradient_counts), *shape, dtype=dtype, low=-0.01, high=0.01)),
+        "images": case.place(case.bytes8(photos, *shape)),
+        "offsets": case.offsets(counts),
+    }
+    if rng.random() < 0.04:
+        positional["momentum"] = positional["veils"]
+    return positional, options
+
+
+DRAWS = {
+    "blend": _blend, "recover": _recover, "blend_normalize": _blend_normalize, "block_variance": _block_variance,
+    "block_variance_gradient": _block_variance_gradient, "hull_distance": _hull_distance, "ssim": _ssim,
+    "ssim_gradient": _ssim_gradient, "veil_step_": _veil_step_,
+}  # fmt: skip
+
+
+class Ops:
+    """Every op on the reference and on the C++ kernels."""
+
+    name = "ops"
+
+    def __init__(self, folder: Path):
+        self.isas = [None]
+        if {b.name: b for b in vk.list_backends()}["cpu"].available:
+            known = ("baseline", "avx2", "avx512")
+            self.isas = list(known[: known.index(native().best_isa()) + 1])
+
+    def input(self, number: int, rng: random.Random) -> bytes:
+        """A number, from which everything is drawn."""
+        return b"%d" % rng.getrandbits(60)
+
+    def check(self, data: bytes) -> None:
+        """Both backends, and the reference without `out`."""
+        seed = data.decode()
+        rng = random.Random(f"how {seed}")
+        plain = Case(random.Random(seed), DRAWS)
+        with_out = plain.options.pop("out", None) is not None
+        wanted = plain.call("reference")
+        for backend in ("reference", "cpu")[: 1 + (self.isas != [None])]:
+            case = Case(random.Random(seed), DRAWS)
+            outside = case.bytes_outside()
+            found = case.call(backend, rng.randint(1, 4), rng.choice(self.isas) if backend == "cpu" else None)
+            label = f"{backend}, {case.op}"
+            for before, after in zip(outside, case.bytes_outside(), strict=True):
+                require(torch.equal(before, after), f"{label}: bytes changed outside of what it may write")
+            if isinstance(found, BackendError):  # asked for by name, and it does not serve that device
+                continue
+            if isinstance(found, Exception) or isinstance(wanted, Exception):
+                alone_refused = isinstance(found, Exception) and not isinstance(wanted, Exception)
+                both = isinstance(found, Exception) and isinstance(wanted, Exception)
+                require(
+                    both or (alone_refused and with_out), f"{label}: {found!r:.300}; the reference: {wanted!r:.300}"
+                )
+                continue
+            _compare(label, case, found, plain, wanted)
+
+
+def _compare(label: str, case: Case, found, plain: Case, wanted) -> None:
+    """The results are the reference's, as nearly as they can be."""
+    if case.compared == "errors":
+        return
+    pairs = list(zip(found, wanted, strict=True))
+    if case.compared == "first":
+        pairs = pairs[:1]
+    if case.compared == "step":
+        pairs += [(case.positional["momentum"], plain.positional["momentum"])]
+    for a, b in pairs:
+        require(isinstance(a, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype, f"{label}: shape or dtype")
+        if a.device.type != "cpu":
+            continue
+        if case.exact:
+            require(torch.equal(a, b), f"{label}: {int((a != b).sum())} of {a.numel()} values differ")
+        elif case.tame and a.numel() and bool(b.isfinite().all()):
+            bound = max(BOUNDS[dtype] for dtype in (a.dtype, *case.dtypes()) if dtype in BOUNDS)
+            scale = max(float(b.detach().abs().max()), 1e-3)
+            error = float((a.detach().double() - b.detach().double()).abs().max())
+            require(error <= bound * scale, f"{label}: off by {error}, largest {scale}")

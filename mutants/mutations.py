@@ -1,0 +1,117 @@
+"""The mutants of a module: operators of cosmic-ray, and calls left out; without those that no test could see."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import parso
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator
+
+# Of each kind the ones nearest to what people get wrong; replacing + by << tells nothing more than replacing it by -.
+OPERATORS = (
+    *(f"ReplaceBinaryOperator_{pair}" for pair in (
+        "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul", "BitAnd_BitOr",
+        "BitOr_BitAnd", "LShift_RShift", "RShift_LShift",
+    )),
+    *(f"ReplaceComparisonOperator_{pair}" for pair in (
+        "Eq_NotEq", "NotEq_Eq", "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt", "Is_IsNot",
+        "IsNot_Is",
+    )),
+    *(f"ReplaceUnaryOperator_{pair}" for pair in ("Delete_Not", "Delete_USub", "Delete_Invert")),
+    "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
+    "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "ZeroIterationForLoop",
+)  # fmt: skip
+
+
+class LeaveOutCall(Operator):
+    """A statement that is nothing but a call becomes `pass`: checks, writes, flushes."""
+
+    def mutation_positions(self, node):
+        """Where such a statement stands."""
+        call = (
+            node.type == "atom_expr" and node.parent is not None and node.parent.type in ("simple_stmt", "file_input")
+        )
+        if call and node.children[-1].type == "trailer" and node.children[-1].children[0] == "(":
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node, index):
+        """`pass` in its place."""
+        return parso.python.tree.Keyword("pass", node.start_pos, node.get_first_leaf().prefix)
+
+    @classmethod
+    def examples(cls):
+        """None: not a plugin."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed line of one module."""
+
+    module: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    source: str
+
+    @property
+    def words(self) -> str:
+        """How survivors.md names it: no line numbers, which move."""
+        return f"{self.module}: `{self.before}` -> `{self.after}`"
+
+
+def mutants_of(path: Path, module: str) -> list[Mutant]:
+    """Every mutant of a file, in the order of lines."""
+    source = path.read_text()
+    silent, tree, found = _silent(source), get_ast(source), []
+    operators = [(name, get_operator(f"core/{name}")()) for name in OPERATORS] + [("LeaveOutCall", LeaveOutCall())]
+    for name, operator in operators:
+        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
+        for occurrence, (begin, end) in enumerate(places):
+            if any(first <= begin and end <= last for first, last in silent):
+                continue
+            changed = mutate_code(source, operator, occurrence)
+            if changed is not None and (mutant := _mutant(module, name, source, changed)):
+                found.append(mutant)
+    return sorted(found, key=lambda m: (m.line, m.operator, m.after))
+
+
+def _mutant(module: str, operator: str, source: str, changed: str) -> Mutant | None:
+    try:
+        if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
+            return None
+    except SyntaxError:
+        return None
+    old, new = source.splitlines(), changed.splitlines()
+    first = next(i for i, (a, b) in enumerate(zip([*old, ""], [*new, ""], strict=False)) if a != b)
+    return Mutant(module, first + 1, operator, old[first].strip(), new[first].strip(), changed)
+
+
+def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Begin and end of what is never run or only read by people: annotations, the words of an error, sizes of caches."""
+    spans = []
+    for node in ast.walk(ast.parse(source)):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            arguments = (
+                *node.args.posonlyargs,
+                *node.args.args,
+                *node.args.kwonlyargs,
+                node.args.vararg,
+                node.args.kwarg,
+            )
+            parts = [node.returns, *(a.annotation for a in arguments if a), *node.decorator_list]
+        elif isinstance(node, ast.AnnAssign):
+            parts = [node.annotation]
+        elif isinstance(node, ast.Raise):
+            parts = [node]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("lru_cache", "register")):
+            parts = [node]
+        spans += [((p.lineno, p.col_offset), (p.end_lineno, p.end_col_offset)) for p in parts if p]
+    return spans
