@@ -16,6 +16,7 @@ from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.progress import Progress
 from veilkern.reference.contour import contour_loss
+from veilkern.reference.hull_distance import KINDS
 from veilkern.wave import Draws, Wave
 
 KEY = b"sixteen bytes at least"
