@@ -165,7 +165,7 @@ def test_smoothing_is_that_of_a_gaussian(path):
 
     hidden, veils, rows = batch(2, 2, 40)
     plain = formula(hidden, veils, rows, 51).numpy().astype(float)
-    for sigma in (0.8, 4.0, 9.0):
+    for sigma in (0.8,) if path == "triton" and INTERPRETED else (0.8, 4.0, 9.0):
         found = ops.recover(hidden, veils, rows, 51, gaussian_sigma=sigma)
         wanted = smoothed(plain, (0, 0, sigma, sigma), radius=(0, 0, *[max(1, round(2 * sigma))] * 2), mode="mirror")
         assert np.abs(found.numpy() - wanted).max() < 1.5
