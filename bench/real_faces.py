@@ -6,6 +6,7 @@ Writes a table (no picture) into docs/figures.md between its markers, and exits 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -30,13 +31,18 @@ BARS = {
     "ssim_recovered": (">=", 0.985, 0.985),
     "max_error": ("<=", 2, 2),
 }
+# measure, what it must be for every single person, on crafting and unseen photos
+WORST_BARS = {"contour2": ("<=", 0.35, 0.35)}
+# the worst person's mean of each
+WORST = {"rank1": min, "ssim_protected": max, "contour2": max}
 COLUMNS = [*BARS, "cosine", "contour4", "psnr_protected"]
 SECONDS = 180
 RUNS = {
     "default": {},
     'the paper\'s hull (`subspace="convex"`)': {"subspace": "convex"},
-    'V-UAP (`subspace="self", mu=0`)': {"subspace": "self", "mu": 0.0},
+    'V-UAP (`subspace="self", mu=0, nu=0`)': {"subspace": "self", "mu": 0.0, "nu": 0.0},
     "no L_var (`mu=0`)": {"mu": 0.0},
+    "no L_con (`nu=0`)": {"nu": 0.0},
     '`variance="literal"`': {"variance": "literal"},
 }
 KEY = b"veilkern real faces: a fixed key"
@@ -53,26 +59,46 @@ def one_run(model: vk.FaceModel, people: vk.People, gallery: torch.Tensor, optio
     return found, seconds, steps
 
 
+def worst(found, label: str, name: str) -> tuple[float, str]:
+    """The worst person's figure on these photos, and who that is."""
+    persons = [person for person in found.persons if person["set"] == label and math.isfinite(person[name])]
+    return WORST[name]((person[name], person["name"]) for person in persons)
+
+
 def missed(found, seconds: float) -> list[str]:
     """The bars that this run does not reach."""
     wrong = [] if seconds < SECONDS else [f"craft took {seconds:.0f} s, wanted < {SECONDS}"]
-    for name, (sign, *bars) in BARS.items():
-        for label, bar in zip(("crafting", "unseen"), bars, strict=True):
-            value = found.overall[label][name]
+    bars = [(name, "the mean", *bar) for name, bar in BARS.items()]
+    bars += [(name, "the worst person", *bar) for name, bar in WORST_BARS.items()]
+    for name, whose, sign, *limits in bars:
+        for label, bar in zip(("crafting", "unseen"), limits, strict=True):
+            value = found.overall[label][name] if whose == "the mean" else worst(found, label, name)[0]
             if not (value >= bar if sign == ">=" else value <= bar):
-                wrong.append(f"{name} on {label} photos is {value:.4f}, wanted {sign} {bar}")
+                wrong.append(f"{name} of {whose} on {label} photos is {value:.4f}, wanted {sign} {bar}")
     return wrong if found.lossless_exact else [*wrong, "lossless recovery is not exact"]
 
 
 def table_rows(net: str, label: str, found, seconds: float, steps: float) -> list[str]:
     rows = []
     for set_, row in found.overall.items():
-        figures = " | ".join(
-            f"{row[c]:.0f}" if c == "max_error" else f"{row[c]:.4f}" if c.startswith("ssim") else f"{row[c]:.3f}"
-            for c in COLUMNS
-        )
-        rows.append(f"| {net} | {label} | {set_} | {figures} | {steps:.0f} | {seconds:.0f} |")
+        figures = [as_text(c, row[c]) for c in COLUMNS] + [as_text(c, worst(found, set_, c)[0]) for c in WORST]
+        rows.append(f"| {net} | {label} | {set_} | {' | '.join(figures)} | {steps:.0f} | {seconds:.0f} |")
     return rows
+
+
+def as_text(name: str, value: float) -> str:
+    return f"{value:.0f}" if name == "max_error" else f"{value:.4f}" if name.startswith("ssim") else f"{value:.3f}"
+
+
+def worst_lines(found) -> list[str]:
+    """Who fares worst, a line per set, for the terminal (docs/figures.md names nobody)."""
+    return [
+        f"{label}: worst person: "
+        + ", ".join(
+            f"{name} {as_text(name, value)} ({who})" for name in WORST for value, who in [worst(found, label, name)]
+        )
+        for label in found.overall
+    ]
 
 
 def main() -> int:
@@ -91,13 +117,13 @@ def main() -> int:
         for label, options in list(RUNS.items())[: 1 if arguments.quick else None]:
             found, seconds, steps = one_run(model, people, gallery, options)
             rows += table_rows(file.stem, label, found, seconds, steps)
-            print("\n".join(rows[-2:]), flush=True)
+            print("\n".join([*rows[-2:], *worst_lines(found)]), flush=True)
             if not options:
                 failures += [f"{file.stem}: {line}" for line in missed(found, seconds)]
         clean = [baseline(model, part, gallery) for part in people.split(10)]
         rows.append(
             f"| {file.stem} | clean photos, no veil | crafting / unseen | {clean[0]:.3f} / {clean[1]:.3f} "
-            + "| " * (len(COLUMNS) + 1)
+            + "| " * (len(COLUMNS) + len(WORST) + 1)
             + "|"
         )
     write(arguments.out, people, gallery, rows, quick=arguments.quick)
@@ -107,7 +133,15 @@ def main() -> int:
 
 def write(path: Path, people: vk.People, gallery: torch.Tensor, rows: list[str], *, quick: bool) -> None:
     """Replace what stands between the markers of docs/figures.md."""
-    head = ["network", "configuration", "photos", *COLUMNS, "steps", "craft, s"]
+    head = [
+        "network",
+        "configuration",
+        "photos",
+        *COLUMNS,
+        *(f"{name}, worst person" for name in WORST),
+        "steps",
+        "craft, s",
+    ]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
     text = (
         f"`make real{' QUICK=1' if quick else ''}`: {len(people)} people, {len(people.images)} photos, "

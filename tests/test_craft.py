@@ -15,6 +15,7 @@ from veilkern.craft import _waves
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.progress import Progress
+from veilkern.reference.contour import contour_loss
 from veilkern.reference.hull_distance import KINDS
 from veilkern.wave import Draws, Wave
 
@@ -46,7 +47,9 @@ def test_the_recorded_losses_are_those_of_the_finished_veils(sample_model, peopl
         mixed = 0.2 * x.double() / 255 + 0.8 * veil.double() / 255
         visual = (x.double() / 255 - mixed).flatten(1).norm(dim=1).mean().item()
         assert record["visual"] == pytest.approx(visual, rel=1e-4)
-        total = distance - FAST.lam * visual + 0.01 * reference.block_variance(mixed).mean().item()
+        veils, offsets = veil.double() / 255, torch.tensor([0, len(x)])
+        total = distance - FAST.lam * visual + FAST.mu * reference.block_variance(mixed).mean().item()
+        total += FAST.nu * contour_loss(x, veils, offsets, 51).item()
         assert record["total"] == pytest.approx(total, abs=1e-3)
 
 
@@ -97,6 +100,8 @@ def test_keys_and_seeds(sample_model, people):
         {"alpha": 102 / 255},
         {"lam": 0.0},
         {"mu": 0.0},
+        {"nu": 0.0},
+        {"nu": 5.0},
         {"step_size": 2 / 255},
     ],
 )
@@ -183,6 +188,7 @@ def test_a_step_is_down_the_slope_of_the_mean_loss(change):
         mean = people.photos(p).double().mean(0, keepdim=True) / 255
         variance = reference.block_variance(0.2 * mean + 0.8 * veil).mean()
         loss = distance - config.lam * visual + config.mu * variance
+        loss = loss + config.nu * contour_loss(people.photos(p), veil[None], torch.tensor([0, people.counts[p]]), 51)[0]
         (slope,) = torch.autograd.grad(loss, veil)
         wanted = (start[p] - config.step_size * slope.sign()).clamp(0, 1)
         assert ((wave.veils[p] - wanted).abs() < 1e-5).double().mean() > 0.99
@@ -516,6 +522,9 @@ def test_config():
         ({"steps": 1.5}, TypeError),
         ({"lam": -1.0}, ValueError),
         ({"mu": float("nan")}, ValueError),
+        ({"nu": -0.5}, ValueError),
+        ({"nu": float("inf")}, ValueError),
+        ({"nu": "1"}, TypeError),
         ({"schedule": "x"}, ValueError),
         ({"subspace": "x"}, ValueError),
         ({"visual": "x"}, ValueError),

@@ -33,7 +33,8 @@ class CraftResult:
 
     A record: name, photos, status (`converged`, `step limit`, `failed: why`), steps, feature_distance (mean D of all
     crafting photos under the finished 8-bit veil), cosine (mean, to the person's mean clean feature), visual (L_vis),
-    variance (L_var), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
+    variance (L_var), contour and contour_worst (mean and largest |rho| of the crafting photos: what a blurred eye
+    still sees), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
     where such photos were given.
     key: the master key when craft made a fresh one, else None. notices: what went otherwise than asked for.
     """
@@ -65,7 +66,7 @@ def craft(
     generation: int | Mapping[str, int] = 0,
     threads: int | None = None,
 ) -> CraftResult:
-    """Craft one veil per person of `people` for `model` (eq. 13 by MI-FGSM), many persons at a time.
+    """Craft one veil per person of `people` for `model` (eq. 13 and L_con by MI-FGSM), many persons at a time.
 
     key: master key of at least 16 bytes; each veil starts from noise keyed by it, the person's name and generation.
     None: a fresh random one, recorded in the result and the bank (or made from config.seed). The same key, photos,

@@ -13,6 +13,7 @@ import torch
 
 from veilkern import keyed, ops
 from veilkern.config import CraftConfig
+from veilkern.contour import ContourLoss, contour
 from veilkern.embedder import FaceModel
 from veilkern.errors import ModelError
 from veilkern.people import People
@@ -49,6 +50,7 @@ class Wave:
         ]
         self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
         self.mean_images = (self.mean_images / 255).float()
+        self.contour = ContourLoss(self.images, self.offsets, config.blend) if config.nu else None
         self.weights: torch.Tensor | None = None
         self.taken = torch.zeros(len(self.names), dtype=torch.int64)
         self.failed: dict[int, str] = {}
@@ -92,6 +94,11 @@ class Wave:
         for place in torch.arange(len(rows)).split(self.width):
             distance, gradients[place[0] : place[-1] + 1] = self._feature_gradient(rows[place], person[place])
             distances.append(distance)
+        faded = torch.zeros(people)
+        if self.contour is not None:
+            loss, slope = self.contour(self.veils)
+            gradients += config.nu * slope[person.to(slope.device)]
+            faded = loss.cpu()
         # veil_step_ takes each person's mean, first photo to last: sums by index_add_ have no order on a GPU.
         statistics = ops.veil_step_(
             self.veils,
@@ -113,7 +120,7 @@ class Wave:
         ).cpu()
         parts = torch.cat(distances).cpu().split(counts.tolist())
         distance = torch.stack([part.sum() / max(len(part), 1) for part in parts])
-        total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2]
+        total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2] + config.nu * faded
         return torch.stack([distance, torch.where(statistics[:, 0].isfinite(), total, statistics[:, 0])], 1)
 
     def _feature_gradient(self, rows: torch.Tensor, person: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,11 +275,15 @@ def _losses(features, clean, images, veil, alpha: float, config: CraftConfig) ->
     visual = gap.flatten(1).norm(dim=1).mean() if config.visual == "norm" else gap.square().mean()
     variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.variance).mean()
     centre = torch.nn.functional.normalize(clean.mean(0), dim=0)
+    seen = contour(x, mixed).abs()
+    faded, _ = ContourLoss(images, own.cpu(), config.blend)(v.unsqueeze(0))
     figures = {
         "feature_distance": distance.mean(),
         "cosine": (features @ centre).mean(),
         "visual": visual,
         "variance": variance,
-        "total": distance.mean() - config.lam * visual + config.mu * variance,
+        "contour": seen.mean(),
+        "contour_worst": seen.max(),
+        "total": distance.mean() - config.lam * visual + config.mu * variance + config.nu * faded[0],
     }
     return {name: round(float(value), 6) for name, value in figures.items()}

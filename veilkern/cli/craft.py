@@ -51,6 +51,7 @@ def craft(
     alpha: Annotated[float, typer.Option(help="Share of the photo; rounded to a/255.")] = DEFAULT.alpha,
     lam: Annotated[float, typer.Option(help="Weight of L_vis.")] = DEFAULT.lam,
     mu: Annotated[float, typer.Option(help="Weight of L_var.")] = DEFAULT.mu,
+    nu: Annotated[float, typer.Option(help="Weight of L_con, the residual contour; 0: leave it out.")] = DEFAULT.nu,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = DEFAULT.steps,
     photos_per_step: Annotated[
         int, typer.Option(help="Photos of a person per step; 0: all.")

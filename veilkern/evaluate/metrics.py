@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from veilkern import contour as _contour
 from veilkern import ops
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK = 64  # photos in float at a time
 
 
@@ -28,25 +27,9 @@ def contour(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
 
     What a human can still make out, which SSIM misses; negative means a photographic negative. 0 where a photo is flat.
     """
-    return _chunked(lambda a, b: _correlation(_blurred_luma(a, sigma), _blurred_luma(b, sigma)), x, y)
+    return _chunked(lambda a, b: _contour.contour(a / 255, b / 255, sigma), x, y)
 
 
 def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
     return torch.cat([measure(a.double(), b.double()) for a, b in parts] or [torch.zeros(0, dtype=torch.float64)])
-
-
-def _blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    luma = torch.einsum("nchw,c->nhw", images, images.new_tensor(_LUMA)).unsqueeze(1)
-    radius = min(int(4 * sigma + 0.5), *(side - 1 for side in images.shape[2:]))
-    place = torch.arange(-radius, radius + 1, dtype=luma.dtype)
-    taps = torch.exp(-place.square() / (2 * sigma**2))
-    taps = taps / taps.sum()
-    padded = F.pad(luma, (radius,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).flatten(1)
-
-
-def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    scale = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(scale > 1e-6, (a * b).sum(1) / scale, torch.zeros_like(scale))
