@@ -207,14 +207,15 @@ def test_finished_veils_are_rounded():
 
 def test_what_counts_as_settled():
     wave = one_wave(
-        linear_model(), people_of([2] * 4), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
+        linear_model(), people_of([2] * 5), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
     )
     near, flat = [0.39, 1.0], [0.41, 1.0]  # distance and total, steadily
     falls, rises = [[0.3, -1.0]] * 2 + [[0.3, -1.2]] * 2, [[0.3, 1.0]] * 2 + [[0.3, 1.2]] * 2
-    history = [torch.tensor([near, flat, falls[i], rises[i]]) for i in range(4)]
-    assert wave._settled(history[:3]).tolist() == [False] * 4  # too early
-    assert wave._settled(history).tolist() == [True, False, False, True]
-    mostly_far = [torch.tensor([[d, 1.0]] * 4) for d in (0.1, 0.1, 0.1, 0.9)]
+    slow = [[0.3, -1.0]] * 2 + [[0.3, -1.05]] * 2
+    history = [torch.tensor([near, flat, falls[i], rises[i], slow[i]]) for i in range(4)]
+    assert not wave._settled(history[:3]).any()  # too early
+    assert wave._settled(history).tolist() == [True, False, False, True, True]
+    mostly_far = [torch.tensor([[d, 1.0]] * 5) for d in (0.1, 0.1, 0.1, 0.9)]
     assert not wave._settled(mostly_far).any()
 
 
