@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -352,3 +354,8 @@ def test_wrong_arguments(change, words):
     with pytest.raises(ValueError, match=words) as caught:
         bank(**change)
     assert "secret" not in str(caught.value)
+
+
+def test_copies_find_their_rows():
+    for twin in (copy.deepcopy(bank()), pickle.loads(pickle.dumps(bank()))):
+        assert twin.rows(["p2"]).tolist() == [2] and torch.equal(twin.veils, bank().veils)
