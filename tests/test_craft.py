@@ -188,6 +188,7 @@ def test_a_step_is_down_the_slope_of_the_mean_loss(change):
         mean = people.photos(p).double().mean(0, keepdim=True) / 255
         variance = reference.block_variance(0.2 * mean + 0.8 * veil).mean()
         loss = distance - config.lam * visual + config.mu * variance
+        loss = loss + config.nu * contour_loss(people.photos(p), veil[None], torch.tensor([0, people.counts[p]]), 51)[0]
         (slope,) = torch.autograd.grad(loss, veil)
         wanted = (start[p] - config.step_size * slope.sign()).clamp(0, 1)
         assert ((wave.veils[p] - wanted).abs() < 1e-5).double().mean() > 0.99
@@ -206,14 +207,15 @@ def test_finished_veils_are_rounded():
 
 def test_what_counts_as_settled():
     wave = one_wave(
-        linear_model(), people_of([2] * 4), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
+        linear_model(), people_of([2] * 5), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
     )
     near, flat = [0.39, 1.0], [0.41, 1.0]  # distance and total, steadily
     falls, rises = [[0.3, -1.0]] * 2 + [[0.3, -1.2]] * 2, [[0.3, 1.0]] * 2 + [[0.3, 1.2]] * 2
-    history = [torch.tensor([near, flat, falls[i], rises[i]]) for i in range(4)]
-    assert wave._settled(history[:3]).tolist() == [False] * 4  # too early
-    assert wave._settled(history).tolist() == [True, False, False, True]
-    mostly_far = [torch.tensor([[d, 1.0]] * 4) for d in (0.1, 0.1, 0.1, 0.9)]
+    slow = [[0.3, -1.0]] * 2 + [[0.3, -1.05]] * 2
+    history = [torch.tensor([near, flat, falls[i], rises[i], slow[i]]) for i in range(4)]
+    assert not wave._settled(history[:3]).any()  # too early
+    assert wave._settled(history).tolist() == [True, False, False, True, True]
+    mostly_far = [torch.tensor([[d, 1.0]] * 5) for d in (0.1, 0.1, 0.1, 0.9)]
     assert not wave._settled(mostly_far).any()
 
 

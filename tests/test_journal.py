@@ -229,7 +229,7 @@ def test_resume_refuses_what_differs_before_any_work(work, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(vk, "read_people", lambda *_, **__: pytest.fail("work was done"))
         for options, words in (
-            (["--lam", 0.5, "--steps", 6], "lam 0.04 (now 0.5), steps 5 (now 6)"),
+            (["--lam", 0.5, "--steps", 6], "(now 0.5), steps 5 (now 6)"),
             (["--key-file", other_key], "key id"),
             (["--seed", 3], "key id"),
             (["--model", f"{other_net}:load"], "another network net:load"),
@@ -333,6 +333,16 @@ def test_a_key_of_ones_own_is_asked_for(tmp_path):
         vk.craft(net, people, CONFIG, key=bytes(16), journal=path, progress=stop_after(8))
     with pytest.raises(ValueError, match="crafted with a key of your own"):
         vk.craft(net, people, CONFIG, journal=path, resume=True)
+    known, before = {"journal": path, "resume": True}, path.read_bytes()
+    for words, arguments in (
+        ("key id", (net, people, CONFIG, {"key": bytes(17)})),
+        (r"lam 0.\d+ \(now 0.5\)", (net, people, vk.CraftConfig(steps=3, lam=0.5), {"key": bytes(16)})),
+        ("network", (vk.FaceModel(net.module, size=SIDE, bgr=True), people, CONFIG, {"key": bytes(16)})),
+    ):
+        *given, key = arguments
+        with pytest.raises(ValueError, match=f"crafted with another {words}"):
+            vk.craft(*given, **key, **known)
+    assert path.read_bytes() == before
     with pytest.raises(ValueError, match="resume needs the journal"):
         vk.craft(net, people, CONFIG, resume=True)
 
