@@ -75,6 +75,17 @@ def table_rows(net: str, label: str, found, seconds: float, steps: float) -> lis
     return rows
 
 
+def worst_lines(found) -> list[str]:
+    """Per set and measure the worst person, and the photo with the most contour: a mean hides them."""
+    lines = []
+    for label, row in found.overall.items():
+        persons = [f"{c} {row['worst'][c]['value']:.4f} ({row['worst'][c]['name'] or 'all'})" for c in COLUMNS]
+        photos = found.photos[label]
+        value, file = max(zip(map(abs, photos["contour2"]), photos["file"], strict=True))
+        lines.append(f"  worst person, {label}: {', '.join(persons)}; worst photo: contour2 {value:.4f} ({file})")
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=Path, default=os.environ.get("VEILKERN_REAL_FACES"))
@@ -91,7 +102,7 @@ def main() -> int:
         for label, options in list(RUNS.items())[: 1 if arguments.quick else None]:
             found, seconds, steps = one_run(model, people, gallery, options)
             rows += table_rows(file.stem, label, found, seconds, steps)
-            print("\n".join(rows[-2:]), flush=True)
+            print("\n".join([*rows[-2:], *worst_lines(found)]), flush=True)
             if not options:
                 failures += [f"{file.stem}: {line}" for line in missed(found, seconds)]
         clean = [baseline(model, part, gallery) for part in people.split(10)]

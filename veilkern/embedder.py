@@ -15,7 +15,6 @@ from torch import nn
 from veilkern.errors import ModelError
 from veilkern.people import People
 
-
 _STEADY = 0.02  # features in [-1, 1]: above what bfloat16 and other orders of sums change
 
 
