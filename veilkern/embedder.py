@@ -15,7 +15,6 @@ from torch import nn
 from veilkern.errors import ModelError
 from veilkern.people import People
 
-
 _STEADY = 0.02  # features in [-1, 1]: above what bfloat16 and other orders of sums change
 
 
@@ -184,7 +183,7 @@ class FaceModel:
             "none of the usual input mistakes explains it: are the faces aligned to the ArcFace template, and is the "
             "network trained?"
         )
-        best = result.auc + 0.03
+        best = (result.auc + least_auc) / 2  # what makes up for less than half of what is missing explains nothing
         for label, spec in _alternatives(self.input).items():
             other = copy.copy(self)
             other.input = spec

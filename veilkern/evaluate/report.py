@@ -120,10 +120,11 @@ def _examples(evaluation: Evaluation, people: People, bank: VeilBank) -> list[Vi
 
 def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank) -> list[dict]:
     """The groups of worst photos; a photo that an earlier group shows already is not shown again."""
-    groups, seen = [], set()
+    groups: list[dict] = []
+    seen: set[tuple[str, int]] = set()
     for measure, count in SHOWN_WORST.items():
         title, why = _GROUPS[measure]
-        cards = []
+        cards: list[dict] = []
         for label, place in worst_photos(evaluation, measure, count + len(seen)):
             if (label, place) in seen or len(cards) == count:
                 continue

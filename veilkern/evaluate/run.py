@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +30,7 @@ MEASURES = {
     "ssim_protected": "SSIM protected",
     "psnr_protected": "PSNR protected, dB",
     "contour2": "|contour| sigma 2",
+    "contour2_others": "  by chance (others' photos)",
     "contour4": "|contour| sigma 4",
     "ssim_recovered": "SSIM recovered",
     "psnr_recovered": "PSNR recovered, dB",
@@ -40,7 +40,7 @@ MEASURES = {
 CLEAN = {"rank1": "clean_rank1", "rank5": "clean_rank5", "rank10": "clean_rank10"}
 # Of these a person's worst photo is told too, as <measure>_worst.
 WORST = ("cosine", "ssim_protected", "contour2", "contour4", "ssim_recovered")
-MORE_IS_WORSE = frozenset({"ssim_protected", "psnr_protected", "contour2", "contour4", "max_error"})
+MORE_IS_WORSE = frozenset({"ssim_protected", "psnr_protected", "contour2", "contour2_others", "contour4", "max_error"})
 # What of a bank goes into a report: no seed (the key follows from it), no key, no photo ids.
 _RECORD = ("name", "photos", "status", "steps", "feature_distance", "cosine", "visual", "variance", "total")
 _HELD_OUT = ("photos", "cosine", "rank1")
@@ -104,7 +104,7 @@ def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch
     back = recover(protect(chosen.images, bank, rows, lossless=True), bank, rows)
     inexact = (back != chosen.images).flatten(1).any(1)
     _list_files(notices, chosen, inexact, "NOT given back exactly by the lossless form")
-    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows), hidden, clean)
+    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows))
     sets = _sets(chosen, ids, bank)
     persons, photos = [], {}
     for number, label in enumerate(SETS):
@@ -192,8 +192,8 @@ def _sets(people: People, ids: list[str], bank: VeilBank) -> torch.Tensor:
     return torch.tensor([number(name, mark) for name, mark in zip(names, ids, strict=True)], dtype=torch.int64)
 
 
-def _figures(people: People, hidden_photos, back, hidden: torch.Tensor, clean: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Per photo figures, float64 [N] each. contour keeps its sign; cosine is to the mean clean feature of the set."""
+def _figures(people: People, hidden_photos: torch.Tensor, back: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Per photo figures, float64 [N] each; contour keeps its sign."""
     x = people.images
     return {
         "ssim_protected": metrics.ssim(x, hidden_photos),
@@ -201,9 +201,23 @@ def _figures(people: People, hidden_photos, back, hidden: torch.Tensor, clean: t
         "ssim_recovered": metrics.ssim(x, back),
         "psnr_recovered": metrics.psnr(x, back),
         "contour2": metrics.contour(x, hidden_photos, 2.0),
+        "contour2_others": _contour_by_chance(people, hidden_photos),
         "contour4": metrics.contour(x, hidden_photos, 4.0),
         "max_error": (x.int() - back.int()).abs().flatten(1).max(1).values.double(),
     }
+
+
+def _contour_by_chance(people: People, hidden_photos: torch.Tensor) -> torch.Tensor:
+    """Contour [N] of each protected photo with a photo of somebody else: what is no likeness at all. NaN for one alone.
+
+    Photo k of a person meets photo k of those who come after (from the end on: from the first person).
+    """
+    total, counts = len(people.images), people.counts[people.rows]
+    if len(people) < 2:
+        return torch.full((total,), math.nan, dtype=torch.float64)
+    place = torch.arange(total) - people.offsets[people.rows]
+    other = (people.offsets[people.rows + 1] + place % (total - counts)) % total
+    return metrics.contour(people.images[other], hidden_photos, 2.0)
 
 
 def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list[dict], dict[str, list]]:

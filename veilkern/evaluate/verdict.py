@@ -77,8 +77,8 @@ QUESTIONS: dict[str, tuple[str, dict[str, str], str]] = {
             "watch": "Not surely: some photos keep more of a likeness than they should.",
             "bad": "No: a likeness is left in some photos.",
         },
-        "Figures cannot prove that nobody sees a face: look at the worst photos. Not measured: what many protected photos "
-        "of one person show when averaged, and what a program trained to undo veils sees.",
+        "Figures cannot prove that nobody sees a face: look at the worst photos. Not measured: what many "
+        "protected photos of one person show when averaged, and what a program trained to undo veils sees.",
     ),
     "recoverable": (
         "Does the holder of the veils get the photos back?",

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,9 @@ def contact_sheet(shown: Sequence[Views]) -> Image.Image:
     height, width = shown[0].images["original"].shape[2:]
     columns = max(len(person.files) for person in shown)
     gap, head, label = 8, 18, 14
-    sheet = Image.new("RGB", (len(kinds) * (columns * width + gap) + gap, head + len(shown) * (height + label)), "white")
+    sheet = Image.new(
+        "RGB", (len(kinds) * (columns * width + gap) + gap, head + len(shown) * (height + label)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for block, kind in enumerate(kinds):
         left = gap + block * (columns * width + gap)
@@ -112,7 +115,7 @@ def histogram(evaluation: Evaluation, measure: str, figure: str | None, title: s
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {key: _INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+    settings = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     with matplotlib.rc_context({**settings, "svg.fonttype": "none", "svg.hashsalt": measure, "font.size": 9}):
         drawing = Figure(figsize=(5.2, 2.4), layout="constrained", facecolor="none")
         axes = drawing.add_subplot(facecolor="none")
