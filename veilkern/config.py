@@ -46,8 +46,8 @@ class CraftConfig:
 
     alpha: float = 0.2
     lam: float = 0.06
-    mu: float = 0.01
-    nu: float = 1.0
+    mu: float = 0.03
+    nu: float = 1.5
     steps: int = 80
     photos_per_step: int = 1
     step_size: float = 8 / 255

@@ -112,7 +112,7 @@ class ContourLoss:
         return loss, torch.stack([weight * slope for weight in LUMA], 1)
 
     def _sum(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted sums [P, k] of each person's rows of values [R, k], first to last: index_add_ would have no order."""
+        """Weighted sums [P, k] of each person's rows of values [R, k], first to last: index_add_ has no order."""
         return F.embedding_bag(
             self.order, values, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )
