@@ -71,7 +71,8 @@ sanitize: $(VENV)/dev.done
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
 	  > $$($(SANITIZED)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
 	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
-	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake .
+	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake \
+	  --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF .  # linking takes minutes otherwise
 	$(SANITIZED_PYTHON) -m pytest -p no:cacheprovider -n auto --dist worksteal -q -k "not ($(UNSANITIZED))" $(SANITIZE_OPTIONS)
 	$(SANITIZED_PYTHON) fuzz/run.py --target ops --target bank --seconds $(SECONDS)
 

@@ -19,8 +19,8 @@ OPERATORS = (
         "BitOr_BitAnd", "LShift_RShift", "RShift_LShift",
     )),
     *(f"ReplaceComparisonOperator_{pair}" for pair in (
-        "Eq_NotEq", "NotEq_Eq", "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt", "Is_IsNot",
-        "IsNot_Is",
+        "Eq_NotEq", "NotEq_Eq", "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt",
+        "Is_IsNot", "IsNot_Is",
     )),
     *(f"ReplaceUnaryOperator_{pair}" for pair in ("Delete_Not", "Delete_USub", "Delete_Invert")),
     "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
@@ -66,20 +66,40 @@ class Mutant:
         return f"{self.module}: `{self.before}` -> `{self.after}`"
 
 
-def mutants_of(path: Path, module: str) -> list[Mutant]:
-    """Every mutant of a file, in the order of lines."""
+@dataclass(frozen=True)
+class Place:
+    """Where one operator can change one module: cheap to find, made into a mutant only when it is drawn."""
+
+    module: str
+    begin: tuple[int, int]
+    operator: str
+    occurrence: int
+
+
+def _operator(name: str) -> Operator:
+    return LeaveOutCall() if name == "LeaveOutCall" else get_operator(f"core/{name}")()
+
+
+def places_of(path: Path, module: str) -> list[Place]:
+    """Every place in a file, in the order of lines."""
     source = path.read_text()
-    silent, tree, found = _silent(source), get_ast(source), []
-    operators = [(name, get_operator(f"core/{name}")()) for name in OPERATORS] + [("LeaveOutCall", LeaveOutCall())]
-    for name, operator in operators:
-        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
-        for occurrence, (begin, end) in enumerate(places):
-            if any(first <= begin and end <= last for first, last in silent):
-                continue
-            changed = mutate_code(source, operator, occurrence)
-            if changed is not None and (mutant := _mutant(module, name, source, changed)):
-                found.append(mutant)
-    return sorted(found, key=lambda m: (m.line, m.operator, m.after))
+    silent, nodes, found = _silent(source), list(ast_nodes(get_ast(source))), []
+    for name in (*OPERATORS, "LeaveOutCall"):
+        operator = _operator(name)
+        spans = [span for node in nodes for span in operator.mutation_positions(node)]
+        found += [
+            Place(module, begin, name, occurrence)
+            for occurrence, (begin, end) in enumerate(spans)
+            if not any(first <= begin and end <= last for first, last in silent)
+        ]
+    return sorted(found, key=lambda place: (place.begin, place.operator, place.occurrence))
+
+
+def mutant_at(path: Path, place: Place) -> Mutant | None:
+    """The mutant; None where it is the same program, or none."""
+    source = path.read_text()
+    changed = mutate_code(source, _operator(place.operator), place.occurrence)
+    return None if changed is None else _mutant(place.module, place.operator, source, changed)
 
 
 def _mutant(module: str, operator: str, source: str, changed: str) -> Mutant | None:
@@ -94,7 +114,7 @@ def _mutant(module: str, operator: str, source: str, changed: str) -> Mutant | N
 
 
 def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Begin and end of what is never run or only read by people: annotations, the words of an error, sizes of caches."""
+    """Begin and end of what nobody runs or people only read: annotations, the words of an error, sizes of caches."""
     spans = []
     for node in ast.walk(ast.parse(source)):
         parts: list[ast.AST | None] = []
@@ -109,9 +129,9 @@ def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             parts = [node.returns, *(a.annotation for a in arguments if a), *node.decorator_list]
         elif isinstance(node, ast.AnnAssign):
             parts = [node.annotation]
-        elif isinstance(node, ast.Raise):
-            parts = [node]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("lru_cache", "register")):
+        elif isinstance(node, ast.Raise) or (
+            isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("lru_cache", "register"))
+        ):
             parts = [node]
         spans += [((p.lineno, p.col_offset), (p.end_lineno, p.end_col_offset)) for p in parts if p]
     return spans

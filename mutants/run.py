@@ -1,7 +1,7 @@
-"""Do the tests notice? Small mutations of the code, each under the tests of its module: python mutants/run.py [--sample 200]
+"""Do the tests notice? Small mutations of the code, each under its module's tests: python mutants/run.py [--sample 200]
 
-Exit status 1 when fewer than 90 % die of those that mutants/survivors.md does not explain. A mutant lives in memory only:
-this process has imported torch and pytest, forks, and the child imports the changed module. No file is touched.
+Exit status 1 when fewer than 90 % die of those that mutants/survivors.md does not explain. A mutant lives in memory
+only: this process has imported torch and pytest, forks, and the child imports the changed module. No file is touched.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import hypothesis  # noqa: F401  these are what takes long to import; nothing of veilkern among them
+import hypothesis  # noqa: F401 - these are what takes long to import; nothing of veilkern among them
 import numpy  # noqa: F401
 import PIL.Image  # noqa: F401
 import pytest
 import scipy.optimize  # noqa: F401
-import torch  # noqa: F401
+import torch
 import torch._dynamo  # noqa: F401
-from mutations import Mutant, mutants_of
+from mutations import Mutant, mutant_at, places_of
 
 ROOT = Path(__file__).parents[1]
 SURVIVORS = Path(__file__).with_name("survivors.md")
@@ -138,15 +138,16 @@ def explained() -> set[str]:
 def chosen(sample: int, seed: int, only: str) -> list[Mutant]:
     """All mutants, or `sample` of them, drawn by seed; only: a pattern of modules."""
     paths = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "veilkern").rglob("*.py"))]
-    mutants = [
-        mutant
+    places = [
+        place
         for module in paths
         if fnmatch.fnmatch(module, only) and tests_of(module)
-        for mutant in mutants_of(ROOT / module, module)
+        for place in places_of(ROOT / module, module)
     ]
-    if 0 < sample < len(mutants):
-        mutants = random.Random(seed).sample(mutants, sample)
-    return sorted(mutants, key=lambda m: (m.module, m.line, m.operator, m.after))
+    if 0 < sample < len(places):
+        places = random.Random(seed).sample(places, sample)
+    places.sort(key=lambda place: (place.module, place.begin, place.operator, place.occurrence))
+    return [mutant for place in places if (mutant := mutant_at(ROOT / place.module, place))]
 
 
 def main() -> int:
