@@ -14,8 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 import veilkern as vk
+from veilkern.cli import app
 from veilkern.errors import OutputError, PhotoError
 from veilkern.folders import (
     Outcome,
@@ -351,7 +353,7 @@ def test_names_that_cannot_be_written(faces, tmp_path, small_bank):
         image.save(faces / "person-000" / name)
     done = protect_folder(faces, small_bank, tmp_path / "hidden")
     assert done.written == 24 and len(done.problems) == 3
-    assert all("not every system can write" in p.cause and str(p).isprintable() for p in done.problems)
+    assert all("every system can write" in p.cause and str(p).isprintable() for p in done.problems)
 
 
 @pytest.mark.parametrize("run", [protect_folder, recover_folder])
@@ -434,6 +436,36 @@ def test_output_inside_the_input(faces, small_bank):
     with pytest.raises(OutputError, match="lies in the input folder"):
         protect_folder(faces, small_bank, faces / "hidden")
     assert not (faces / "hidden").exists()
+
+
+def test_an_output_folder_that_is_a_link_to_itself(faces, tmp_path, small_bank):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OutputError, match="cannot be made"):
+        protect_folder(faces, small_bank, tmp_path / "loop")
+
+
+def test_what_the_command_line_says(faces, tmp_path, small_bank):
+    small_bank.save(tmp_path / "veils")
+    hidden, back = str(tmp_path / "hidden"), str(tmp_path / "back")
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments), "--veils", str(tmp_path / "veils")])
+        return done.exit_code, done.output
+
+    assert run("protect", faces, "--out", hidden) == (0, f"24 photos protected in {hidden}\n")
+    shutil.copy(faces / "person-000" / "00.png", faces / "person-000" / "new.png")
+    counts = f"1 photos protected in {hidden}, 24 there already, skipped\n"
+    assert run("protect", faces, "--out", hidden) == (0, counts)
+    assert run("protect", faces, "--out", hidden, "--overwrite") == (0, f"25 photos protected in {hidden}\n")
+    code, text = run("protect", hidden, "--out", back)
+    assert code == 1 and f"0 photos protected in {back}\n" in text and "25 left out:" in text
+    assert run("protect", hidden, "--out", tmp_path / "twice", "--force")[0] == 0
+    shutil.move(f"{hidden}/person-000/00.png", f"{hidden}/person-001/x.png")
+    code, text = run("recover", hidden, "--out", back)
+    assert code == 1 and f"24 photos recovered in {back}\n" in text and "1 left out:" in text
+    assert f"{hidden}/person-001/x.png: protected with the veil of person-000, not with that of person-001" in text
+    counts = f"1 photos recovered in {back}, 24 there already, skipped\n"
+    assert run("recover", hidden, "--out", back, "--force") == (0, counts)
 
 
 def test_a_full_disk_in_the_middle(faces, tmp_path, small_bank, monkeypatch):

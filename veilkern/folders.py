@@ -21,8 +21,8 @@ import torch
 from veilkern.errors import OutputError, PhotoError
 from veilkern.files import inside, is_plain_name, make_folder
 from veilkern.marks import Mark, mark_of, veil_id
-from veilkern.people import NOT_PLAIN, Problem, person_folders, photo_files
-from veilkern.photos import SUFFIXES, read_mark, read_photo, read_protected, write_png
+from veilkern.people import Problem, person_folders, photo_files, why_not_plain
+from veilkern.photos import SUFFIXES, printable, read_mark, read_photo, read_protected, write_png
 from veilkern.progress import progress_bar
 from veilkern.protect import protect, recover
 from veilkern.veils import VeilBank
@@ -147,9 +147,11 @@ def recover_folder(
 def _open(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path, Outcome]:
     """Both folders, checked to be apart, and an empty outcome."""
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(out))
-    if not root.is_dir():
-        raise PhotoError(f"{source}: not a folder; wanted one folder per person with that person's photos inside")
-    if target == root or (target.exists() and target.samefile(root)):
+    if not os.path.isdir(root):
+        raise PhotoError(
+            f"{printable(source)}: not a folder; wanted one folder per person with that person's photos inside"
+        )
+    if target == root or _same_folder(target, root):
         raise OutputError(f"{out}: the output folder is the input folder; the photos there would be lost")
     if target.is_relative_to(root):
         raise OutputError(
@@ -162,8 +164,10 @@ def _plan(root: Path, target: Path, bank: VeilBank, rename: Callable[[Path], str
     """Who and what is to be done, with all names known before anything is written; the rest is listed in `outcome`."""
     rows = {name: row for row, name in enumerate(bank.names)}
     persons, found = [], person_folders(root, outcome.problems)
-    if not found:
-        raise PhotoError(f"{root}: no person's folder in it; wanted one folder per person with photos inside")
+    if not found and not outcome.problems:
+        raise PhotoError(
+            f"{printable(root)}: no person's folder in it; wanted one folder per person with photos inside"
+        )
     outcome.problems += [Problem(str(f), "no veil of this person in the bank") for f in found if f.name not in rows]
     for folder, name in _distinct([(f, f.name) for f in found if f.name in rows], outcome):
         if _same_folder(folder, target / name):
@@ -174,7 +178,7 @@ def _plan(root: Path, target: Path, bank: VeilBank, rename: Callable[[Path], str
         if not files and len(outcome.problems) == before:
             outcome.problems.append(Problem(str(folder), "no photo in this folder"))
         photos = _distinct([(file, rename(file)) for file in files], outcome)
-        bad = [Problem(str(file), NOT_PLAIN) for file, name in photos if not is_plain_name(name)]
+        bad = [Problem(str(file), why_not_plain(name)) for file, name in photos if not is_plain_name(name)]
         outcome.problems += bad
         persons.append(_Person(folder, rows[name], [(f, n) for f, n in photos if is_plain_name(n)]))
     return persons
@@ -194,7 +198,9 @@ def _distinct(names: list[tuple[Path, str]], outcome: Outcome) -> list[tuple[Pat
     for group in groups.values():
         for file, name in group if len(group) > 1 else []:
             others = ", ".join(other.name for other, _ in group if other is not file)
-            cause = f"not written: on some systems {name} is the same name as the output of {others}; rename one"
+            cause = (
+                f"not written: its output {name} would be one file with that of {others} on some systems; rename one"
+            )
             outcome.problems.append(Problem(str(file), cause))
     return [group[0] for group in groups.values() if len(group) == 1]
 

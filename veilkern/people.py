@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,6 @@ import torch
 from veilkern.errors import PhotoError
 from veilkern.files import is_plain_name
 from veilkern.photos import SUFFIXES, printable, read_photo
-
-NOT_PLAIN = (
-    'a name that not every system can write (<>:"/\\|?* or control characters, a dot or blank at its end, reserved '
-    "like CON, broken text, or longer than 255 bytes); rename it"
-)
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def read_people(
 def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
     """The folders of persons in `root`, sorted; what else is wrong there is added to `problems`.
 
-    PhotoError when `root` cannot be read, or holds photos and no folder: then it is a person's own.
+    PhotoError when `root` cannot be read, or holds photos and no folder of photos: then it is a person's own.
     """
     if not os.path.isdir(root):
         raise PhotoError(
@@ -179,14 +175,32 @@ def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
         raise PhotoError(f"{printable(root)}: cannot be read: {error.strerror or error}") from error
     folders = [entry for entry in entries if os.path.isdir(entry)]
     loose = [entry for entry in entries if entry not in set(folders) and entry.suffix.lower() in SUFFIXES]
-    if loose and not folders:
+    if loose and not any(_has_photos(folder) for folder in folders):
         raise PhotoError(
             f"{printable(root)}: holds photos itself and no person's folder; pass the folder above it, "
             f"{printable(Path(os.path.abspath(root)).parent)}"  # noqa: PTH100, links stay
         )
     problems += [Problem(str(entry), "a photo outside of any person's folder") for entry in loose]
-    problems += [Problem(str(folder), NOT_PLAIN) for folder in folders if not is_plain_name(folder.name)]
+    problems += [Problem(str(f), why_not_plain(f.name)) for f in folders if not is_plain_name(f.name)]
     return [folder for folder in folders if is_plain_name(folder.name)]
+
+
+def _has_photos(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(entry.suffix.lower() in SUFFIXES for entry in _entries(folder))
+    return False
+
+
+def why_not_plain(name: str) -> str:
+    """The reason why `is_plain_name` refuses a name."""
+    bad = "".join(sorted({c for c in name if not is_plain_name(f"x{c}x")}))
+    if bad:
+        reason = f"it has {bad}"
+    elif name[-1:] in ". ":
+        reason = "it ends with a dot or blank"
+    else:
+        reason = "it is longer than 255 bytes" if len(name.encode()) > 255 else "it is reserved on Windows"
+    return f"not a name that every system can write: {reason}; rename it"
 
 
 def photo_files(person: Path, problems: list[Problem], notices: list[Problem]) -> list[Path]:

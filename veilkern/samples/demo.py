@@ -121,7 +121,9 @@ def _earlier(out: Path) -> dict[str, str]:
     if not os.path.lexists(out / MADE):
         return {}
     try:
-        made = None if (out / MADE).is_symlink() else json.loads((out / MADE).read_bytes())
+        if (out / MADE).is_symlink():
+            raise ValueError("a link")
+        made = json.loads((out / MADE).read_bytes())
         return {str(place): digest for place, digest in made.items() if isinstance(digest, str) and digest}
     except (OSError, ValueError, AttributeError) as error:
         raise OutputError(f"{out / MADE}: not as a demo made it; name another folder (--out)") from error
