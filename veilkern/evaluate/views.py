@@ -115,8 +115,9 @@ def histogram(evaluation: Evaluation, measure: str, figure: str | None, title: s
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    with matplotlib.rc_context({**settings, "svg.fonttype": "none", "svg.hashsalt": measure, "font.size": 9}):
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: Any = dict.fromkeys(inked, _INK) | {"svg.fonttype": "none", "svg.hashsalt": measure, "font.size": 9}
+    with matplotlib.rc_context(settings):
         drawing = Figure(figsize=(5.2, 2.4), layout="constrained", facecolor="none")
         axes = drawing.add_subplot(facecolor="none")
         series = {
