@@ -6,7 +6,6 @@ Writes a table (no picture) into docs/figures.md between its markers, and exits 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import sys
@@ -85,7 +84,7 @@ def as_text(name: str, value: float) -> str:
 
 
 def worst_lines(found) -> list[str]:
-    """Per set the worst person of each measure, and the photo with the most contour: a mean hides them. For the terminal
+    """Per set the worst person of each measure and the photo with the most contour: a mean hides them. For the terminal
     alone: docs/figures.md names nobody."""
     lines = []
     for label, row in found.overall.items():

@@ -180,7 +180,7 @@ def _fresh(out: Path, call):
     require(len(files) == done.written, f"{done.written} written, there are {files}")
     for file in files:
         try:
-            read_photo(file, size=(SIDE, SIDE), convert=True)
+            read_photo(file, size=(SIDE, SIDE), convert=True, protected=True)
         except VeilkernError as error:
             raise Wrong(f"what was written cannot be read: {error}") from error
     return done

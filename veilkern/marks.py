@@ -45,7 +45,7 @@ class Mark:
 
 def mark_of(bank: VeilBank, row: int, lossless: bool) -> Mark:
     """The mark of photos that get the veil in this row of the bank."""
-    return Mark(veil_id(bank.veils[row]), bank.blend, lossless, bank.key_id)
+    return Mark(veil_id(bank.veils[row]), bank.blend, lossless, bank.key_ids[row])
 
 
 def veil_id(veil: torch.Tensor) -> str:
