@@ -166,8 +166,8 @@ def veil_step_(
     _kernel("veil_step", veils)(
         own_veils.data_ptr(), own_momentum.data_ptr(), slopes.data_ptr(), photos.data_ptr(), _address(means),
         marks.data_ptr(), slope_marks.data_ptr(), (len(photos), len(slopes)), lam.data_ptr(), mu.data_ptr(),
-        step.data_ptr(), decay.data_ptr(), _address(moving), statistics.data_ptr(), tuple(veils.shape), blend, visual == "norm", block, stride,
-        form == "literal", thread_count(),
+        step.data_ptr(), decay.data_ptr(), _address(moving), statistics.data_ptr(), tuple(veils.shape), blend,
+        visual == "norm", block, stride, form == "literal", thread_count(),
     )  # fmt: skip
     for given, used in ((veils, own_veils), (momentum, own_momentum)):
         if used is not given:
