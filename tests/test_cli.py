@@ -11,10 +11,12 @@ import sys
 import time
 
 import pytest
+import torch
+import typer
 from typer.testing import CliRunner
 
 import veilkern as vk
-from veilkern.cli import app, main
+from veilkern.cli import COMMANDS, app, build
 from veilkern.photos import write_png
 
 NET = "veilkern.samples:load_model"
@@ -101,7 +103,7 @@ def test_an_existing_bank_is_never_replaced_unasked(crafted, faces, tmp_path, pe
     options = ("--model", NET, "--out", own, "--steps", 2, "--key-file", key)
     assert run("craft", few, *options, "--no-check")[0] == 0
     code, text = run("craft", faces, *options, "--resume", "--no-check")
-    assert code == 0, text
+    assert code == 0 and "can be read by others" not in text, text
     whole = vk.craft(
         vk.FaceModel.load(NET), people, vk.CraftConfig(steps=2), key=b"0123456789abcdef0123", progress=False
     )
@@ -162,31 +164,119 @@ def test_input_options_reach_the_network(crafted, faces, tmp_path):
     assert code == 2 and "wanted one number or three" in text
 
 
-def test_ctrl_c(faces, tmp_path):
-    """A real SIGINT in the middle of craft: exit code 130, no half-written file, finished veils kept."""
+def test_ctrl_c_before_anybody_is_finished(faces, tmp_path):
+    """A real SIGINT: exit code 130 and nothing left. What is kept of who is finished: test_journal.py."""
     out = tmp_path / "veils.safetensors"
-    command = [
-        sys.executable,
-        "-m",
-        "veilkern",
-        "craft",
-        str(faces),
-        "--model",
-        NET,
-        "--out",
-        str(out),
-        "--steps",
-        "3000",
-        "--no-early-stop",
-        "--no-check",
-    ]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(10)
-    assert child.poll() is None
+    options = ["--model", NET, "--out", out, "--steps", 3000, "--no-early-stop", "--no-check"]
+    command = [sys.executable, "-m", "veilkern", "craft", faces, *options]
+    child = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "veils.safetensors.journal").exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     text = "".join(child.communicate(timeout=60))
-    assert child.returncode == 130 and "interrupted" in text and "Traceback" not in text
-    assert list(tmp_path.iterdir()) == []
+    assert child.returncode == 130 and "interrupted with 0 of 4 veils" in text and "Traceback" not in text
+    assert {p.name for p in tmp_path.iterdir()} <= {".veils.safetensors.lock"}
+
+
+def test_a_key_file_that_others_can_read_is_noted(faces, tmp_path):
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef0123")
+    key.chmod(0o640)
+    options = ("--model", NET, "--steps", 1, "--no-check", "--key-file", key, "--out", tmp_path / "veils")
+    code, text = run("craft", faces, *options)
+    assert code == 0 and "note" in text and "can be read by others" in text
+
+
+def test_the_network_is_checked_first(faces, tmp_path):
+    """A network that tells nobody apart is refused before the craft, unless --no-check says otherwise."""
+    blind = tmp_path / "net.py"
+    blind.write_text(
+        "import torch\n"
+        "class Blind(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        sums = x[:, :, ::16, ::16].flatten(1)\n"
+        "        return torch.sin(1e4 * sums)\n"
+        "def load():\n"
+        "    return Blind()\n"
+    )
+    options = ("craft", faces, "--model", f"{blind}:load", "--steps", 1, "--out", tmp_path / "veils")
+    code, text = run(*options)
+    assert code == 1 and "does not tell these people apart" in text and not (tmp_path / "veils").exists()
+    assert not (tmp_path / "veils.journal").exists()
+    assert run(*options, "--no-check")[0] == 0 and (tmp_path / "veils").exists()
+
+
+def test_input_options_of_craft_reach_the_network(faces, tmp_path):
+    """The fingerprint in the bank covers the network's stated input."""
+    options = ["--input-bgr", "--input-mean", "0.5,0.4,0.3", "--input-std", "0.25", "--input-range", "255"]
+    out = tmp_path / "veils"
+    code, text = run("craft", faces, "--model", NET, "--steps", 1, "--no-check", "--out", out, *options, "--threads", 1)
+    assert code == 0, text
+    stated = {"bgr": True, "mean": (0.5, 0.4, 0.3), "std": (0.25,) * 3, "value_range": 255}
+    found = vk.VeilBank.load(out).model["fingerprint"]
+    assert found == vk.FaceModel.load(NET, **stated).fingerprint
+    for name in stated:
+        others = {n: value for n, value in stated.items() if n != name}
+        assert found != vk.FaceModel.load(NET, **others).fingerprint, name
+
+
+def test_long_names_and_statuses_are_never_cut(tmp_path, monkeypatch, capsys):
+    from rich.console import Console
+
+    from veilkern.cli import craft as command
+
+    monkeypatch.setattr(command, "console", Console(width=80))
+    name, status = "a person with a long name, " * 3, "failed: the network said a lot about why it did not work " * 3
+    figures = {"feature_distance": 0.123, "cosine": 0.987, "held_out": {"cosine": 0.765, "rank1": 0.5}}
+    report = [{"name": name, "photos": 10, "status": status, "steps": 80, **figures}]
+    bank = vk.VeilBank(torch.zeros((1, 3, 4, 4), dtype=torch.uint8), ["x"], 51)
+    command._print_craft(vk.CraftResult(bank, report), tmp_path, 1.0, False)
+    text = capsys.readouterr().out
+    assert "…" not in text and all(figure in text for figure in ("0.123", "0.987", "0.765", "0.500", "80"))
+    letters = "".join(c for c in text if c.isalpha())
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for word in {*name.split(), *status.split()}:
+        assert letters.count("".join(c for c in word if c.isalpha())) >= 1, word
+
+
+def without_torch(*arguments) -> str:
+    """What is printed, by a process that must not import torch."""
+    script = (
+        "import sys\n"
+        f"sys.argv = ['veilkern', *{list(arguments)!r}]\n"
+        "from veilkern.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules and 'typer' in sys.modules, 'imports torch'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert "Error" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_version_and_help_do_not_wait_for_torch():
+    assert without_torch("--version") == f"veilkern {vk.__version__}\n"
+    text = without_torch("--help")
+    assert all(name in text for name in COMMANDS)
+    assert "--photos-per-step" in without_torch("craft", "--help")
+
+
+def test_the_list_of_commands_is_that_of_their_files():
+    whole = typer.main.get_command(app).commands
+    listed = typer.main.get_command(build([])).commands
+    assert set(whole) == set(listed) == set(COMMANDS)
+    for name in COMMANDS:
+        assert whole[name].get_short_help_str(200) == listed[name].get_short_help_str(200)
 
 
 def test_info_help_and_demo(tmp_path):
@@ -209,4 +299,3 @@ def test_info_help_and_demo(tmp_path):
         "report.json",
         "contact_sheet.png",
     }
-    assert callable(main)

@@ -10,11 +10,14 @@ from torch import nn
 
 import veilkern as vk
 from veilkern import reference
+from veilkern.config import SUBSPACES
 from veilkern.craft import _waves
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
+from veilkern.progress import Progress
 from veilkern.reference.contour import contour_loss
-from veilkern.wave import Draws
+from veilkern.reference.hull_distance import KINDS
+from veilkern.wave import Draws, Wave
 
 KEY = b"sixteen bytes at least"
 FAST = vk.CraftConfig(steps=4)
@@ -135,6 +138,226 @@ def test_photos_in_flight_bounds_the_batch(people):
         )
         assert max(sizes) <= flight
     assert _waves(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
+
+
+def people_of(counts, side=8, seed=0) -> vk.People:
+    g = torch.Generator().manual_seed(seed)
+    return vk.People.from_images(
+        [torch.randint(0, 256, (n, 3, side, side), generator=g, dtype=torch.uint8) for n in counts]
+    )
+
+
+def test_waves_bound_the_photos_of_a_step_and_those_held():
+    config = vk.CraftConfig(photos_in_flight=4)
+    assert _waves(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
+    assert _waves(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
+    every = vk.CraftConfig(photos_in_flight=4, photos_per_step=0)
+    assert _waves(people_of([2, 2, 1, 4, 9, 1]), every) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+
+
+def linear_model(side=8, features=6) -> vk.FaceModel:
+    torch.manual_seed(3)
+    return vk.FaceModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, features)), size=side)
+
+
+def one_wave(model, people, config, generations=None) -> Wave:
+    return Wave(model, people, config, KEY, generations or [0] * len(people), 4)
+
+
+@pytest.mark.parametrize("change", [{}, {"photos_per_step": 0}, {"photos_per_step": 2, "lam": 0.5}, {"mu": 1.0}])
+def test_a_step_is_down_the_slope_of_the_mean_loss(change):
+    """The first step of each person against autograd of eq. 13 in float64, person by person."""
+    config = (
+        vk.CraftConfig(lam=0.3, **{"photos_per_step": 1, **change}) if "lam" not in change else vk.CraftConfig(**change)
+    )
+    model, people = linear_model(), people_of([1, 5, 3])
+    wave = one_wave(model, people, config)
+    start = wave.veils.clone()
+    twin = one_wave(model, people, config)  # draws the same photos
+    drawn = [draws.next() for draws in twin.draws]
+    found = wave._step(0, torch.tensor([True, True, False]))
+    assert torch.equal(wave.veils[2], start[2])
+    net = model.module.double()
+    for p in (0, 1):
+        veil = start[p].double().requires_grad_()
+        photos = people.photos(p)[drawn[p]].double() / 255
+        mixed = 0.2 * photos + 0.8 * veil
+        clean = nn.functional.normalize(net(people.photos(p).double() / 255)).mean(0)
+        distance = (nn.functional.normalize(net(mixed)) - clean).square().sum(1).mean()
+        visual = (photos - mixed).flatten(1).norm(dim=1).mean()
+        mean = people.photos(p).double().mean(0, keepdim=True) / 255
+        variance = reference.block_variance(0.2 * mean + 0.8 * veil).mean()
+        loss = distance - config.lam * visual + config.mu * variance
+        loss = loss + config.nu * contour_loss(people.photos(p), veil[None], torch.tensor([0, people.counts[p]]), 51)[0]
+        (slope,) = torch.autograd.grad(loss, veil)
+        wanted = (start[p] - config.step_size * slope.sign()).clamp(0, 1)
+        assert ((wave.veils[p] - wanted).abs() < 1e-5).double().mean() > 0.99
+        assert found[p].tolist() == pytest.approx([distance.item(), loss.item()], rel=1e-4)
+    net.float()
+
+
+def test_finished_veils_are_rounded():
+    wave = one_wave(linear_model(), people_of([2]), FAST)
+    levels = torch.arange(192).view(3, 8, 8)
+    wave.veils[0] = (levels + 0.6) / 255
+    assert torch.equal(wave.finished()[0], (levels + 1).to(torch.uint8))
+    wave.veils[0] = (levels + 0.4) / 255
+    assert torch.equal(wave.finished()[0], levels.to(torch.uint8))
+
+
+def test_what_counts_as_settled():
+    wave = one_wave(
+        linear_model(), people_of([2] * 5), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
+    )
+    near, flat = [0.39, 1.0], [0.41, 1.0]  # distance and total, steadily
+    falls, rises = [[0.3, -1.0]] * 2 + [[0.3, -1.2]] * 2, [[0.3, 1.0]] * 2 + [[0.3, 1.2]] * 2
+    slow = [[0.3, -1.0]] * 2 + [[0.3, -1.05]] * 2
+    history = [torch.tensor([near, flat, falls[i], rises[i], slow[i]]) for i in range(4)]
+    assert not wave._settled(history[:3]).any()  # too early
+    assert wave._settled(history).tolist() == [True, False, False, True, True]
+    mostly_far = [torch.tensor([[d, 1.0]] * 5) for d in (0.1, 0.1, 0.1, 0.9)]
+    assert not wave._settled(mostly_far).any()
+
+
+def test_who_stops_early_is_finished_at_once(sample_model, people):
+    config = vk.CraftConfig(steps=60, stop_improvement=0.1, patience=5)
+    wave = Wave(sample_model, people, config, KEY, [0] * 4, 4)
+    bar, told = Progress(4 * 60, None), []
+    for record, veil in wave.run(bar):
+        told.append(record["steps"])
+        assert record["steps"] == int(wave.taken.max()) < 60 and veil.dtype == torch.uint8
+    assert len(told) == 4 and len(set(told)) > 1 and bar.done == 4 * 60
+
+
+@pytest.mark.parametrize("per_step", [1, 3, 0])
+@pytest.mark.parametrize("subspace", ["centre", "convex", "affine", "self"])
+def test_a_veil_does_not_depend_on_who_else_is_crafted(sample_model, people, subspace, per_step):
+    ragged = people.take([0, 6, 7, 12, 13, 14, 15, 16, 18, 19, 20])
+    options = {"steps": 3, "subspace": subspace, "photos_per_step": per_step}
+    whole = vk.craft(sample_model, ragged, vk.CraftConfig(**options), key=KEY, progress=False).bank
+    few = vk.craft(sample_model, ragged, vk.CraftConfig(**options, photos_in_flight=5), key=KEY, progress=False).bank
+    assert torch.equal(whole.veils, few.veils) and whole.records == few.records
+    for p in range(4):
+        own = ragged.take((ragged.rows == p).nonzero().flatten())
+        alone = vk.craft(sample_model, own, vk.CraftConfig(**options), key=KEY, progress=False).bank
+        assert torch.equal(alone.veils[0], whole.veils[p]) and alone.records[0] == whole.records[p]
+
+
+def test_persons_keys_and_generations_have_veils_of_their_own():
+    """The same photos, one step: the start alone tells the veils apart."""
+    photos = people_of([3]).images
+    twins, config = vk.People.from_images([photos, photos]), vk.CraftConfig(steps=1)
+    runs = [
+        vk.craft(linear_model(), twins, config, key=key, generation=generation, progress=False).bank
+        for key, generation in ((KEY, 0), (b"another key of enough bytes", 0), (KEY, 1), (KEY, 2))
+    ]
+    veils = torch.cat([bank.veils for bank in runs]).double().flatten(1)
+    likeness = torch.corrcoef(veils - veils.mean(1, keepdim=True)) - torch.eye(len(veils))
+    assert likeness.abs().max() < 0.5
+    assert [bank.generations for bank in runs] == [[0, 0], [0, 0], [1, 1], [2, 2]]
+    mixed = vk.craft(linear_model(), twins, config, key=KEY, generation={"person-1": 1}, progress=False).bank
+    assert torch.equal(mixed.veils, torch.stack([runs[0].veils[0], runs[2].veils[1]]))
+    for wrong in (-1, True, 1.0):
+        with pytest.raises(ValueError, match="generation must be an integer"):
+            vk.craft(linear_model(), twins, config, generation=wrong)
+
+
+def test_held_out_figures_by_hand(monkeypatch):
+    """Person 0's unseen photo looks most like person 1, person 1's like herself."""
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.0, 1.0]])
+    colours = torch.tensor([10, 80, 150, 220], dtype=torch.uint8)
+    photos = colours.view(4, 1, 1, 1, 1).expand(4, 1, 3, 8, 8).contiguous()
+
+    class Table(nn.Module):
+        def forward(self, x):
+            level = ((x[:, 0, 0, 0] * 255)[:, None] - colours).abs().argmin(1)
+            return features[level] + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    monkeypatch.setattr("veilkern.ops.blend", lambda images, *_, **__: images)  # as if the veil changed nothing
+    crafting, unseen = vk.People.from_images(list(photos[:2])), vk.People.from_images(list(photos[2:]))
+    result = vk.craft(vk.FaceModel(Table(), size=8), crafting, vk.CraftConfig(steps=1), held_out=unseen, progress=False)
+    held = [record["held_out"] for record in result.report]
+    assert held == [{"photos": 1, "cosine": 0.6, "rank1": 0.0}, {"photos": 1, "cosine": 1.0, "rank1": 1.0}]
+
+
+class Trouble(nn.Module):
+    """Raises `error` in its calls number `calls`, or for batches that `when` says."""
+
+    def __init__(self, error, calls=(), when=lambda x: False):
+        super().__init__()
+        self.net = linear_model().module
+        self.state = {"calls": 0, "error": error, "numbers": calls, "when": when}
+
+    def __deepcopy__(self, _):
+        return self
+
+    def forward(self, x):
+        self.state["calls"] += 1
+        if self.state["calls"] in self.state["numbers"] or self.state["when"](x):
+            raise self.state["error"]
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("oops"), KeyError(1)]
+)
+@pytest.mark.parametrize("call", [1, 2, 6, 14, 21])
+def test_a_failure_once_costs_nothing(error, call):
+    people, config = people_of([2] * 6), vk.CraftConfig(steps=4, photos_in_flight=4)
+    whole = vk.craft(linear_model(), people, config, key=KEY, progress=False)
+    seen = []
+    model = vk.FaceModel(Trouble(error, [call]), size=8)
+    result = vk.craft(model, people, config, key=KEY, progress=lambda done, total: seen.append((done, total)))
+    assert torch.equal(result.bank.veils, whole.bank.veils) and result.bank.records == whole.bank.records
+    assert not result.notices and seen[-1] == (24, 24)
+
+
+def test_memory_for_two_photos_only():
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    model = vk.FaceModel(Trouble(error, when=lambda x: len(x) > 2), size=8)
+    result = vk.craft(model, people_of([2] * 6), FAST, key=KEY, progress=False)
+    assert len(result.bank) == 6
+    assert result.notices == ["out of memory: from here on 2 photos are in the network at a time"]
+    model = vk.FaceModel(Trouble(MemoryError(), when=lambda x: True), size=8)
+    result = vk.craft(model, people_of([2] * 3), FAST, key=KEY, progress=False)
+    assert [r["status"] for r in result.report] == ["failed: out of memory"] * 3
+
+
+@pytest.mark.parametrize("error", [ValueError("no such face"), MemoryError(), OSError("gone")])
+def test_a_network_that_fails_on_one_persons_photos(error):
+    people = people_of([2] * 5)
+    people.images[:, :, 0, 0] = torch.tensor([0, 1, 255, 1, 0], dtype=torch.uint8).repeat_interleave(2)[:, None]
+
+    def hers(x):
+        return bool((x[:, 0, 0, 0] > 0.99).any())
+
+    whole = vk.craft(linear_model(), people, FAST, key=KEY, progress=False).bank
+    result = vk.craft(vk.FaceModel(Trouble(error, when=hers), size=8), people, FAST, key=KEY, progress=False)
+    assert result.bank.names == [people.names[i] for i in (0, 1, 3, 4)]
+    if not isinstance(error, MemoryError):  # then the others may have been crafted with fewer photos at a time
+        assert torch.equal(result.bank.veils, whole.veils[[0, 1, 3, 4]])
+        assert str(error) in result.report[2]["status"]
+
+
+def test_held_out_photos_that_fail_cost_no_veil():
+    people = people_of([2] * 3)
+    model = vk.FaceModel(Trouble(MemoryError()), size=8)
+    vk.craft(model, people, FAST, key=KEY, progress=False)
+    calls = model.module.state["calls"]
+    model.module.state["numbers"] = range(2 * calls + 1, 10**6)
+    result = vk.craft(model, people, FAST, key=KEY, held_out=people, progress=False)
+    assert len(result.bank) == 3 and "held_out" not in result.report[0]
+    assert "the held-out photos could not be judged" in result.notices[0]
+
+
+def test_threads_are_set_for_the_craft_alone():
+    inside = []
+    before = torch.get_num_threads()
+    told = {"progress": lambda *_: inside.append(torch.get_num_threads())}
+    vk.craft(linear_model(), people_of([1]), FAST, threads=before + 1, **told)
+    assert set(inside) == {before + 1} and torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="threads must be a positive integer"):
+        vk.craft(linear_model(), people_of([1]), FAST, threads=0)
 
 
 def test_photos_are_drawn_without_replacement():
@@ -280,6 +503,7 @@ def test_wrong_arguments(sample_model, people):
 
 
 def test_config():
+    assert set(SUBSPACES) == set(KINDS)
     assert vk.CraftConfig().blend == 51 and vk.CraftConfig(alpha=100 / 255).blend == 100
     with pytest.warns(UserWarning, match="alpha 0.3 rounded to 76/255"):
         assert vk.CraftConfig(alpha=0.3).blend == 76

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -122,6 +125,10 @@ def forge(path, veils=None, names=("p0",), meta=(), about=()):
         ({"about": {"blend": "51"}}, "blend must be an integer"),
         ({"about": {"extra": 1}}, "damaged description"),
         ({"about": {"records": {}}}, "records must be a list"),
+        ({"about": {"records": [1]}}, "records must be dictionaries"),
+        ({"about": {"records": [{"photo_ids": 1}]}}, "photo_ids of records must be list"),
+        ({"about": {"key": "no hex"}}, "must be text in hex"),
+        ({"about": {"model": []}}, "model must be a dict"),
     ],
 )
 def test_forged_files_are_refused(tmp_path, options, words):
@@ -166,14 +173,150 @@ def test_a_full_disk_keeps_the_old_bank(tmp_path, monkeypatch):
 
 
 def test_join():
-    one, two = bank(2), bank(2, names=["q0", "q1"])
-    both = one.join(two)
-    assert both.names == ["p0", "p1", "q0", "q1"] and torch.equal(both.veils[2:], two.veils)
+    one, two = bank(2), bank(2, names=["q0", "q1"], config={"steps": 3, "photos_in_flight": 9})
+    three = bank(1, names=["r"], records=[])
+    both = one.join(two, three)
+    assert both.names == ["p0", "p1", "q0", "q1", "r"] and torch.equal(both.veils[2:4], two.veils)
+    assert both.records == [*one.records, *two.records, {}] and both.key_id == "k"
     with pytest.raises(ValueError, match="both banks have a veil of p0"):
         one.join(one)
-    for change in ({"blend": 60}, {"model": {"fingerprint": "g"}}, {"config": {}}):
+    for change in ({"blend": 60}, {"model": {"fingerprint": "g"}}, {"config": {}}, {"veils": both.veils[:2, :, 1:]}):
         with pytest.raises(ValueError, match="differ in"):
-            one.join(bank(2, names=["q0", "q1"], **change))
+            one.join(bank(2, names=["q0", "q1"]), bank(2, **{"names": ["r0", "r1"]} | change))
+    with pytest.raises(ValueError, match=r"differ in config: steps 3 \(now 5\)$"):
+        one.join(bank(2, names=["q0", "q1"], config={"steps": 5}))
+
+
+def test_join_in_place_of_earlier_veils():
+    one = bank(3)
+    new = bank(2, names=["p1", "q"], veils=255 - one.veils[:2], records=[{"generation": 1}, {}], key_id="other")
+    both = one.join(new, replace=True)
+    assert both.names == ["p0", "p1", "p2", "q"] and both.generations == [0, 1, 0, 0]
+    assert torch.equal(both.veils, torch.stack([one.veils[0], new.veils[0], one.veils[2], new.veils[1]]))
+    assert both.key_ids == ["k", "other", "k", "other"]
+
+
+def test_each_person_keeps_the_key_of_its_veil(tmp_path):
+    """Joining banks of different keys neither loses a key nor gives anybody another's."""
+    mixed = bank(2, key_id="k1", key="11" * 16).join(
+        bank(1, names=["q"], key_id="k2", key="22" * 16, records=[]),
+        bank(1, names=["r"], key_id="k3"),  # crafted with a key that the user keeps
+    )
+    mixed.save(tmp_path / "bank")
+    for found in (mixed, vk.VeilBank.load(tmp_path / "bank")):
+        assert found.key_ids == ["k1", "k1", "k2", "k3"] and found.key_id == "" and found.key == ""
+        keys = [found.key_of(name) for name in found.names]
+        assert keys == [b"\x11" * 16, b"\x11" * 16, b"\x22" * 16, None]
+        assert [found.record(name)["key_id"] for name in found.names] == found.key_ids
+    again = mixed.take(["q"])
+    assert (again.key_id, again.key, again.keys) == ("k2", "22" * 16, {})
+    assert "22" * 16 not in str(vars(mixed.remove("q")))  # no key of somebody who is gone
+    alike = bank(1, key="11" * 16).join(bank(1, names=["q"], key="11" * 16))
+    assert (alike.key_id, alike.key, alike.keys, alike.records[0]) == ("k", "11" * 16, {}, {"status": "converged"})
+
+
+def test_take_remove_and_contains():
+    one = bank(4, records=[{"steps": i} for i in range(4)])
+    for who in (["p3", "p1"], [3, 1], torch.tensor([3, 1]), iter(["p3", "p1"])):
+        some = one.take(who)
+        assert some.names == ["p3", "p1"] and torch.equal(some.veils, one.veils[[3, 1]])
+        assert [r["steps"] for r in some.records] == [3, 1] and some.rows("p1").tolist() == [1]
+    assert one.take("p2").names == ["p2"] and one.take([]).names == [] and len(one.take(torch.tensor([]))) == 0
+    left = one.remove(["p0", "p2"])
+    assert left.names == ["p1", "p3"] and torch.equal(left.veils, one.veils[1::2]) and one.remove("p0").names[0] == "p1"
+    assert "p0" in one and "p0" not in left and 0 not in one and ["p0"] not in one
+    for who, error in ((["x"], KeyError), ([4], ValueError), ([-1], ValueError), (["p0", "p0"], ValueError)):
+        with pytest.raises(error):
+            one.take(who)
+    for who in ([0, 0], ["p0", 1], [True], torch.tensor([[0]])):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            one.take(who)
+    with pytest.raises(KeyError, match="no veil for x"):
+        one.remove(["p0", "x"])
+
+
+def test_rename():
+    one = bank(3)
+    two = one.rename({"p0": "p1", "p1": "p0"}).rename({"p2": "Zoë"})
+    assert two.names == ["p1", "p0", "Zoë"] and torch.equal(two.veils, one.veils) and one.names == ["p0", "p1", "p2"]
+    assert two.record("Zoë") == {"key_id": "k", "generation": 0, "status": "converged", "name": "Zoë", "keyed_as": "p2"}
+    assert two.rename({"Zoë": "z"}).record("z")["keyed_as"] == "p2"  # the name that keyed the start
+    assert bank(3, records=[]).rename({"p0": "z"}).records == [{"name": "z", "keyed_as": "p0"}, {}, {}]
+    for names, error in (({"x": "y"}, KeyError), ({"p0": "p1"}, ValueError), ({"p0": "a/b"}, ValueError)):
+        with pytest.raises(error):
+            one.rename(names)
+
+
+def test_one_name_is_one_person():
+    assert bank().rows("p1").tolist() == [1]
+    with pytest.raises(KeyError, match="no veil for Bill_Clinton'"):
+        bank().rows("Bill_Clinton")
+    for wrong in (3, [["p0"]]):
+        with pytest.raises(TypeError):
+            bank().rows(wrong)
+    with pytest.raises(KeyError, match="no veil for 3, x"):
+        bank().rows(["x", 3])
+
+
+def test_rows_look_at_no_other_name():
+    """The index is made once: a lookup does not go through the names of the bank."""
+    one = bank()
+
+    class Untouchable(list):
+        def __iter__(self):
+            raise AssertionError("gone through")
+
+        __getitem__ = __contains__ = index = __iter__
+
+    object.__setattr__(one, "names", Untouchable(one.names))
+    assert one.rows(["p2", "p0"]).tolist() == [2, 0] and "p1" in one
+
+
+def test_a_bank_does_not_change_with_the_lists_it_was_made_from():
+    names, records = ["a", "b", "c"], [{}, {}, {}]
+    one = bank(names=names, records=records)
+    names[0], records[0] = "z", {"generation": 7}
+    assert one.names == ["a", "b", "c"] and one.generations == [0, 0, 0] and one.rows("a").tolist() == [0]
+
+
+def test_update_bank(tmp_path):
+    path = tmp_path / "bank"
+    assert vk.update_bank(path, lambda now: bank(1) if now is None else now).names == ["p0"]
+    before = path.stat()
+    vk.update_bank(path, lambda now: now)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns  # nothing to save
+
+    def fail(now):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        vk.update_bank(path, fail)
+    assert vk.VeilBank.load(path).names == ["p0"]
+    path.write_bytes(b"damaged")
+    with pytest.raises(BankError):
+        vk.update_bank(path, lambda now: bank(1))
+    assert path.read_bytes() == b"damaged"
+
+
+def test_updates_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "bank"
+
+    def add(name):
+        return vk.update_bank(
+            path, lambda now: bank(1, names=[name]) if now is None else now.join(bank(1, names=[name]))
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, [f"p{i}" for i in range(40)]))
+    assert sorted(vk.VeilBank.load(path).names) == sorted(f"p{i}" for i in range(40))
+
+
+def test_saving_where_a_bank_is_already(tmp_path):
+    bank(1).save(tmp_path / "bank", replace=False)
+    before = (tmp_path / "bank").read_bytes()
+    with pytest.raises(OutputError, match="there already"):
+        bank(2).save(tmp_path / "bank", replace=False)
+    assert (tmp_path / "bank").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -185,8 +328,34 @@ def test_join():
         ({"names": ["a", "..", "b"]}, "plain folder names"),
         ({"blend": 255}, "1..254"),
         ({"records": [{}]}, "records must have 3 entries"),
+        ({"veils": [1, 2]}, "veils must be uint8"),
+        ({"veils": torch.zeros((3, 3, 0, 8), dtype=torch.uint8)}, "sides of 1..65535"),
+        ({"names": "abc"}, "names must be a list"),
+        ({"names": ["a", "b", "c\n"]}, "plain folder names"),
+        ({"names": ["a", "b", 3]}, "plain folder names"),
+        ({"blend": True}, "1..254"),
+        ({"records": [1, 2, 3]}, "records must be dictionaries, got int at 0"),
+        ({"records": [{}, None, {}]}, "records must be dictionaries, got NoneType at 1"),
+        ({"records": "abc"}, "records must be a list"),
+        ({"records": [{"photo_ids": 3}] * 3}, "photo_ids of records must be list"),
+        ({"records": [{"photo_ids": [3]}] * 3}, "photo_ids of records must be text"),
+        ({"records": [{"status": None}] * 3}, "status of records must be str"),
+        ({"records": [{"steps": True}] * 3}, "steps of records must be int"),
+        ({"records": [{"generation": -1}] * 3}, "generation of records must be 0 or more"),
+        ({"records": [{"key_id": 7}] * 3}, "key_id of records must be str"),
+        ({"model": [1]}, "model must be a dict"),
+        ({"config": None}, "config must be a dict"),
+        ({"version": 1}, "version must be a str"),
+        ({"keys": {"a": 1}}, "key and keys must be text in hex"),
+        ({"key": "secret"}, "key and keys must be text in hex"),
     ],
 )
 def test_wrong_arguments(change, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         bank(**change)
+    assert "secret" not in str(caught.value)
+
+
+def test_copies_find_their_rows():
+    for twin in (copy.deepcopy(bank()), pickle.loads(pickle.dumps(bank()))):
+        assert twin.rows(["p2"]).tolist() == [2] and torch.equal(twin.veils, bank().veils)

@@ -6,21 +6,27 @@
     hidden = vk.protect(people.images, result.bank, people.rows)
     again = vk.recover(hidden, result.bank, people.rows)
 
-Importing it loads torch and nothing else that is heavy: no kernel module, no CUDA, no Triton.
+Importing it loads nothing that is heavy, not even torch: each name is imported when it is first used.
 """
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from veilkern.backends import list_backends, use_backend
-from veilkern.config import CraftConfig
-from veilkern.craft import CraftInterrupted, CraftResult, craft
-from veilkern.embedder import FaceModel
-from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
-from veilkern.keyed import read_key
-from veilkern.people import People, read_people
-from veilkern.protect import protect, recover
-from veilkern.tuning import tune
-from veilkern.veils import VeilBank, update_bank
+if TYPE_CHECKING:
+    from veilkern.backends import list_backends, use_backend
+    from veilkern.config import CraftConfig
+    from veilkern.craft import CraftInterrupted, CraftResult, craft
+    from veilkern.embedder import FaceModel
+    from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
+    from veilkern.keyed import read_key
+    from veilkern.people import People, read_people
+    from veilkern.protect import protect, recover
+    from veilkern.tuning import tune
+    from veilkern.veils import VeilBank, update_bank
 
 __all__ = [
     "BackendError",
@@ -46,3 +52,58 @@ __all__ = [
     "update_bank",
     "use_backend",
 ]
+
+_PLACES = {
+    "BackendError": "errors",
+    "BankError": "errors",
+    "CraftConfig": "config",
+    "CraftInterrupted": "craft",
+    "CraftResult": "craft",
+    "FaceModel": "embedder",
+    "ModelError": "errors",
+    "OutputError": "errors",
+    "People": "people",
+    "PhotoError": "errors",
+    "VeilBank": "veils",
+    "VeilkernError": "errors",
+    "craft": "craft",
+    "list_backends": "backends",
+    "protect": "protect",
+    "read_key": "keyed",
+    "read_people": "people",
+    "recover": "protect",
+    "tune": "tuning",
+    "update_bank": "veils",
+    "use_backend": "backends",
+}
+
+
+if not TYPE_CHECKING:  # or a type checker would believe that there is every name
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _PLACES:
+            value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+            return value
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """veilkern.craft and veilkern.protect are functions here: importing the modules of those names leaves that so."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -11,6 +11,9 @@ def main() -> None:
     ]
     if missing:
         sys.exit(f"veilkern: the command line needs {', '.join(missing)}: pip install 'veilkern[cli]'")
+    from veilkern.threads import wait_asleep
+
+    wait_asleep()
     from veilkern.cli import main as run
 
     run()

@@ -40,9 +40,8 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
 
     Raises ValueError when records or about hold what JSON cannot, or what would not be read again.
     """
-    veils = veils.detach().cpu().contiguous()
     parts: dict[str, Buffer] = {
-        "veils": veils.numpy().reshape(-1).data,
+        "veils": veils.detach().cpu().numpy().reshape(-1).data,
         "names": "\n".join(names).encode(),
         "records": _json("records", records),
         "about": _json("description", about),
@@ -95,10 +94,9 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False) -> dict:
 
 def _read(file: BinaryIO, mmap: bool) -> dict:
     parts, metadata, start = _header(file)
-    entry = metadata.get(FORMAT)
-    if not isinstance(entry, str):
+    if FORMAT not in metadata:
         raise ValueError("a safetensors file, but not a veil bank")
-    meta = _object(entry)
+    meta = _object(metadata[FORMAT])
     readers = {1: _read_1, 2: _read_2}
     version = meta.get("version")
     if type(version) is not int or version not in readers:
@@ -117,6 +115,8 @@ def _header(file: BinaryIO) -> tuple[dict[str, _Part], dict, int]:
         raise ValueError(f"not a veil file, or truncated: a header of {length} bytes in a file of {size}")
     header = _object(_exactly(file, length).decode())
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("damaged description: its metadata are not text")
     parts = {name: _part(name, entry) for name, entry in header.items()}
     place = 0
     for part in sorted(parts.values(), key=lambda part: (part.begin, part.end)):
@@ -125,7 +125,7 @@ def _header(file: BinaryIO) -> tuple[dict[str, _Part], dict, int]:
         place = part.end
     if 8 + length + place != size:
         raise ValueError(f"not a veil file, or truncated: wanted {8 + length + place} bytes, it has {size}")
-    return parts, metadata if isinstance(metadata, dict) else {}, 8 + length
+    return parts, metadata, 8 + length
 
 
 def _part(name: str, entry: object) -> _Part:

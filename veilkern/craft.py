@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -85,7 +85,9 @@ def craft(
     """
     config = CraftConfig() if config is None else config
     _check(model, people, config, held_out)
-    book = _open_journal(journal, resume)
+    if resume and journal is None:
+        raise ValueError("craft: resume needs the journal that it should take up")
+    book = None if journal is None else Journal.take_up(journal, resume)
     if threads is None and book is not None:
         threads = min(book.header.get("threads", available_cores()), available_cores())
     with using_threads(threads) as threads:
@@ -93,18 +95,6 @@ def craft(
         if journal is not None and book is None:
             run.journal = Journal.create(journal, run.header | {"threads": threads})
         return run.finish(held_out, progress)
-
-
-def _open_journal(path: str | os.PathLike[str] | None, resume: bool) -> Journal | None:
-    if path is None:
-        if resume:
-            raise ValueError("craft: resume needs the journal that it should take up")
-        return None
-    if os.path.lexists(path):
-        if not resume:
-            raise OutputError(f"{path}: there already: finished veils of an interrupted craft; resume it, or delete it")
-        return Journal.open(path)
-    return None
 
 
 class _Run:
@@ -121,15 +111,8 @@ class _Run:
         fresh = fresh or (journal is not None and journal.header["key"] == self.key.hex())
         self.fresh_key = self.key if fresh else None
         self.config = config
-        self.header = {
-            "network": model.name,
-            "fingerprint": model.fingerprint,
-            "size": list(people.images.shape[2:]),
-            "config": config.as_dict(),
-            "key_id": keyed.key_id(self.key),
-            "key": self.key.hex() if fresh else "",
-            "crafted_with": __version__,
-        }
+        self.header = describe(model, people.images.shape[2:], config, self.key)
+        self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
         self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
         self.bar = Progress(0, None)
         self.records: dict[str, dict] = {}
@@ -245,6 +228,20 @@ class _Run:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
 
 
+def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: bytes | None) -> dict:
+    """What decides whether veils may lie in one bank, as a journal's header has it. key None: that of config.seed, and
+    without a seed a key that is still to be made, which has no id."""
+    if key is None and config.seed is not None:
+        key = _master_key(None, config)
+    return {
+        "network": model.name,
+        "fingerprint": model.fingerprint,
+        "size": list(size),
+        "config": config.as_dict(),
+        "key_id": "" if key is None else keyed.key_id(key),
+    }
+
+
 def key_of_before(where: str, before: dict, key: bytes | None, config: CraftConfig) -> tuple[bytes | None, CraftConfig]:
     """Key and configuration to go on with `before` (key, key_id and config as in a journal's header): those given, or
     where neither a key nor a seed is given those of before. ValueError when only its owner has that key."""
@@ -261,8 +258,8 @@ def key_of_before(where: str, before: dict, key: bytes | None, config: CraftConf
 
 
 def refuse_differences(where: str, before: dict, now: dict) -> None:
-    """ValueError unless veils begun with `before` and `now` may lie in one bank: network (fingerprint), size, key_id and
-    config, as in a journal's header. The message names what differs, with both values."""
+    """ValueError unless veils begun as `before` and as `now` say (see `describe`) may lie in one bank. It names what
+    differs, with both values."""
     found = [
         f"{label} {before[name]} (now {now[name]})"
         for name, label in (("size", "photo size"), ("key_id", "key id"))

@@ -54,9 +54,12 @@ def atomic_write(
 def _target(path: str | os.PathLike[str]) -> Path:
     """Where `path` leads: links are followed, so that they stay links."""
     try:
-        return Path(os.path.realpath(path))
+        target = Path(os.path.realpath(path))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if target.is_symlink():  # only a circle of links has no end
+        raise OutputError(f"{path}: cannot be written: its links lead in a circle")
+    return target
 
 
 def _create(temporary: Path, target: Path) -> None:
@@ -78,6 +81,8 @@ def locked(path: str | os.PathLike[str], *, wait: float = 0.0) -> Iterator[None]
     lock ends with the process, however that ends.
     """
     target = _target(path)
+    if not target.parent.is_dir():  # filelock would make it
+        raise OutputError(f"{path}: cannot be locked: no such folder")
     lock = FileLock(target.with_name(f".{_shortened(target.name)}.lock"), timeout=wait, mode=0o600, thread_local=False)
     try:
         lock.acquire()

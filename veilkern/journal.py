@@ -62,6 +62,25 @@ class Journal:
             journal._read(start, content)
         return journal
 
+    @classmethod
+    def take_up(cls, path: str | os.PathLike[str], resume: bool) -> Journal | None:
+        """The journal at `path` to go on with; None where a new one can begin: nothing is there, or nothing is in it.
+
+        OutputError when finished veils are in it and they were not asked for; BankError as `open`.
+        """
+        if not os.path.lexists(path):
+            return None
+        journal = cls.open(path)
+        if resume:
+            return journal
+        if journal.entries or journal.problems:
+            raise OutputError(
+                f"{path}: there already, with {len(journal.entries)} finished veils of a craft that was interrupted; "
+                "resume (--resume) goes on with them; delete it to begin anew"
+            )
+        journal.remove()
+        return None
+
     def _read(self, start: int, content: bytes | None) -> None:
         """Take up the part at byte `start`; content is None where it is damaged."""
         entry = None if content is None else _entry(content, tuple(self.header.get("size", ())))
@@ -158,6 +177,11 @@ def _json(content: bytes) -> dict | None:
 def _entry(content: bytes, size: tuple[int, ...]) -> tuple[dict, torch.Tensor] | None:
     length = 4 + int.from_bytes(content[:4], "little")
     record, veil = _json(content[4:length]), content[length:]
-    if record is None or not isinstance(record.get("name"), str) or len(size) != 2 or len(veil) != 3 * size[0] * size[1]:
+    if (
+        record is None
+        or not isinstance(record.get("name"), str)
+        or len(size) != 2
+        or len(veil) != 3 * size[0] * size[1]
+    ):
         return None
     return record, torch.frombuffer(bytearray(veil), dtype=torch.uint8).view(3, *size)

@@ -35,6 +35,11 @@ def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
     return max(cores, 1)
 
 
+def default_threads() -> int | None:
+    """Threads of a command when nobody says: all cores it may use; None where the user told OpenMP how many."""
+    return None if "OMP_NUM_THREADS" in os.environ else available_cores()
+
+
 @contextlib.contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
     """Inside the block torch and the C++ kernels use `count` threads (None: as many as before); yields their number.

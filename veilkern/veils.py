@@ -212,14 +212,13 @@ class VeilBank:
         return {**self.keys, self.key_id: self.key} if self.key else self.keys
 
     def _rows_of(self, who: Iterable[str] | Iterable[int] | torch.Tensor | str) -> list[int]:
-        wanted = who.tolist() if isinstance(who, torch.Tensor) else [who] if isinstance(who, str) else list(who)
-        if all(isinstance(one, str) for one in wanted):
-            wanted = self.rows(wanted).tolist()
-        if not all(type(row) is int and 0 <= row < len(self) for row in wanted):
+        wanted: list = who.tolist() if isinstance(who, torch.Tensor) else [who] if isinstance(who, str) else list(who)
+        rows = self.rows(wanted).tolist() if all(isinstance(one, str) for one in wanted) else wanted
+        if not all(type(row) is int and 0 <= row < len(self) for row in rows):
             raise ValueError(f"VeilBank: wanted names, or rows 0..{len(self) - 1}, got {who!r:.80}")
-        if len(set(wanted)) != len(wanted):
+        if len(set(rows)) != len(rows):
             raise ValueError("VeilBank: nobody can be taken twice")
-        return wanted
+        return rows
 
     def _select(self, rows: list[int]) -> VeilBank:
         ids = self.key_ids

@@ -1,44 +1,95 @@
-"""The command line: one file a command, what they share in _shared.py."""
+"""The command line: one file a command, what they share in _shared.py.
+
+A command's file is imported when that command is asked for: most import torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
+from collections.abc import Collection
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from veilkern import __version__
 from veilkern.cli._shared import console, errors
-from veilkern.cli.craft import craft
-from veilkern.cli.demo import demo
-from veilkern.cli.evaluate import evaluate
-from veilkern.cli.folders import protect, recover
-from veilkern.cli.info import info
-from veilkern.cli.tune import tune
 from veilkern.errors import VeilkernError
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="Face photos that people cannot read, networks still recognise, and the holder of a veil recovers.",
-)
-for command in (craft, protect, recover, evaluate, demo, tune, info):
-    app.command()(command)
+# Each command, the file and the name in it that it is found by, and its line in the list of commands.
+COMMANDS = {
+    "craft": ("craft", "craft", "Craft one veil per person."),
+    "protect": ("folders", "protect", "Protect every photo of everybody who has a veil."),
+    "recover": ("folders", "recover", "Recover the originals of protected photos."),
+    "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
+    "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
+    "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),
+    "tune": ("tune", "tune", "Measure the Triton kernels on this GPU and keep the fastest launches as your own table."),
+    "info": ("info", "info", "Versions and backends, with the reason for each absence."),
+}
+
+
+def build(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line; commands other than `names` are listed in its help, but cannot be run."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        help="Face photos that people cannot read, networks still recognise, and the holder of a veil recovers.",
+    )
+    app.callback()(_options)
+    for name, (file, inside, text) in COMMANDS.items():
+        if name not in names:
+            app.command(name, help=text)(lambda: None)
+            continue
+        found = getattr(importlib.import_module(f"veilkern.cli.{file}"), inside)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"veilkern {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # all of it
+        globals()[name] = build()
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
     """Run the command line; an expected error is one line and exit code 1, Ctrl-C is 130."""
     warnings.showwarning = lambda message, *_: errors.print(f"[yellow]note[/] {escape(str(message))}", soft_wrap=True)
     try:
-        app(standalone_mode=True)
+        build(_asked(sys.argv[1:]))(standalone_mode=True)
     except (VeilkernError, ValueError, TypeError) as error:
         errors.print(f"[red]error[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted; nothing half-written is left")
         sys.exit(130)
+
+
+def _asked(words: list[str]) -> list[str]:
+    """The command among the words of a command line."""
+    return [word for word in words if not word.startswith("-")][:1]
 
 
 __all__ = ["app", "console", "main"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern.people import Problem
+
+if TYPE_CHECKING:
+    from veilkern.people import Problem
 
 console, errors = Console(), Console(stderr=True)
 NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters

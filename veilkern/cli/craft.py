@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import stat
+import signal
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 import veilkern as vk
 from veilkern.cli._shared import (
@@ -33,7 +35,11 @@ from veilkern.cli._shared import (
     load_network,
 )
 from veilkern.errors import OutputError
-from veilkern.people import Problem
+from veilkern.files import locked
+from veilkern.threads import default_threads, using_threads
+
+if TYPE_CHECKING:
+    from veilkern.cli._target import Target
 
 DEFAULT = vk.CraftConfig()
 
@@ -72,9 +78,18 @@ def craft(
     held_out: Annotated[int, typer.Option(help="Last photos of each person kept out and reported on.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the veils in --out, craft only who is missing.")
+        bool, typer.Option("--resume", help="Keep the veils in --out and its journal, craft only who is missing.")
     ] = False,
     overwrite: Overwrite = False,
+    rotate: Annotated[
+        list[str] | None,
+        typer.Option("--rotate", metavar="NAME", help="Give this person of --veils a new veil (may be repeated)."),
+    ] = None,
+    rotate_all: Annotated[bool, typer.Option("--rotate-all", help="Give everybody in --veils a new veil.")] = False,
+    veils: Annotated[Path | None, typer.Option("--veils", help="The bank to rotate in; it stays as it is.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU; default: as many as there are cores to use.")
+    ] = None,
     check: Annotated[bool, typer.Option(help="First check that the network tells these people apart.")] = True,
     resize: Resize = False,
     convert: Convert = False,
@@ -85,70 +100,103 @@ def craft(
     input_range: Range = None,
 ) -> None:
     """Craft one veil per person."""
+    from veilkern.cli._target import Target
+    from veilkern.craft import describe
+    from veilkern.people import Problem
+
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
     config = vk.CraftConfig(**values)
-    earlier = _earlier(out, resume, overwrite)
-    key = _read_key(key_file) if key_file else None
-    network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
-    with errors.status("reading photos"):
-        people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
-    problems, notices = people.problems, people.notices
-    if earlier is not None:
-        people = people.take(
-            [i for i, p in enumerate(people.rows.tolist()) if people.names[p] not in set(earlier.names)]
-        )
+    old = _bank_to_rotate(veils, out, rotate, rotate_all)
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise OutputError(f"{out}: its folder is missing or cannot be written to")
+    with _sigterm_as_ctrl_c(), locked(out):
+        target = Target(out, resume, overwrite, old, rotate)
+        if threads is None and target.book is None:
+            threads = default_threads()
+        key, config = target.key(vk.read_key(key_file) if key_file else None, config)
+        network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
+        target.refuse_differences(describe(network, network.input.size, config, key))
+        with errors.status("reading photos"):
+            people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
+        problems, notices = people.problems, people.notices
+        people = target.missing(people)
         if not len(people):
             errors.print(f"everybody in {escape(str(faces))} has a veil in {escape(str(out))} already", soft_wrap=True)
             return finish(problems, notices)
-    crafting, unseen = people.split(held_out)
-    if check and len(people) > 1 and int(people.counts.max()) > 1:
-        errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
-    started = time.monotonic()
-    try:
-        result = vk.craft(network, crafting, config, key=key, held_out=unseen if len(unseen) else None)
-    except vk.CraftInterrupted as stop:
-        _save(stop.result, earlier, out)
-        errors.print(f"[red]{escape(str(stop))}[/]; --resume goes on", soft_wrap=True)
-        raise typer.Exit(130) from None
-    _save(result, earlier, out)
-    problems = problems + [Problem(r["name"], r["status"]) for r in result.report if r["status"].startswith("failed")]
-    _print_craft(result, out, time.monotonic() - started, json_output)
-    return finish(problems, notices)
-
-
-def _earlier(out: Path, resume: bool, overwrite: bool) -> vk.VeilBank | None:
-    """The bank that --resume adds to. Looks before the work begins, not after it."""
-    if resume and overwrite:
-        raise typer.BadParameter("--resume and --overwrite exclude each other")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise OutputError(f"{out}: its folder is missing or cannot be written to")
-    if not out.exists():
-        return None
-    if resume:
-        return vk.VeilBank.load(out)
-    if not overwrite:
-        raise OutputError(
-            f"{out}: there already, and without its veils the photos they protect are lost; --resume adds to "
-            "it, --overwrite replaces it"
-        )
-    return None
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            errors.print(
-                f"[yellow]note[/] {escape(str(path))} can be read by others; a key file should have mode 0600",
-                soft_wrap=True,
+        crafting, unseen = people.split(held_out)
+        if check and len(people) > 1 and int(people.counts.max()) > 1:
+            with using_threads(threads):
+                errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
+        started = time.monotonic()
+        try:
+            result = vk.craft(
+                network,
+                crafting,
+                config,
+                key=key,
+                held_out=unseen if len(unseen) else None,
+                journal=target.journal,
+                resume=target.book is not None,
+                generation=target.renewed,
+                threads=threads,
             )
-        return path.read_bytes().rstrip(b"\r\n")
-    except OSError as error:
-        raise OutputError(f"{path}: the key file cannot be read: {error.strerror or error}") from error
+        except vk.CraftInterrupted as stop:
+            errors.print(f"[red]{escape(_kept(stop, target))}[/]", soft_wrap=True)
+            raise typer.Exit(143 if isinstance(stop.__cause__, Terminated) else 130) from None
+        written = target.save(result.bank) if len(result.bank) else None
+        if written is None:
+            target.journal.unlink(missing_ok=True)
+    problems = problems + [Problem(r["name"], r["status"]) for r in result.report if r["status"].startswith("failed")]
+    if written not in (None, out):
+        problems.append(
+            Problem(str(out), f"another bank was written there meanwhile; it stays, the veils are in {written}")
+        )
+    _print_craft(result, written or out, time.monotonic() - started, json_output)
+    return finish(problems, notices + [Problem("craft", notice) for notice in result.notices])
 
 
-def _save(result: vk.CraftResult, earlier: vk.VeilBank | None, out: Path) -> None:
-    if len(result.bank):
-        (result.bank if earlier is None else earlier.join(result.bank)).save(out)
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a craft as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    def stop(*_) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Terminated:
+        errors.print("[red]terminated[/]")
+        raise typer.Exit(143) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kept(stop: vk.CraftInterrupted, target: Target) -> str:
+    """What is left of an interrupted craft; an empty journal goes."""
+    if len(stop.result.bank):
+        return f"{stop}; they are in {target.journal}: the same command with --resume goes on"
+    target.journal.unlink(missing_ok=True)
+    return str(stop)
+
+
+def _bank_to_rotate(veils: Path | None, out: Path, rotate: list[str] | None, rotate_all: bool) -> Path | None:
+    """The bank given by --veils. Rotating never writes over it: its veils are the keys to photos protected so far."""
+    if not rotate and not rotate_all:
+        if veils is not None:
+            raise typer.BadParameter("--veils is for --rotate and --rotate-all; the bank to write is --out")
+        return None
+    if rotate and rotate_all:
+        raise typer.BadParameter("--rotate and --rotate-all exclude each other")
+    if veils is None:
+        raise typer.BadParameter("--rotate needs --veils, the bank to rotate in")
+    if out.resolve() == veils.resolve() or (out.exists() and out.samefile(veils)):
+        raise typer.BadParameter(
+            "--out must be another file than --veils: the old veils are the keys to the photos protected so far"
+        )
+    return veils
 
 
 def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: bool) -> None:
@@ -157,11 +205,19 @@ def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: boo
         print(json.dumps({"out": str(out), "seconds": round(seconds, 2), "people": report}, indent=1))
         return
     title = f"{len(result.bank)} veils in {out} ({seconds:.1f} s)"
-    table = Table(
-        Column("person", no_wrap=True), "photos", Column("status", no_wrap=True), "steps", title=title, **NARROW
-    )
-    for name in ("feature\ndistance", "cosine", "held-out\ncosine", "held-out\nrank-1"):
-        table.add_column(name)
+    table = Table(title=title, **NARROW)
+    for name in (
+        "person",
+        "photos",
+        "status",
+        "steps",
+        "feature\ndistance",
+        "cosine",
+        "held-out\ncosine",
+        "held-out\nrank-1",
+    ):
+        words = name in ("person", "status")  # what is long goes on in the next line, what is short is never cut
+        table.add_column(name, overflow="fold", no_wrap=not words)
     for record in report:
         held = record.get("held_out", {})
         figures = [record.get("feature_distance"), record.get("cosine"), held.get("cosine"), held.get("rank1")]

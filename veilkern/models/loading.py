@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -26,7 +27,7 @@ _TRAINED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 def load(source, **input_spec) -> FaceModel:
     """A FaceModel from `source`, one of
 
-    - an nn.Module, or a FaceModel (returned as it is);
+    - an nn.Module, or a FaceModel (returned as it is where no keyword says otherwise);
     - "file.py:callable" or "package.module:callable": called without arguments, returns one of those;
     - "ARCH:checkpoint", ARCH one of ARCHITECTURES; or a checkpoint alone (.pt, .pth, .safetensors): a state dict whose
       layout tells the architecture; read with weights_only, so it cannot run code;
@@ -36,7 +37,8 @@ def load(source, **input_spec) -> FaceModel:
     of FaceModel (size, mean, std, bgr, value_range, name). Raises ModelError with the cause.
     """
     if isinstance(source, FaceModel):
-        return source
+        stated = {**dataclasses.asdict(source.input), "name": source.name, **input_spec}
+        return FaceModel(source.module, **stated) if input_spec else source
     if isinstance(source, nn.Module):
         return FaceModel(source, **input_spec)
     if not isinstance(source, (str, Path)):
@@ -73,7 +75,9 @@ def _from_callable(module: str, name: str, input_spec) -> FaceModel:
         raise ModelError(f"{module}:{name}: cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(made, (nn.Module, FaceModel)):
         raise ModelError(f"{module}:{name}: must return a torch.nn.Module or a FaceModel, got {type(made).__name__}")
-    return load(made, **({} if isinstance(made, FaceModel) else {"name": f"{Path(module).stem}:{name}", **input_spec}))
+    return load(
+        made, **(input_spec if isinstance(made, FaceModel) else {"name": f"{Path(module).stem}:{name}", **input_spec})
+    )
 
 
 def _run_file(path: Path):

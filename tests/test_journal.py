@@ -1,0 +1,465 @@
+"""The journal, and a craft that dies in every way: who is finished is on disk, and --resume ends with the same bits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import veilkern as vk
+from veilkern.cli import app
+from veilkern.cli._target import Target
+from veilkern.errors import BankError, OutputError
+from veilkern.files import locked
+from veilkern.journal import Journal
+from veilkern.photos import write_png
+
+SIDE = 16
+HEADER = {"size": [SIDE, SIDE], "key": "", "key_id": "", "config": {}}
+NETWORK = """
+import os, time, torch
+from torch import nn
+
+class Slow(nn.Module):
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16))
+
+    def forward(self, x):
+        Slow.calls += 1
+        time.sleep(float(os.environ.get("TEST_SLEEP", 0)))
+        if os.environ.get("TEST_FAILS") == "memory" and Slow.calls > 26:
+            raise MemoryError
+        return self.net(x)
+
+def load():
+    torch.manual_seed(0)
+    if os.environ.get("TEST_FAILS") == "disk":
+        import errno, veilkern.veils
+        from veilkern.errors import OutputError
+        def full(path, *_, **__):
+            raise OutputError(f"{path}: cannot be written: {os.strerror(errno.ENOSPC)}")
+        veilkern.veils.atomic_write = full
+    return Slow()
+"""
+
+
+def noise(people=6, photos=3, seed=0) -> vk.People:
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (people, photos, 3, SIDE, SIDE), generator=g, dtype=torch.uint8)
+    return vk.People.from_images(list(images), [f"p{i}" for i in range(people)])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with faces/, net.py and key; and veils.safetensors, what a craft without any trouble writes."""
+    folder = tmp_path_factory.mktemp("kills")
+    people = noise()
+    for image, file in zip(people.images, people.files, strict=True):
+        (folder / "faces" / file).parent.mkdir(parents=True, exist_ok=True)
+        write_png(folder / "faces" / file, image)
+    (folder / "net.py").write_text(NETWORK)
+    (folder / "key").write_bytes(b"a key of more than sixteen bytes")
+    (folder / "key").chmod(0o600)
+    code, text = craft(folder, folder / "veils.safetensors")
+    assert code == 0, text
+    assert not list(folder.glob("*.journal")) and not list(folder.glob("*.tmp"))
+    return folder
+
+
+def arguments(folder, out, *more) -> list[str]:
+    command = ["craft", folder / "faces", "--model", f"{folder / 'net.py'}:load", "--out", out, "--input-size", SIDE]
+    command += ["--steps", 5, "--photos-in-flight", 2, "--no-early-stop", "--no-check"]
+    if "--seed" not in more:
+        command += ["--key-file", folder / "key"]
+    return [str(word) for word in (*command, *more)]
+
+
+def start(folder, out, *more, **environment):
+    command = [sys.executable, "-m", "veilkern", *arguments(folder, out, *more)]
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def craft(folder, out, *more, **environment):
+    """Exit code and everything printed."""
+    child = start(folder, out, *more, **environment)
+    return (text := child.communicate(timeout=100)[0]) and (child.returncode, text)
+
+
+def craft_here(folder, out, *more) -> str:
+    """In this process: "" when all went well, else what was wrong."""
+    found = CliRunner().invoke(app, arguments(folder, out, *more))
+    if found.exit_code == 0:
+        return ""
+    return found.output if isinstance(found.exception, SystemExit) else f"{found.exception}"
+
+
+def wait_for_a_veil(child, journal) -> None:
+    """Until the journal has an entry, but is not complete."""
+    while not journal.exists() or journal.stat().st_size < 3000:
+        assert child.poll() is None, child.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGTERM", "SIGINT", "memory", "disk"])
+def test_every_way_of_dying_keeps_who_is_finished(work, tmp_path, death):
+    out, journal = tmp_path / "veils.safetensors", tmp_path / "veils.safetensors.journal"
+    if death.startswith("SIG"):
+        child = start(work, out, TEST_SLEEP="0.03")
+        wait_for_a_veil(child, journal)
+        child.send_signal(getattr(signal, death))
+        text = child.communicate(timeout=60)[0]
+        assert child.returncode == {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}[death] and "Traceback" not in text
+        assert death == "SIGKILL" or "--resume goes on" in text
+    else:
+        code, text = craft(work, out, TEST_FAILS=death)
+        assert code == 1 and "Traceback" not in text
+        assert {"memory": "p5: failed: out of memory", "disk": "No space left on device"}[death] in text
+        assert death == "memory" or f"veils are in {journal}" in text
+    if death == "memory":
+        kept = vk.VeilBank.load(out).names
+    else:
+        assert not out.exists() and stat.S_IMODE(journal.stat().st_mode) == 0o600
+        kept = list(Journal.open(journal).entries)
+    if death == "disk":  # never begun anew unasked
+        code, text = craft(work, out)
+        assert code == 1 and "there already, with 6 finished veils" in text
+    assert 0 < len(kept) < 6 or death == "disk"
+    code, text = craft(work, out, "--resume")
+    assert code == 0, text
+    assert out.read_bytes() == (work / "veils.safetensors").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} <= {out.name, f".{out.name}.lock"}
+
+
+def test_a_second_craft_on_the_same_bank_is_refused_at_once(work, tmp_path):
+    out = tmp_path / "veils"
+    with locked(out):
+        code, text = craft(work, out, "--resume")
+    assert code == 1 and "at work on it" in text and not out.exists()
+
+
+def test_two_resumes_at_once_lose_nobody(work, tmp_path):
+    out = tmp_path / "veils"
+    children = [start(work, out, "--resume", TEST_SLEEP="0.01") for _ in range(2)]
+    texts = [child.communicate(timeout=100)[0] for child in children]
+    codes = sorted(child.returncode for child in children)
+    assert codes in ([0, 0], [0, 1]) and "at work on it" in "".join(texts)
+    assert out.read_bytes() == (work / "veils.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options,foreign,joined",
+    [
+        (["--resume"], False, True),
+        ([], False, True),
+        (["--overwrite"], False, False),
+        ([], True, False),
+        (["--resume"], True, False),
+    ],
+)
+def test_a_bank_that_appears_meanwhile(work, tmp_path, small_bank, monkeypatch, options, foreign, joined):
+    """Whoever another program adds is kept; a bank that the veils cannot be joined to stays, and so do the veils."""
+    whole, out = vk.VeilBank.load(work / "veils.safetensors"), tmp_path / "veils.safetensors"
+    someone = whole.take(["p0"]).rename({"p0": "someone"})
+    appeared = small_bank if foreign else someone.join(whole.take(["p1"]).rename({"p1": "another"}))
+    if options:
+        someone.save(out)
+    real = Target.save
+
+    def save(self, made):
+        appeared.save(out)
+        return real(self, made)
+
+    monkeypatch.setattr(Target, "save", save)
+    text = craft_here(work, out, *options)
+    if joined:
+        assert text == ""
+        found = vk.VeilBank.load(out)
+        assert set(found.names) == {*whole.names, "someone", "another"}
+    else:
+        assert "it stays" in text and vk.VeilBank.load(out).names == appeared.names
+        found = vk.VeilBank.load(tmp_path / "veils.crafted-1.safetensors")
+    assert torch.equal(found.take(whole.names).veils, whole.veils)
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_a_bank_and_a_journal_with_the_same_people(work, tmp_path):
+    """What an --overwrite that was killed leaves."""
+    out = tmp_path / "veils.safetensors"
+    whole = vk.VeilBank.load(work / "veils.safetensors")
+    whole.save(out)
+    begun = Journal.create(tmp_path / "veils.safetensors.journal", header_of(whole))
+    begun.append(whole.records[2], whole.veils[2])
+    assert "both have a veil of p2" in craft_here(work, out, "--resume")
+    assert craft_here(work, out, "--resume", "--overwrite") == ""
+    assert out.read_bytes() == (work / "veils.safetensors").read_bytes() and not begun.path.exists()
+    begun = Journal.create(begun.path, header_of(whole))
+    begun.append({**whole.records[2], "name": "gone"}, whole.veils[2])
+    assert "has a veil of gone" in craft_here(work, tmp_path / "veils.safetensors", "--resume", "--overwrite")
+
+
+def header_of(bank: vk.VeilBank) -> dict:
+    model = {"network": bank.model["name"], "fingerprint": bank.model["fingerprint"]}
+    return model | {"size": list(bank.size), "config": bank.config, "key_id": bank.key_id, "key": bank.key}
+
+
+def test_resume_refuses_what_differs_before_any_work(work, tmp_path, monkeypatch):
+    other_key = tmp_path / "key"
+    other_key.write_bytes(b"another key of sixteen bytes or more")
+    other_key.chmod(0o600)
+    other_net = tmp_path / "net.py"
+    other_net.write_text(NETWORK.replace("manual_seed(0)", "manual_seed(1)"))
+    bank, begun = tmp_path / "bank", tmp_path / "begun"
+    bank.write_bytes((work / "veils.safetensors").read_bytes())
+    whole = vk.VeilBank.load(bank)
+    Journal.create(tmp_path / "begun.journal", header_of(whole)).append(whole.records[0], whole.veils[0])
+    before = (tmp_path / "begun.journal").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(vk, "read_people", lambda *_, **__: pytest.fail("work was done"))
+        for options, words in (
+            (["--lam", 0.5, "--steps", 6], "(now 0.5), steps 5 (now 6)"),
+            (["--key-file", other_key], "key id"),
+            (["--seed", 3], "key id"),
+            (["--model", f"{other_net}:load"], "another network net:load"),
+            (["--input-mean", 0.5], "another network net:load"),
+            (["--input-size", 24], "photo size [16, 16] (now [24, 24])"),
+        ):
+            for out in (bank, begun):
+                assert words in craft_here(work, out, "--resume", *options)
+    assert (tmp_path / "begun.journal").read_bytes() == before
+    alike = ["--patience", 3, "--photos-in-flight", 5, "--stop-distance", 0.1, "--early-stop"]
+    assert craft_here(work, bank, "--resume", *alike) == ""
+
+
+def test_resume_without_a_key_file(work, tmp_path):
+    """A recorded key is used again, whether fresh or from a seed; a key of one's own is asked for."""
+    out = tmp_path / "veils.safetensors"
+    plain = [word for word in arguments(work, out) if word not in ("--key-file", str(work / "key"))]
+    few = tmp_path / "faces"
+    few.mkdir()
+    for name in ("p0", "p1"):
+        (few / name).symlink_to(work / "faces" / name)
+    for options, recorded in (([], True), (["--seed", "5"], False)):
+        out.unlink(missing_ok=True)
+        assert CliRunner().invoke(app, ["craft", str(few), *plain[2:], *options]).exit_code == 0
+        first = vk.VeilBank.load(out)
+        assert bool(first.key) is recorded
+        assert CliRunner().invoke(app, [*plain, "--resume"]).exit_code == 0
+        both = vk.VeilBank.load(out)
+        assert (both.key_id, both.key, both.config) == (first.key_id, first.key, first.config) and len(both) == 6
+    out.write_bytes((work / "veils.safetensors").read_bytes())
+    found = CliRunner().invoke(app, [*plain, "--resume"])
+    assert found.exit_code and "crafted with a key of your own" in f"{found.exception}"
+
+
+def test_rotate(work, tmp_path):
+    old, new = work / "veils.safetensors", tmp_path / "new"
+    before = old.read_bytes()
+    assert craft_here(work, new, "--veils", old, "--rotate", "p1", "--rotate", "p4") == ""
+    a, b = vk.VeilBank.load(old), vk.VeilBank.load(new)
+    assert b.names == a.names and b.generations == [0, 1, 0, 0, 1, 0] and b.key_ids == a.key_ids
+    differ = (a.veils != b.veils).flatten(1).double().mean(1)
+    assert [bool(d > 0.5) for d in differ] == [False, True, False, False, True, False] and differ[0] == 0
+    assert craft_here(work, tmp_path / "newer", "--veils", new, "--rotate-all") == ""
+    assert vk.VeilBank.load(tmp_path / "newer").generations == [1, 2, 1, 1, 2, 1]
+    assert "--out must be another file" in craft_here(work, old, "--veils", old, "--rotate-all", "--overwrite")
+    assert "needs --veils" in craft_here(work, tmp_path / "x", "--rotate", "p1")
+    assert "no veil in" in craft_here(work, tmp_path / "x", "--veils", old, "--rotate", "nobody")
+    assert "there already" in craft_here(work, new, "--veils", old, "--rotate", "p1", "--resume")
+    assert old.read_bytes() == before
+
+
+def model() -> vk.FaceModel:
+    torch.manual_seed(0)
+    return vk.FaceModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8)), size=SIDE)
+
+
+CONFIG = vk.CraftConfig(steps=3, photos_in_flight=2)
+
+
+def stop_after(done_wanted):
+    def progress(done, total):
+        if done > done_wanted:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def same(a: vk.VeilBank, b: vk.VeilBank) -> bool:
+    return torch.equal(a.veils, b.veils) and (a.names, a.records, a.key, a.config) == (
+        b.names,
+        b.records,
+        b.key,
+        b.config,
+    )
+
+
+def test_a_fresh_key_is_taken_up_too(tmp_path):
+    net, people, path = model(), noise(), tmp_path / "j"
+    with pytest.raises(vk.CraftInterrupted) as caught:
+        vk.craft(net, people, CONFIG, journal=path, progress=stop_after(8))
+    assert len(caught.value.result.bank) == 2 and list(Journal.open(path).entries) == ["p0", "p1"]
+    with pytest.raises(OutputError, match="there already, with 2 finished veils"):
+        vk.craft(net, people, CONFIG, journal=path)
+    resumed = vk.craft(net, people, CONFIG, journal=path, resume=True, progress=False)
+    assert resumed.key == caught.value.result.key
+    assert same(resumed.bank, vk.craft(net, people, CONFIG, key=resumed.key, progress=False).bank) is False  # its key
+    assert resumed.bank.key == resumed.key.hex()
+    whole = vk.craft(net, people, CONFIG, key=resumed.key, progress=False).bank
+    assert torch.equal(resumed.bank.veils, whole.veils) and resumed.bank.records == whole.records
+    seeded = vk.CraftConfig(steps=3, photos_in_flight=2, seed=4)
+    path.unlink()
+    with pytest.raises(vk.CraftInterrupted):
+        vk.craft(net, people, seeded, journal=path, progress=stop_after(8))
+    again = vk.craft(net, people, CONFIG, journal=path, resume=True, progress=False)
+    assert same(again.bank, vk.craft(net, people, seeded, progress=False).bank) and again.key is None
+
+
+def test_a_key_of_ones_own_is_asked_for(tmp_path):
+    net, people, path = model(), noise(), tmp_path / "j"
+    with pytest.raises(vk.CraftInterrupted):
+        vk.craft(net, people, CONFIG, key=bytes(16), journal=path, progress=stop_after(8))
+    with pytest.raises(ValueError, match="crafted with a key of your own"):
+        vk.craft(net, people, CONFIG, journal=path, resume=True)
+    known, before = {"journal": path, "resume": True}, path.read_bytes()
+    for words, arguments in (
+        ("key id", (net, people, CONFIG, {"key": bytes(17)})),
+        (r"lam 0.\d+ \(now 0.5\)", (net, people, vk.CraftConfig(steps=3, lam=0.5), {"key": bytes(16)})),
+        ("network", (vk.FaceModel(net.module, size=SIDE, bgr=True), people, CONFIG, {"key": bytes(16)})),
+    ):
+        *given, key = arguments
+        with pytest.raises(ValueError, match=f"crafted with another {words}"):
+            vk.craft(*given, **key, **known)
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="resume needs the journal"):
+        vk.craft(net, people, CONFIG, resume=True)
+
+
+def test_other_photos_or_generations_are_crafted_again(tmp_path):
+    net, people, path = model(), noise(), tmp_path / "j"
+    vk.craft(net, people, CONFIG, key=bytes(16), journal=path, progress=False)
+    images = people.images.clone()
+    images[0, 0, 0, 0] ^= 1
+    changed = vk.People(images, people.offsets, people.names, people.files)
+    calls = []
+    told = {"key": bytes(16), "progress": lambda done, total: calls.append(done)}
+    result = vk.craft(net, changed, CONFIG, journal=path, resume=True, generation={"p3": 1}, **told)
+    assert calls[0] == 4 * CONFIG.steps  # who was taken up
+    assert [notice.split(":")[0] for notice in result.notices] == ["p0"]
+    plain = vk.craft(net, changed, CONFIG, key=bytes(16), generation={"p3": 1}, progress=False)
+    assert same(result.bank, plain.bank) and result.bank.generations == [0, 0, 0, 1, 0, 0]
+
+
+def filled(path, people=4) -> tuple[Journal, list[bytes]]:
+    """A journal of so many persons, and the file after the header and after each of them."""
+    journal = Journal.create(path, HEADER)
+    states = [path.read_bytes()]
+    for i in range(people):
+        journal.append({"name": f"p{i}", "n": i}, torch.full((3, SIDE, SIDE), i, dtype=torch.uint8))
+        states.append(path.read_bytes())
+    return journal, states
+
+
+def test_a_journal_reads_back(tmp_path):
+    filled(tmp_path / "j")
+    assert stat.S_IMODE((tmp_path / "j").stat().st_mode) == 0o600
+    found = Journal.open(tmp_path / "j")
+    assert found.header == HEADER and not found.problems and list(found.entries) == ["p0", "p1", "p2", "p3"]
+    record, veil = found.entries["p2"]
+    assert record == {"name": "p2", "n": 2} and bool((veil == 2).all()) and veil.shape == (3, SIDE, SIDE)
+    with pytest.raises(OutputError, match="there already"):
+        Journal.create(tmp_path / "j", HEADER)
+
+
+def test_cut_anywhere_a_journal_keeps_what_is_whole(tmp_path):
+    path = tmp_path / "j"
+    _, states = filled(path)
+    whole = states[-1]
+    for length in range(len(states[0]), len(whole), 97):
+        path.write_bytes(whole[:length])
+        found = Journal.open(path)
+        count = sum(len(state) <= length for state in states[1:])
+        assert len(found.entries) == count and not found.problems
+        found.append({"name": "new"}, torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
+        again = Journal.open(path)
+        assert [*again.entries] == [*[f"p{i}" for i in range(count)], "new"] and not again.problems
+    for length in range(len(states[0])):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BankError, match="not a journal of veilkern, or its beginning is damaged"):
+            Journal.open(path)
+
+
+def test_damage_costs_the_entry_it_is_in(tmp_path):
+    path = tmp_path / "j"
+    _, states = filled(path)
+    for place in range(len(states[0]), len(states[-1]), 61):
+        damaged = bytearray(states[-1])
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        found = Journal.open(path)
+        hit = sum(len(state) <= place for state in states) - 1
+        assert list(found.entries) == [f"p{i}" for i in range(4) if i != hit]
+        # Damage to the mark or the length of the last entry cannot be told from one that was cut short.
+        assert len(found.problems) == 1 or hit == 3
+        assert all("is damaged; its person is crafted again" in problem for problem in found.problems)
+        found.append({"name": "new"}, torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
+        assert "new" in Journal.open(path).entries
+
+
+def test_a_header_of_another_version_or_kind(tmp_path, monkeypatch):
+    path = tmp_path / "j"
+    monkeypatch.setattr("veilkern.journal.FORMAT_VERSION", 2)
+    Journal.create(path, HEADER)
+    monkeypatch.undo()
+    with pytest.raises(BankError, match="journal format 2; this veilkern reads 1"):
+        Journal.open(path)
+    with pytest.raises(BankError, match="cannot be read"):
+        Journal.open(tmp_path / "absent")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "j"
+    journal, _ = filled(path)
+    real = os.fsync
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device; the 4 finished veils in it are safe"):
+        journal.append({"name": "p4"}, torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
+    assert list(journal.entries) == ["p0", "p1", "p2", "p3"]
+    monkeypatch.setattr(os, "fsync", real)
+    journal.append({"name": "p5"}, torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
+    found = Journal.open(path)
+    assert list(found.entries) == ["p0", "p1", "p2", "p3", "p5"] and not found.problems
+
+
+def test_a_full_disk_ends_a_craft_with_who_is_finished_kept(tmp_path, monkeypatch):
+    net, people, path = model(), noise(), tmp_path / "j"
+    real, calls = Journal.append, []
+
+    def append(self, record, veil):
+        calls.append(record)
+        if len(calls) > 3:
+            raise OutputError("full")
+        real(self, record, veil)
+
+    monkeypatch.setattr(Journal, "append", append)
+    with pytest.raises(OutputError, match="full"):
+        vk.craft(net, people, CONFIG, key=bytes(16), journal=path, progress=False)
+    monkeypatch.undo()
+    resumed = vk.craft(net, people, CONFIG, key=bytes(16), journal=path, resume=True, progress=False)
+    assert same(resumed.bank, vk.craft(net, people, CONFIG, key=bytes(16), progress=False).bank)
