@@ -83,7 +83,10 @@ def test_protect_recover_evaluate(crafted, faces, tmp_path, people):
     )
     assert code == 0 and "MSR rank-1" in text and "report.html" in text, text
     assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.html", "report.json", "contact_sheet.png"}
-    code, text = run("evaluate", faces, "--model", NET, "--veils", veils, "--out", tmp_path / "report", "--json")
+    again = ("evaluate", faces, "--model", NET, "--veils", veils, "--out", tmp_path / "report", "--json")
+    code, text = run(*again)
+    assert code == 1 and "holds a report already" in text
+    code, text = run(*again, "--overwrite")
     assert json.loads(text)["unseen"]["photos"] == 8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import types
 
@@ -112,17 +113,102 @@ def test_fingerprint():
     assert one != vk.FaceModel(net).fingerprint
 
 
+def test_the_fingerprint_covers_every_tensor_its_name_and_kind():
+    def net():
+        made = nn.Sequential(Net(), nn.BatchNorm1d(16))
+        made.register_buffer("kept", torch.zeros(3))
+        made.register_buffer("passing", torch.zeros(3), persistent=False)
+        return made
+
+    torch.manual_seed(0)
+    made = net()
+    one = vk.FaceModel(made).fingerprint
+    for name, value in [*made.named_parameters(), *made.named_buffers()]:
+        with torch.no_grad():
+            value.flatten()[0] += 1
+            assert vk.FaceModel(made).fingerprint != one, name
+            value.flatten()[0] -= 1
+    made.kept = made.kept.double()
+    assert vk.FaceModel(made).fingerprint != one
+    made.kept = made.kept.float().view(3, 1)
+    assert vk.FaceModel(made).fingerprint != one
+    del made.kept
+    made.register_buffer("held", torch.zeros(3))
+    assert vk.FaceModel(made).fingerprint != one
+
+
 def test_check_passes_and_names_the_cause(sample_model, people):
     assert sample_model.check(people).auc > 0.99
     picky = nn.Sequential(nn.Hardtanh(), sample_model.module)  # sees nothing outside of [-1, 1]
     wrong = vk.FaceModel(picky, mean=(-9.0,) * 3, std=(0.5,) * 3)
     with pytest.raises(ModelError, match=r"does not tell these people apart.*likely cause: .*\[-1, 1\]"):
         wrong.check(people)
-    untrained = vk.FaceModel(Returns(lambda x: torch.randn(len(x), 8, generator=torch.Generator().manual_seed(3))))
+    untrained = vk.FaceModel(Returns(lambda x: (1e4 * x.mean((1, 2, 3)))[:, None].sin() + torch.eye(8)[:1]))
     with pytest.raises(ModelError, match="aligned"):
         untrained.check(people)
     with pytest.raises(ValueError, match="two persons"):
         sample_model.check(people.take([0, 1]))
+
+
+class Says(nn.Module):
+    """The feature at the angle, in degrees, that a photo's first value stands for."""
+
+    def forward(self, x):
+        angle = torch.deg2rad((x[:, 0, 0, 0] * 255).round())
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def photos_at(*angles):
+    return torch.tensor(angles, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 112, 112).contiguous()
+
+
+def test_check_by_hand():
+    """Only pairs of two different pictures count, each once."""
+    cos = lambda *angles: sum(math.cos(math.radians(a)) for a in angles) / len(angles)  # noqa: E731
+    model = vk.FaceModel(Says())
+    people = vk.People.from_images([photos_at(0, 10, 40), photos_at(90)])
+    found = model.check(people)
+    assert found.same == pytest.approx(cos(10, 40, 30), abs=1e-6)
+    assert found.different == pytest.approx(cos(90, 80, 50), abs=1e-6) and found.auc == 1
+    # Across: 70, 60 and 20 degrees. Inside: 10 lies above all three, 50 above two, 40 above two.
+    mixed = vk.People.from_images([photos_at(0, 10, 50), photos_at(70)])
+    assert model.check(mixed, least_auc=0.7).auc == pytest.approx((3 + 2 + 2) / 9)
+    with pytest.raises(ModelError, match="AUC"):
+        model.check(mixed)
+
+
+def test_check_takes_no_picture_with_itself():
+    """A duplicate is the same picture once more: its pair says nothing of the network."""
+    model = vk.FaceModel(Says())
+    found = model.check(vk.People.from_images([photos_at(0, 40, 40), photos_at(90)]))
+    assert found.same == pytest.approx(math.cos(math.radians(40)), abs=1e-6)
+    with pytest.raises(ValueError, match="two different photos"):
+        model.check(vk.People.from_images([photos_at(40, 40), photos_at(90)]))
+
+
+class Restless(nn.Module):
+    """A network that stays in train mode, whatever one asks."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.net, self.layer = Net(), layer
+
+    def forward(self, x):
+        return self.layer.train()(self.net(x))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(16)])
+def test_check_refuses_a_network_in_train_mode(layer, people):
+    with pytest.raises(ModelError, match="other batches: dropout or batch statistics"):
+        vk.FaceModel(Restless(layer)).check(people)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(16)])
+def test_a_network_given_in_train_mode_is_evaluated_all_the_same(layer):
+    net = nn.Sequential(Net(), layer).train()
+    model = vk.FaceModel(net)
+    torch.testing.assert_close(model.embed(X)[:1], model.embed(X[:1]))
+    assert not any(part.training for part in model.module.modules()) and net.training
 
 
 def randomised(net):
@@ -301,7 +387,12 @@ def test_what_cannot_be_loaded(tmp_path):
     ):
         with pytest.raises(ModelError, match=words):
             vk.FaceModel.load(source)
-    torch.save(IR().state_dict(), tmp_path / "ir.pth")
+    whole = IR().state_dict()
+    torch.save(whole, tmp_path / "ir.pth")
+    for stray in ("body.3.res_layer.7.weight", "head.weight", "output_layer.9.bias"):
+        torch.save(whole | {stray: torch.zeros(2)}, tmp_path / "more.pth")
+        with pytest.raises(ModelError, match=f"not a whole ir50 checkpoint.*unexpected.*{stray}"):
+            vk.FaceModel.load(tmp_path / "more.pth")
     with pytest.raises(ModelError, match="holds ir50, not ir_se50"):
         vk.FaceModel.load(f"ir_se50:{tmp_path}/ir.pth")
     with pytest.raises(TypeError, match="source must be"):

@@ -15,6 +15,8 @@ from torch import nn
 from veilkern.errors import ModelError
 from veilkern.people import People
 
+_STEADY = 0.02  # features in [-1, 1]: above what bfloat16 and other orders of sums change
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -165,11 +167,15 @@ class FaceModel:
     def check(self, people: People, *, least_auc: float = 0.9) -> Check:
         """Compare same-person and different-person cosines; ModelError with the likely cause when they do not separate.
 
-        Needs two persons, one of them with two photos (ValueError). Tries the usual mistakes (channel order,
-        normalisation, value range) and names the one that would separate better.
+        Needs two persons, one of them with two different photos (ValueError). Tries the usual mistakes (channel order,
+        normalisation, value range) and names the one that would separate better. Refuses a network whose features of
+        a photo hang on its neighbours in the batch or on chance (batch statistics, dropout: a network in train mode).
         """
-        if len(people) < 2 or int(people.counts.max()) < 2:
-            raise ValueError("FaceModel.check: people must hold two persons at least, one of them with two photos")
+        if len(people) < 2 or not bool(_pairs(people)[0].any()):
+            raise ValueError(
+                "FaceModel.check: people must hold two persons at least, one of them with two different photos"
+            )
+        self._check_steady(people.images[:8])
         result = self._separation(people)
         if result.auc >= least_auc:
             return result
@@ -177,7 +183,7 @@ class FaceModel:
             "none of the usual input mistakes explains it: are the faces aligned to the ArcFace template, and is the "
             "network trained?"
         )
-        best = result.auc + 0.03
+        best = (result.auc + least_auc) / 2  # what makes up for less than half of what is missing explains nothing
         for label, spec in _alternatives(self.input).items():
             other = copy.copy(self)
             other.input = spec
@@ -189,15 +195,34 @@ class FaceModel:
                 best, cause = trial.auc, f"likely cause: {label} (that separates with AUC {trial.auc:.3f})"
         raise ModelError(f"{self.name}: the network does not tell these people apart: {result}; {cause}")
 
+    def _check_steady(self, images: torch.Tensor) -> None:
+        """ModelError unless these photos have the same features in another order and other batches."""
+        apart = self.features(images.flip(0), batch=2).flip(0)
+        change = (self.features(images) - apart).abs().max().item()
+        if change > _STEADY:
+            raise ModelError(
+                f"{self.name}: the features of the same photos change by {change:.3f} when they come in other batches: "
+                "dropout or batch statistics are at work, as in train mode; save or export the network in eval mode"
+            )
+
     def _separation(self, people: People) -> Check:
         features = self.features(people.images).double()
         cosine = features @ features.T
-        same = people.rows[:, None] == people.rows
-        upper = torch.ones_like(same).triu(1)
-        inside, across = cosine[same & upper], cosine[~same & upper].sort().values
+        same, different = _pairs(people)
+        inside, across = cosine[same], cosine[different].sort().values
         # Ties count half: the rank of each same-person score among the different-person scores.
         below = torch.searchsorted(across, inside).double() + torch.searchsorted(across, inside, right=True).double()
         return Check(inside.mean().item(), across.mean().item(), (below / 2 / len(across)).mean().item())
+
+
+def _pairs(people: People) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which pairs (i, j), i < j, of photos are of one person and of two, bool [N, N] each; a picture with itself, also
+    when it is there twice, is no pair."""
+    number: dict[bytes, int] = {}
+    pictures = torch.tensor([number.setdefault(image.numpy().tobytes(), len(number)) for image in people.images])
+    pair = (pictures[:, None] != pictures).triu(1)
+    same = people.rows[:, None] == people.rows
+    return same & pair, ~same & pair
 
 
 def _floats(values: Sequence[float]) -> tuple[float, float, float]:

@@ -30,6 +30,14 @@ def contour(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
     return _chunked(lambda a, b: _contour.contour(a / 255, b / 255, sigma), x, y)
 
 
+def blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Luma [N, H, W] in float64, 0 to 255, of uint8 [N, 3, H, W] after a Gaussian blur of `sigma` pixels: what
+    `contour` compares."""
+    pixels = images.double()
+    rows, columns = (_contour.blur_matrix(side, sigma, like=pixels) for side in images.shape[2:])
+    return _contour.blurred_luma(pixels, rows, columns)
+
+
 def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
     return torch.cat([measure(a.double(), b.double()) for a, b in parts] or [torch.zeros(0, dtype=torch.float64)])

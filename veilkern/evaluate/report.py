@@ -2,84 +2,153 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from veilkern import __version__
-from veilkern.evaluate.run import MEASURES, Evaluation
+from veilkern.errors import OutputError
+from veilkern.evaluate.run import CLEAN, MEASURES, Evaluation
+from veilkern.evaluate.verdict import LEVELS, person_level
+from veilkern.evaluate.views import (
+    KINDS,
+    SHOWN_WORST,
+    Views,
+    contact_sheet,
+    data_uri,
+    histogram,
+    views,
+    worst_photos,
+)
 from veilkern.files import atomic_write, make_folder
 from veilkern.people import People
-from veilkern.photos import encode_png
-from veilkern.protect import protect, recover
 from veilkern.veils import VeilBank
 
+FILES = ("report.html", "report.json", "contact_sheet.png")
 SHOWN_PEOPLE, SHOWN_PHOTOS = 12, 4
+LEAST_WIDTH = 112  # CSS pixels of a picture: smaller photos are shown at a whole multiple of their size
+_GROUPS = {
+    "contour2": ("Most contour left", "the two blurred views agree most"),
+    "ssim_protected": ("Most like the original by SSIM", "fine structure agrees most"),
+    "cosine": ("Least recognised", "lowest cosine to the person's clean photos"),
+}
 _HISTOGRAMS = {
-    "ssim_protected": "SSIM of protected photos (less is better hidden)",
-    "contour2": "residual contour, sigma 2 (0 is best; below 0: a photographic negative)",
-    "cosine": "cosine of protected photos to the person (more is better recognised)",
-    "ssim_recovered": "SSIM of recovered photos (1 is perfect)",
+    "contour2": ("contour_photo", "residual |contour|, sigma 2 (less is better hidden)"),
+    "ssim_protected": ("ssim_photo", "SSIM of protected photos (less is better hidden)"),
+    "cosine": (None, "cosine of protected photos to the person (more is better recognised)"),
+    "ssim_recovered": ("back_photo", "SSIM of recovered photos (1 is perfect)"),
+}
+_PERSON_COLUMNS = {
+    "rank1": "MSR rank-1",
+    "clean_rank1": "same, clean",
+    "cosine": "cosine",
+    "cosine_worst": "worst photo",
+    "contour2": "|contour|",
+    "contour2_worst": "worst photo",
+    "ssim_protected": "SSIM protected",
+    "ssim_protected_worst": "worst photo",
+    "ssim_recovered": "SSIM recovered",
+    "ssim_recovered_worst": "worst photo",
+    "max_error": "max error",
 }
 
 
+def check_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+    """OutputError when `folder` holds a report already and overwrite is False; to be asked before the work begins."""
+    there = [name for name in FILES if (Path(folder) / name).exists() or (Path(folder) / name).is_symlink()]
+    if there and not overwrite:
+        raise OutputError(
+            f"{folder}: holds a report already ({', '.join(there)}); choose another folder, or overwrite it "
+            "(overwrite=True, --overwrite)"
+        )
+
+
 def write_report(
-    folder: str | Path, evaluation: Evaluation, people: People, bank: VeilBank, *, title: str = "veilkern"
+    folder: str | Path,
+    evaluation: Evaluation,
+    people: People,
+    bank: VeilBank,
+    *,
+    title: str = "veilkern",
+    overwrite: bool = False,
 ) -> Path:
-    """Write the three files into `folder`; returns the path of report.html. Raises OutputError."""
+    """Write the three files into `folder`, readable by their owner alone; returns the path of report.html.
+
+    people, bank: those that were evaluated. The report shows originals beside their protected photos, from which a veil
+    can be computed: keep it as the photos themselves. Raises OutputError, for a report that is there already too
+    unless `overwrite`.
+    """
+    check_folder(folder, overwrite=overwrite)
     folder = make_folder(folder)
-    shown = _examples(people, bank)
-    atomic_write(
-        folder / "report.json", json.dumps(evaluation.as_dict() | {"veilkern": __version__}, indent=1).encode()
-    )
+    shown = _examples(evaluation, people, bank)
     buffer = io.BytesIO()
     contact_sheet(shown).save(buffer, "PNG")
-    atomic_write(folder / "contact_sheet.png", buffer.getvalue())
-    atomic_write(folder / "report.html", _html(evaluation, shown, title).encode())
+    contents = {
+        "report.json": json.dumps(evaluation.as_dict() | {"veilkern": __version__}, indent=1).encode(),
+        "contact_sheet.png": buffer.getvalue(),
+        "report.html": _html(evaluation, people, bank, shown, title).encode(),
+    }
+    for name, data in contents.items():
+        atomic_write(folder / name, data, mode=0o600, replace=overwrite)
     return folder / "report.html"
 
 
-def _examples(people: People, bank: VeilBank) -> list[dict]:
-    """Original, protected and recovered photos of the first persons, evenly spread over each person's photos."""
+def worst_first(evaluation: Evaluation) -> list[dict]:
+    """The persons' records, worst first: by the worst level of their figures, then by contour."""
+
+    def badness(record: dict) -> tuple:
+        levels = [LEVELS.index(level) for m in record if (level := person_level(record, m)) is not None]
+        return -max(levels, default=0), -record["contour2"], record["name"], record["set"]
+
+    return sorted(evaluation.persons, key=badness)
+
+
+def _examples(evaluation: Evaluation, people: People, bank: VeilBank) -> list[Views]:
+    """Photos of the worst persons, evenly spread over those of each that were evaluated."""
+    numbers = sorted(number for photos in evaluation.photos.values() for number in photos["photo"])
     shown = []
-    for name in [n for n in people.names if n in set(bank.names)][:SHOWN_PEOPLE]:
-        photos = people.photos(name)
-        pick = torch.linspace(0, len(photos) - 1, min(SHOWN_PHOTOS, len(photos))).round().long()
-        original = photos[pick]
-        rows = bank.rows([name]).expand(len(original)).contiguous()
-        hidden = protect(original, bank, rows)
-        shown.append(
-            {"name": name, "original": original, "protected": hidden, "recovered": recover(hidden, bank, rows)}
-        )
+    for name in list(dict.fromkeys(record["name"] for record in worst_first(evaluation)))[:SHOWN_PEOPLE]:
+        person = people.names.index(name)
+        own = [n for n in numbers if people.offsets[person] <= n < people.offsets[person + 1]]
+        pick = torch.linspace(0, len(own) - 1, min(SHOWN_PHOTOS, len(own))).round().long().tolist()
+        shown.append(views(people, bank, [own[i] for i in pick]))
     return shown
 
 
-def contact_sheet(shown: list[dict]) -> Image.Image:
-    """One row a person: originals, protected, recovered."""
-    height, width = shown[0]["original"].shape[2:]
-    columns = max(len(person["original"]) for person in shown)
-    gap, head, label = 8, 18, 14
-    sheet = Image.new("RGB", (3 * (columns * width + gap) + gap, head + len(shown) * (height + label)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for block, kind in enumerate(("original", "protected", "recovered")):
-        left = gap + block * (columns * width + gap)
-        draw.text((left, 3), kind, fill="black")
-        for line, person in enumerate(shown):
-            top = head + line * (height + label)
-            if not block:
-                draw.text((left, top), person["name"][:60], fill="black")
-            strip = np.concatenate(list(person[kind].permute(0, 2, 3, 1).numpy()), 1)
-            sheet.paste(Image.fromarray(strip), (left, top + label))
-    return sheet
+def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank) -> list[dict]:
+    """The groups of worst photos; a photo that an earlier group shows already is not shown again."""
+    groups: list[dict] = []
+    seen: set[tuple[str, int]] = set()
+    for measure, count in SHOWN_WORST.items():
+        title, why = _GROUPS[measure]
+        cards: list[dict] = []
+        for label, place in worst_photos(evaluation, measure, count + len(seen)):
+            if (label, place) in seen or len(cards) == count:
+                continue
+            seen.add((label, place))
+            photos = evaluation.photos[label]
+            figures = {k: photos[k][place] for k in ("contour2", "ssim_protected", "cosine", "rank1")}
+            shown = views(people, bank, [photos["photo"][place]])
+            cards.append({"file": shown.files[0], "set": label, **figures, "pictures": _pictures(shown)[0]})
+        groups.append({"title": title, "why": why, "measure": measure, "cards": cards})
+    return groups
 
 
-def _html(evaluation: Evaluation, shown: list[dict], title: str) -> str:
+def _pictures(shown: Views) -> list[list[dict]]:
+    """Per photo, each kind as an address and the words for those who cannot see it."""
+    return [
+        [
+            {"kind": kind, "uri": data_uri(shown.images[kind][i]), "alt": f"{kind}: {file}, {shown.name}"}
+            for kind in KINDS
+        ]
+        for i, file in enumerate(shown.files)
+    ]
+
+
+def _html(evaluation: Evaluation, people: People, bank: VeilBank, shown: list[Views], title: str) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     environment = Environment(
@@ -88,21 +157,22 @@ def _html(evaluation: Evaluation, shown: list[dict], title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pictures = [
-        {
-            "name": p["name"],
-            **{kind: [_data_uri(image) for image in p[kind]] for kind in ("original", "protected", "recovered")},
-        }
-        for p in shown
-    ]
+    width = people.images.shape[3]
     return environment.get_template("report.html").render(
         title=title,
         e=evaluation,
+        verdicts=evaluation.verdicts(),
         measures=MEASURES,
-        pictures=pictures,
+        clean=CLEAN,
+        worst=_worst_cards(evaluation, people, bank),
+        persons=worst_first(evaluation),
+        columns=_PERSON_COLUMNS,
+        level=person_level,
+        pictures=[{"name": person.name, "photos": _pictures(person)} for person in shown],
+        width=width * math.ceil(LEAST_WIDTH / width),
         version=__version__,
         number=format_number,
-        histograms=[(_HISTOGRAMS[name], _histogram(evaluation, name)) for name in _HISTOGRAMS],
+        histograms=[(text, histogram(evaluation, name, figure, text)) for name, (figure, text) in _HISTOGRAMS.items()],
     )
 
 
@@ -113,25 +183,3 @@ def format_number(name: str, value: float | None) -> str:
     if name == "max_error":
         return str(int(value))
     return f"{value:.1f}" if name.startswith("psnr") else f"{value:.4f}" if name.startswith("ssim") else f"{value:.3f}"
-
-
-def _data_uri(image: torch.Tensor) -> str:
-    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
-
-
-def _histogram(evaluation: Evaluation, name: str) -> str:
-    """Histogram of a measure over photos, crafting and unseen apart, as inline SVG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
-    axes = figure.add_subplot()
-    series = {label: values[name] for label, values in evaluation.photos.items()}
-    axes.hist(list(series.values()), bins=24, label=list(series), color=["#30638e", "#edae49"][: len(series)])
-    axes.set_ylabel("photos")
-    axes.legend(frameon=False, fontsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
+from veilkern.config import CraftConfig
 from veilkern.embedder import FaceModel
 from veilkern.evaluate import metrics
 from veilkern.evaluate.identification import identify
+from veilkern.evaluate.verdict import Verdict, judge
 from veilkern.people import People
 from veilkern.protect import protect, recover
 from veilkern.veils import VeilBank, photo_id
 
-SETS = ("crafting", "unseen")
-# measure: (what it is, whether more is better)
+# Photos the veil was crafted on, other photos of the person, and photos of which the bank does not say.
+SETS = ("crafting", "unseen", "unrecorded")
 MEASURES = {
     "rank1": "MSR rank-1",
     "rank5": "MSR rank-5",
@@ -26,73 +30,111 @@ MEASURES = {
     "ssim_protected": "SSIM protected",
     "psnr_protected": "PSNR protected, dB",
     "contour2": "|contour| sigma 2",
+    "contour2_others": "  by chance (others' photos)",
     "contour4": "|contour| sigma 4",
     "ssim_recovered": "SSIM recovered",
     "psnr_recovered": "PSNR recovered, dB",
     "max_error": "max error of recover",
 }
+# The same measured on clean photos: what the network reaches without protection.
+CLEAN = {"rank1": "clean_rank1", "rank5": "clean_rank5", "rank10": "clean_rank10"}
+# Of these a person's worst photo is told too, as <measure>_worst.
+WORST = ("cosine", "ssim_protected", "contour2", "contour4", "ssim_recovered")
+MORE_IS_WORSE = frozenset({"ssim_protected", "psnr_protected", "contour2", "contour2_others", "contour4", "max_error"})
+# What of a bank goes into a report: no seed (the key follows from it), no key, no photo ids.
+_RECORD = ("name", "photos", "status", "steps", "feature_distance", "cosine", "visual", "variance", "total")
+_HELD_OUT = ("photos", "cosine", "rank1")
+_CONFIG = frozenset(f.name for f in dataclasses.fields(CraftConfig)) - {"seed"}
 
 
 @dataclass
 class Evaluation:
-    """persons: one dict a person and set (`name`, `set`, `photos` and MEASURES). overall: per set, the mean over
-    persons (max_error: the largest). photos: per photo figures for histograms. notices: what the reader must know.
-    lossless_exact: whether every photo came back bit for bit from the lossless form."""
+    """persons: one dict a person and set: `name`, `set`, `photos`, MEASURES, the clean baseline (CLEAN) and the value
+    of the worst photo (`contour2_worst` ...). overall: per set, the mean over persons (max_error: the largest), with
+    `worst`, the worst person of each measure. photos: per set, per photo figures, with `file` and `photo`, its number
+    among the people evaluated. lossless_exact: whether every photo came back bit for bit from the lossless form.
+    gallery: photos of others used. notices: what the reader must know."""
 
     persons: list[dict]
     overall: dict[str, dict]
-    photos: dict[str, dict[str, list[float]]]
+    photos: dict[str, dict[str, list]]
     lossless_exact: bool
     model: dict
     bank: dict
     gallery: int
     notices: list[str] = field(default_factory=list)
 
+    def verdicts(self) -> list[Verdict]:
+        """Recognised? Hidden? Recoverable? By the thresholds of veilkern.evaluate.verdict."""
+        return judge(self)
+
     def as_dict(self) -> dict:
         """For JSON: numbers that are not finite (rank of a person with one photo) become null."""
-        return _plain(self.__dict__)
+        return _plain({"verdict": [dataclasses.asdict(v) for v in self.verdicts()]} | self.__dict__)
 
 
 def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch.Tensor | None = None) -> Evaluation:
     """Measure the protection of `people` (those with a veil in `bank`) as `model` and a human see it.
 
-    Photos that the veil was crafted on (by the bank's record) and unseen ones apart. gallery: uint8 photos
-    [G, 3, H, W] of other people, the distractors of MSR beside the other persons. Warns when the bank was crafted for
-    another network. Raises ValueError when nobody has a veil.
+    Photos that the veil was crafted on (by the bank's record), unseen ones, and those of which the bank has no record
+    apart. gallery: uint8 photos [G, 3, H, W] of other people, the distractors of MSR beside the other persons; a
+    picture that is among the people's too is left out. A photo that the network answers with NaN is left out and
+    listed; a protected one counts as not recognised. Warns when the bank was crafted for another network. Raises
+    ValueError when nobody has a veil or a size does not fit, ModelError when the network answers no photo.
     """
+    _check_sizes(model, people, bank, gallery)
     notices = _notices(model, people, bank)
     known = set(bank.names)
-    chosen = people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] in known])
-    if not len(chosen):
+    with_veil = torch.tensor([name in known for name in people.names])[people.rows].nonzero().flatten()
+    if not len(with_veil):
         raise ValueError("evaluate: nobody in people has a veil in the bank")
-    crafted = _crafted(chosen, bank)
-    distractors = None if gallery is None or not len(gallery) else model.features(gallery)
-    persons, photos, exact = [], {}, True
-    for label, mask in zip(SETS, (crafted, ~crafted), strict=True):
-        part = chosen.take(mask.nonzero().flatten())
-        if len(part):
-            records, photos[label], same = _measure(model, part, bank, distractors, label)
-            persons += records
-            exact &= same
-    overall = {label: _mean([r for r in persons if r["set"] == label]) for label in photos}
-    about = {
-        "people": len(bank),
-        "blend": bank.blend,
-        "version": bank.version,
-        "model": bank.model,
-        "config": bank.config,
-        "records": [{k: v for k, v in r.items() if k != "photo_ids"} for r in bank.records],
-    }
-    return Evaluation(
-        persons,
-        overall,
-        photos,
-        exact,
-        {"name": model.name, "fingerprint": model.fingerprint},
-        about,
-        0 if gallery is None else len(gallery),
-        notices,
-    )
+    clean = model.features(people.take(with_veil).images, check=False)
+    readable = clean.isfinite().all(1)
+    if not readable.any():
+        model.features(people.images[with_veil[:1]])  # raises with the cause
+    _list_files(notices, people, with_veil[~readable], "the network has no feature of the clean photo, left out")
+    place, clean = with_veil[readable], clean[readable]
+    chosen = people.take(place)
+    ids = [photo_id(image) for image in chosen.images]
+    distractors = _distractors(model, gallery, ids, clean, notices)
+    rows = bank.rows(chosen.names)[chosen.rows]
+    hidden_photos = protect(chosen.images, bank, rows)
+    hidden = model.features(hidden_photos, check=False)
+    _list_files(notices, chosen, ~hidden.isfinite().all(1), "no feature of the protected photo: not recognised")
+    back = recover(protect(chosen.images, bank, rows, lossless=True), bank, rows)
+    inexact = (back != chosen.images).flatten(1).any(1)
+    _list_files(notices, chosen, inexact, "NOT given back exactly by the lossless form")
+    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows))
+    sets = _sets(chosen, ids, bank)
+    persons, photos = [], {}
+    for number, label in enumerate(SETS):
+        index = (sets == number).nonzero().flatten()
+        if len(index):
+            part = chosen.take(index)
+            records, by_photo = _measure(part, hidden[index], clean[index], distractors, figures, index)
+            persons += [record | {"set": label} for record in records]
+            photos[label] = {"file": part.files, "photo": place[index].tolist(), **by_photo}
+    overall = {label: _overall([r for r in persons if r["set"] == label]) for label in photos}
+    about_model = {"name": model.name, "fingerprint": model.fingerprint}
+    exact = not bool(inexact.any())
+    return Evaluation(persons, overall, photos, exact, about_model, _about(bank), len(distractors), notices)
+
+
+def _check_sizes(model: FaceModel, people: People, bank: VeilBank, gallery: torch.Tensor | None) -> None:
+    wanted = tuple(people.images.shape[2:])
+    if bank.size != wanted:
+        raise ValueError(f"evaluate: the bank's veils are {_by(bank.size)}, the photos of people {_by(wanted)}")
+    if tuple(model.input.size) != wanted:
+        raise ValueError(f"evaluate: {model.name} reads photos of {_by(model.input.size)}, people has {_by(wanted)}")
+    if gallery is not None and (gallery.dtype != torch.uint8 or tuple(gallery.shape[1:]) != (3, *wanted)):
+        raise ValueError(
+            f"evaluate: gallery must be uint8 [G, 3, {wanted[0]}, {wanted[1]}] as the photos of people are, got "
+            f"{gallery.dtype} {list(gallery.shape)}"
+        )
+
+
+def _by(size) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
@@ -110,75 +152,152 @@ def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     return notices
 
 
-def _crafted(people: People, bank: VeilBank) -> torch.Tensor:
-    """Which photos the veil of their person was crafted on, bool [N]."""
-    ids = {name: set(record.get("photo_ids", ())) for name, record in zip(bank.names, bank.records, strict=False)}
-    return torch.tensor(
-        [
-            photo_id(image) in ids.get(people.names[p], ())
-            for image, p in zip(people.images, people.rows.tolist(), strict=True)
-        ],
-        dtype=torch.bool,
-    )
+def _list_files(notices: list[str], people: People, which: torch.Tensor, cause: str) -> None:
+    """One notice that names these photos (a mask or their numbers), if there are any."""
+    index = which.nonzero().flatten() if which.dtype == torch.bool else which
+    if len(index):
+        more = f" and {len(index) - 10} more" if len(index) > 10 else ""
+        notices.append(f"{cause}: {', '.join(people.files[i] for i in index[:10].tolist())}{more}")
 
 
-def _measure(model: FaceModel, part: People, bank: VeilBank, gallery: torch.Tensor | None, label: str):
-    rows = bank.rows(part.names)[part.rows]
-    hidden = protect(part.images, bank, rows)
-    back = recover(hidden, bank, rows)
-    whole = protect(part.images, bank, rows, lossless=True)
-    exact = torch.equal(recover(whole, bank, rows), part.images)
-    clean_features = model.features(part.images)
-    hidden_features = model.features(hidden)
-    gallery = clean_features[:0] if gallery is None else gallery
-    found = identify(hidden_features, clean_features, part, gallery)
-    photos = {
-        "ssim_protected": metrics.ssim(part.images, hidden),
-        "psnr_protected": metrics.psnr(part.images, hidden),
-        "ssim_recovered": metrics.ssim(part.images, back),
-        "psnr_recovered": metrics.psnr(part.images, back),
-        "contour2": metrics.contour(part.images, hidden, 2.0),
-        "contour4": metrics.contour(part.images, hidden, 4.0),
-        "max_error": (part.images.int() - back.int()).abs().flatten(1).max(1).values.double(),
-        "cosine": _cosine_to_clean(hidden_features, clean_features, part),
+def _distractors(model, gallery, ids: list[str], clean: torch.Tensor, notices: list[str]) -> torch.Tensor:
+    """Features [G, d] of the gallery without the pictures that are the people's own and those without a feature."""
+    if gallery is None or not len(gallery):
+        return clean[:0]
+    own = set(ids)
+    strangers = torch.tensor([photo_id(image) not in own for image in gallery])
+    if twins := int((~strangers).sum()):
+        notices.append(f"{twins} of {len(gallery)} gallery photos are pictures of the people themselves, left out")
+    if not strangers.any():
+        return clean[:0]
+    features = model.features(gallery[strangers], check=False)
+    good = features.isfinite().all(1)
+    if bad := int((~good).sum()):
+        notices.append(f"the network has no feature of {bad} of {len(gallery)} gallery photos, left out")
+    return features[good]
+
+
+def _sets(people: People, ids: list[str], bank: VeilBank) -> torch.Tensor:
+    """Which of SETS each photo belongs to, int64 [N]."""
+    crafted: dict[str, set | None] = dict.fromkeys(bank.names)
+    for name, record in zip(bank.names, bank.records, strict=False):
+        listed = record.get("photo_ids") if isinstance(record, Mapping) else None
+        crafted[name] = set(map(str, listed)) if isinstance(listed, (list, tuple)) else None
+
+    def number(name: str, mark: str) -> int:
+        known = crafted[name]
+        return SETS.index("unrecorded") if known is None else int(mark not in known)
+
+    names = [people.names[p] for p in people.rows.tolist()]
+    return torch.tensor([number(name, mark) for name, mark in zip(names, ids, strict=True)], dtype=torch.int64)
+
+
+def _figures(people: People, hidden_photos: torch.Tensor, back: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Per photo figures, float64 [N] each; contour keeps its sign."""
+    x = people.images
+    return {
+        "ssim_protected": metrics.ssim(x, hidden_photos),
+        "psnr_protected": metrics.psnr(x, hidden_photos),
+        "ssim_recovered": metrics.ssim(x, back),
+        "psnr_recovered": metrics.psnr(x, back),
+        "contour2": metrics.contour(x, hidden_photos, 2.0),
+        "contour2_others": _contour_by_chance(people, hidden_photos),
+        "contour4": metrics.contour(x, hidden_photos, 4.0),
+        "max_error": (x.int() - back.int()).abs().flatten(1).max(1).values.double(),
     }
+
+
+def _contour_by_chance(people: People, hidden_photos: torch.Tensor) -> torch.Tensor:
+    """Contour [N] of each protected photo with a photo of somebody else: what is no likeness at all. NaN for one alone.
+
+    Photo k of a person meets photo k of those who come after (from the end on: from the first person).
+    """
+    total, counts = len(people.images), people.counts[people.rows]
+    if len(people) < 2:
+        return torch.full((total,), math.nan, dtype=torch.float64)
+    place = torch.arange(total) - people.offsets[people.rows]
+    other = (people.offsets[people.rows + 1] + place % (total - counts)) % total
+    return metrics.contour(people.images[other], hidden_photos, 2.0)
+
+
+def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list[dict], dict[str, list]]:
+    """The records of one set's persons, and the figures of its photos."""
+    found, baseline_found = identify(hidden, clean, part, gallery), identify(clean, clean, part, gallery)
+    values = {name: v[index] for name, v in figures.items()} | {"cosine": _cosine_to_clean(hidden, clean, part)}
     records = []
     for p, name in enumerate(part.names):
         at = slice(int(part.offsets[p]), int(part.offsets[p + 1]))
-        record = {"name": name, "set": label, "photos": int(part.counts[p])}
-        record |= {
-            k: v[at].abs().mean().item() if k.startswith("contour") else v[at].mean().item() for k, v in photos.items()
-        }
+        sizes = {k: v[at].abs() if k.startswith("contour") else v[at] for k, v in values.items()}
+        record = {"name": name, "photos": int(part.counts[p])}
+        record |= {k: v.nanmean().item() for k, v in sizes.items()}
         record |= {k: getattr(found[p], k) for k in ("rank1", "rank5", "rank10", "own_rank1")}
-        records.append(record | {"max_error": int(photos["max_error"][at].max())})
-    return records, {k: [round(v, 6) for v in values.tolist()] for k, values in photos.items()}, exact
+        record |= {key: getattr(baseline_found[p], k) for k, key in CLEAN.items()}
+        record |= {f"{k}_worst": _worst(k, sizes[k].tolist()) for k in WORST}
+        records.append(record | {"max_error": int(sizes["max_error"].max())})
+    by_photo = {k: [round(v, 6) for v in column.tolist()] for k, column in values.items()}
+    return records, by_photo | {"rank1": [round(share, 6) for one in found for share in one.by_photo]}
 
 
 def _cosine_to_clean(hidden: torch.Tensor, clean: torch.Tensor, part: People) -> torch.Tensor:
     """Cosine [N] of each protected photo to its person's mean clean feature."""
-    sums = torch.zeros(len(part), clean.shape[1]).index_add_(0, part.rows, clean)
+    sums = torch.zeros(len(part), clean.shape[1], dtype=clean.dtype).index_add_(0, part.rows, clean)
     return (hidden * torch.nn.functional.normalize(sums)[part.rows]).sum(1).double()
 
 
-def _mean(records: list[dict]) -> dict:
-    """Mean over persons of what is a number; persons with one photo have no MSR and are not counted in it."""
+def _worst(measure: str, values: list[float]) -> float:
+    """The worst of these that is a number (infinity is one); NaN when none is."""
+    good = [v for v in values if not math.isnan(v)]
+    return (max if measure in MORE_IS_WORSE else min)(good, default=math.nan)
+
+
+def _overall(records: list[dict]) -> dict:
+    """Mean over persons of what is finite; persons with one photo have no MSR and are not counted in it."""
     result: dict = {"people": len(records), "photos": sum(r["photos"] for r in records)}
-    for name in MEASURES:
+    for name in [*MEASURES, *CLEAN.values()]:
         values = [r[name] for r in records if math.isfinite(r[name])]
         result[name] = (max(values) if name == "max_error" else sum(values) / len(values)) if values else math.nan
-    return result
+    worst = {}
+    for name in MEASURES:
+        values = [r[name] for r in records]
+        value = _worst(name, values)
+        alike = len(set(values)) == 1 < len(values)  # nobody is worse than the others
+        who = None if alike else next((r["name"] for r in records if r[name] == value), None)
+        worst[name] = {"name": who, "value": value}
+    return result | {"worst": worst}
+
+
+def _about(bank: VeilBank) -> dict:
+    """What a report says of a bank."""
+    return {
+        "people": len(bank),
+        "blend": bank.blend,
+        "version": bank.version,
+        "model": _only(bank.model, ("name", "fingerprint")),
+        "config": _only(bank.config, _CONFIG),
+        "records": [_only(r, _RECORD) | _held_out(r) for r in bank.records if isinstance(r, Mapping)],
+    }
+
+
+def _only(values: Mapping, names) -> dict:
+    return {key: value for key, value in values.items() if key in names}
+
+
+def _held_out(record: Mapping) -> dict:
+    held_out = record.get("held_out")
+    return {"held_out": _only(held_out, _HELD_OUT)} if isinstance(held_out, Mapping) else {}
 
 
 def _plain(value):
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def baseline(model: FaceModel, people: People, gallery: torch.Tensor) -> float:
-    """MSR rank-1 of the clean photos themselves: what the network reaches without any protection."""
+    """MSR rank-1 of the clean photos themselves, mean over persons: what the network reaches without any protection.
+    Each evaluation has it beside its MSR (`clean_rank1`)."""
     clean = model.features(people.images)
     found = identify(clean, clean, people, model.features(gallery))
     return sum(i.rank1 for i in found) / len(found)
