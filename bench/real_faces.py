@@ -32,7 +32,7 @@ BARS = {
 }
 # measure, what it must be for every single person, on crafting and unseen photos
 WORST_BARS = {"contour2": ("<=", 0.35, 0.35)}
-# the worst person's mean of each
+# what the table tells of the worst person
 WORST = ("rank1", "ssim_protected", "contour2")
 COLUMNS = [*BARS, "cosine", "contour4", "psnr_protected"]
 SECONDS = 180
@@ -58,6 +58,11 @@ def one_run(model: vk.FaceModel, people: vk.People, gallery: torch.Tensor, optio
     return found, seconds, steps
 
 
+def worst(found, label: str, name: str) -> float:
+    """The worst person's figure on these photos."""
+    return found.overall[label]["worst"][name]["value"]
+
+
 def missed(found, seconds: float) -> list[str]:
     """The bars that this run does not reach."""
     wrong = [] if seconds < SECONDS else [f"craft took {seconds:.0f} s, wanted < {SECONDS}"]
@@ -65,7 +70,7 @@ def missed(found, seconds: float) -> list[str]:
     bars += [(name, "the worst person", *bar) for name, bar in WORST_BARS.items()]
     for name, whose, sign, *limits in bars:
         for label, bar in zip(("crafting", "unseen"), limits, strict=True):
-            value = found.overall[label][name] if whose == "the mean" else found.overall[label]["worst"][name]["value"]
+            value = found.overall[label][name] if whose == "the mean" else worst(found, label, name)
             if not (value >= bar if sign == ">=" else value <= bar):
                 wrong.append(f"{name} of {whose} on {label} photos is {value:.4f}, wanted {sign} {bar}")
     return wrong if found.lossless_exact else [*wrong, "lossless recovery is not exact"]
@@ -74,7 +79,7 @@ def missed(found, seconds: float) -> list[str]:
 def table_rows(net: str, label: str, found, seconds: float, steps: float) -> list[str]:
     rows = []
     for set_, row in found.overall.items():
-        figures = [as_text(c, row[c]) for c in COLUMNS] + [as_text(c, row["worst"][c]["value"]) for c in WORST]
+        figures = [as_text(c, row[c]) for c in COLUMNS] + [as_text(c, worst(found, set_, c)) for c in WORST]
         rows.append(f"| {net} | {label} | {set_} | {' | '.join(figures)} | {steps:.0f} | {seconds:.0f} |")
     return rows
 
@@ -84,14 +89,13 @@ def as_text(name: str, value: float) -> str:
 
 
 def worst_lines(found) -> list[str]:
-    """Per set the worst person of each measure and the photo with the most contour: a mean hides them. For the terminal
-    alone: docs/figures.md names nobody."""
+    """Per set and measure the worst person, and the photo with the most contour: a mean hides them."""
     lines = []
     for label, row in found.overall.items():
-        persons = [f"{c} {as_text(c, row['worst'][c]['value'])} ({row['worst'][c]['name'] or 'all'})" for c in COLUMNS]
+        persons = [f"{c} {row['worst'][c]['value']:.4f} ({row['worst'][c]['name'] or 'all'})" for c in COLUMNS]
         photos = found.photos[label]
         value, file = max(zip(map(abs, photos["contour2"]), photos["file"], strict=True))
-        lines.append(f"  worst person, {label}: {', '.join(persons)}; worst photo: contour2 {value:.3f} ({file})")
+        lines.append(f"  worst person, {label}: {', '.join(persons)}; worst photo: contour2 {value:.4f} ({file})")
     return lines
 
 

@@ -33,13 +33,14 @@ def blur_matrix(side: int, sigma: float, stride: int = 1, *, like: torch.Tensor)
 
 
 def blurred_luma(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Blurred luma [N, h, w] of float images [N, 3, H, W]; rows [h, H], columns [w, W]: see blur_matrix."""
+    """Blurred luma [N, h, w] of float images [N, 3, H, W]; rows [h, H] and columns [w, W] are of blur_matrix."""
     red, green, blue = images.unbind(1)
-    return rows @ (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) @ columns.T
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return rows @ luma @ columns.T
 
 
-def centred_plane(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Blurred luma less its mean, [N, h w]; arguments as blurred_luma."""
+def _shape_seen(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Blurred luma less its mean, [N, h w]."""
     plane = blurred_luma(images, rows, columns).flatten(1)
     return plane - plane.mean(1, keepdim=True)
 
@@ -48,7 +49,7 @@ def contour(x: torch.Tensor, y: torch.Tensor, sigma: float = SIGMA) -> torch.Ten
     """Residual contour [N] of float images x and y [N, 3, H, W] in [0, 1]: the Pearson correlation of their lumas after
     a Gaussian blur of `sigma` pixels; negative means a photographic negative. 0 where one is flat."""
     rows, columns = (blur_matrix(side, sigma, like=x) for side in x.shape[2:])
-    a, b = (centred_plane(images, rows, columns) for images in (x, y))
+    a, b = (_shape_seen(images, rows, columns) for images in (x, y))
     scale = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(scale > _flat(a), (a * b).sum(1) / scale, torch.zeros_like(scale))
 
@@ -73,9 +74,7 @@ class ContourLoss:
         device, self.alpha = images.device, blend / 255
         like = torch.empty(0, dtype=dtype, device=device)
         self.rows, self.columns = (blur_matrix(side, SIGMA, STRIDE, like=like) for side in images.shape[2:])
-        planes = torch.cat(
-            [centred_plane(part.to(dtype) / 255, self.rows, self.columns) for part in images.split(CHUNK)]
-        )
+        planes = torch.cat([_shape_seen(part.to(dtype) / 255, self.rows, self.columns) for part in images.split(CHUNK)])
         counts, parts = offsets.diff(), []
         for part in planes.split(counts.tolist()):
             parts += [part, part.mean(0, keepdim=True)]
@@ -93,7 +92,7 @@ class ContourLoss:
         The slope with respect to the veil is (1 - alpha) times that, as it is for L_fea.
         """
         alpha, beta = self.alpha, 1 - self.alpha
-        veil = centred_plane(veils, self.rows, self.columns)
+        veil = _shape_seen(veils, self.rows, self.columns)
         own = alpha**2 * self.energy, beta**2 * veil.square().sum(1)[self.person]
         dot = (self.planes * veil[self.person]).sum(1)
         energy = own[0] + 2 * alpha * beta * dot + own[1]  # ||y||^2

@@ -33,9 +33,9 @@ def contour(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
 def blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Luma [N, H, W] in float64, 0 to 255, of uint8 [N, 3, H, W] after a Gaussian blur of `sigma` pixels: what
     `contour` compares."""
-    images = images.double()
-    rows, columns = (_contour.blur_matrix(side, sigma, like=images) for side in images.shape[2:])
-    return _contour.blurred_luma(images, rows, columns)
+    pixels = images.double()
+    rows, columns = (_contour.blur_matrix(side, sigma, like=pixels) for side in images.shape[2:])
+    return _contour.blurred_luma(pixels, rows, columns)
 
 
 def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
