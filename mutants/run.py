@@ -87,7 +87,8 @@ def tests_of(module: str) -> tuple[str, ...]:
     for pattern, tests in TESTS:
         if fnmatch.fnmatch(module, pattern):
             stem = Path(module).stem
-            return tuple(sorted(str(p.relative_to(ROOT)) for test in tests for p in ROOT.glob(test.format(stem=stem))))
+            found = (sorted(ROOT.glob(test.format(stem=stem))) for test in tests)
+            return tuple(path.relative_to(ROOT).as_posix() for paths in found for path in paths)
     return ()
 
 
