@@ -17,7 +17,7 @@ logs=$(cd "$logs" && pwd)
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 unset TRITON_INTERPRET  # the compiler, not the interpreter
-export VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=4
+export VEILKERN_REQUIRE_NATIVE=1 VEILKERN_SLOW=1 VEILKERN_LARGE=1 OMP_NUM_THREADS=4
 worst=0
 summary="$logs/summary.txt"
 started="$logs/started"

@@ -35,13 +35,15 @@ THRESHOLD = 0.9
 OPS = ("blend", "recover", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
 # Modules (patterns; the first that fits counts) and the tests that have to notice; a {stem} is the module's own.
 TESTS = (
-    ("veilkern/ops/_checks.py", tuple(f"tests/test_{op}.py" for op in OPS)),
-    ("veilkern/ops/[!_]*.py", ("tests/test_{stem}.py", "tests/test_backends.py")),
-    ("veilkern/craft.py", ("tests/test_craft.py",)),
-    ("veilkern/wave.py", ("tests/test_craft.py",)),
-    ("veilkern/craft/*.py", ("tests/test_craft*.py",)),
-    ("veilkern/veils.py", ("tests/test_veils.py", "tests/test_folders.py")),
-    ("veilkern/bank*.py", ("tests/test_veils.py", "tests/test_bank*.py", "tests/test_folders.py")),
+    ("veilkern/ops/_checks.py", (*(f"tests/test_{op}.py" for op in OPS), "tests/test_overlap.py")),
+    ("veilkern/ops/[!_]*.py", ("tests/test_{stem}.py", "tests/test_backends.py", "tests/test_overlap.py")),
+    ("veilkern/craft.py", ("tests/test_craft.py", "tests/test_journal.py", "tests/test_contour.py")),
+    ("veilkern/wave.py", ("tests/test_craft.py", "tests/test_journal.py", "tests/test_contour.py")),
+    ("veilkern/journal.py", ("tests/test_journal.py",)),
+    ("veilkern/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
+    ("veilkern/keyed.py", ("tests/test_keyed.py", "tests/test_craft.py")),
+    ("veilkern/veils.py", ("tests/test_veils.py", "tests/test_bank_file.py", "tests/test_folders.py")),
+    ("veilkern/bank_file.py", ("tests/test_bank_file.py", "tests/test_veils.py")),
     ("veilkern/embedder.py", ("tests/test_embedder.py",)),
     ("veilkern/models/[!_]*.py", ("tests/test_embedder.py",)),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
@@ -85,7 +87,8 @@ def tests_of(module: str) -> tuple[str, ...]:
     for pattern, tests in TESTS:
         if fnmatch.fnmatch(module, pattern):
             stem = Path(module).stem
-            return tuple(sorted(str(p.relative_to(ROOT)) for test in tests for p in ROOT.glob(test.format(stem=stem))))
+            found = (sorted(ROOT.glob(test.format(stem=stem))) for test in tests)
+            return tuple(path.relative_to(ROOT).as_posix() for paths in found for path in paths)
     return ()
 
 

@@ -1,0 +1,65 @@
+"""make mutate: what it changes, what it passes over, and that a mutant is what the child imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+MUTANTS = Path(__file__).parents[1] / "mutants"
+CODE = """
+import functools
+
+@functools.lru_cache(maxsize=16)
+def rise(x: int | None = 3) -> int | str:
+    check(x)
+    if x < 4:
+        raise ValueError(f"{x + 1}")
+    return x + 1
+"""
+
+
+@pytest.fixture
+def mutations(monkeypatch):
+    pytest.importorskip("cosmic_ray", reason="cosmic-ray is not installed: the dev extra has it")
+    monkeypatch.syspath_prepend(MUTANTS)
+    import mutations
+
+    return mutations
+
+
+def test_places_and_what_is_passed_over(mutations, tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text(CODE)
+    places = mutations.places_of(path, "code.py")
+    changes = {(m.before, m.after) for place in places if (m := mutations.mutant_at(path, place))}
+    assert ("check(x)", "pass") in changes and ("if x < 4:", "if x <= 4:") in changes
+    assert ("return x + 1", "return x - 1") in changes
+    assert not any("raise" in before or "lru_cache" in before for before, _ in changes)
+    assert not any("None" in before and "int |" not in after for before, after in changes)  # annotations stay
+
+
+def test_the_mutant_is_what_is_imported(mutations, tmp_path, monkeypatch):
+    import importlib
+    import sys
+
+    import run
+
+    path = tmp_path / "mutated_code.py"
+    path.write_text("def f():\n    return 1\n")
+    place = mutations.places_of(path, "mutated_code.py")[0]
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [run.Finder(mutations.mutant_at(path, place)), *sys.meta_path])
+    assert importlib.import_module("mutated_code").f() == 2 and "return 1" in path.read_text()
+    sys.modules.pop("mutated_code")
+
+
+def test_survivors_are_read_as_they_are_written(mutations, tmp_path, monkeypatch):
+    import run
+
+    mutant = mutations.Mutant("veilkern/a.py", 3, "NumberReplacer", "x = 1  # `a`", "x = 2  # `a`", "")
+    monkeypatch.setattr(run, "SURVIVORS", tmp_path / "survivors.md")
+    (tmp_path / "survivors.md").write_text(
+        f"# Title\n\n- {mutant.words}: nobody reads x\n- {mutant.module}: no reason\n"
+    )
+    assert run.explained() == {mutant.words}
