@@ -1,4 +1,4 @@
-"""The Triton backend without a GPU: tables of launches, sizes beyond a tile, the number of launches, machine code."""
+"""The Triton backend without a GPU: sizes beyond a tile, what cannot be checked, launches, machine code."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import json
 import os
 import subprocess
 import sys
-import time
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, INTERPRETED, LAYOUTS, SLOW, assert_near, batch, laid_out, offsets_of, serving
+from helpers import BACKENDS, LAYOUTS, SLOW, assert_near, batch, laid_out, offsets_of, serving
 from test_hull_distance import features
 from test_veil_step import assert_same_step, both
 
 import veilkern as vk
-from veilkern import launches, ops, reference, tuning
-from veilkern.errors import VeilkernError
+from veilkern import ops, reference
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
-triton = pytest.importorskip("triton", reason="Triton is not installed")
-tl = triton.language
 ROOT = Path(__file__).parents[1]
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 # A machine with a GPU may have another Triton than CI: there its own architecture counts.
@@ -66,141 +62,6 @@ with vk.use_backend("triton") as backend:
 def test_tensors_elsewhere_are_refused():
     with vk.use_backend("triton"), pytest.raises(vk.BackendError, match="triton: serves"):
         ops.block_variance(torch.zeros(1, 1, 4, 4, device="meta"))
-
-
-# Launches
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A user's folder of tables, empty."""
-    monkeypatch.setenv("VEILKERN_LAUNCHES", str(tmp_path))
-    launches.tables.cache_clear()
-    yield tmp_path
-    launches.tables.cache_clear()
-
-
-def test_shipped_tables_are_whole():
-    tables = {path.name: launches.read_table(path) for path in launches.shipped_folder().glob("*.json")}
-    assert "default.json" in tables
-    wanted = tables["default.json"]
-    for name, table in tables.items():
-        for op, classes in table.items():
-            assert set(classes) <= set(wanted[op]), f"{name}: unknown classes of {op}"
-            for kind, entry in classes.items():
-                assert set(entry) <= set(wanted[op][kind]) | {"registers"}, f"{name}: {op}, {kind}"
-    triton = importlib.import_module("veilkern.backends.triton")
-    assert set(wanted) == set(triton.OPS)
-
-
-def test_the_users_own_table_comes_first(folder, monkeypatch):
-    monkeypatch.setattr(launches, "gpu_name", lambda device: "NVIDIA Test 9000")
-    plain = launches.launch_of("blend", "u8", torch.device("cpu"))
-    (folder / "nvidia-test-9000.json").write_text(
-        json.dumps({"launches": {"blend": {"u8": {"block": 64, "num_warps": 2}}}})
-    )
-    launches.tables.cache_clear()
-    assert launches.launch_of("blend", "u8", torch.device("cpu")) == {"block": 64, "num_warps": 2} != plain
-    assert (
-        launches.launch_of("blend", "u16", torch.device("cpu"))["block"] == 2048
-    )  # what it lacks: the shipped default
-
-
-def test_the_users_own_table_comes_before_one_shipped_for_the_gpu(folder, tmp_path_factory, monkeypatch):
-    shipped = tmp_path_factory.mktemp("shipped")
-    default = launches.shipped_folder() / "default.json"
-    (shipped / "default.json").write_bytes(default.read_bytes())
-    monkeypatch.setattr(launches, "gpu_name", lambda device: "NVIDIA Test 9000")
-    monkeypatch.setattr(launches, "shipped_folder", lambda: shipped)
-    for place, block in ((shipped, 32), (folder, 64)):
-        entry = {"block": block, "num_warps": 2}
-        classes = {"u8": entry, "u16": entry} if place == shipped else {"u8": entry}
-        (place / "nvidia-test-9000.json").write_text(json.dumps({"launches": {"blend": classes}}))
-    launches.tables.cache_clear()
-    device = torch.device("cpu")
-    assert launches.launch_of("blend", "u8", device)["block"] == 64  # the user's
-    assert launches.launch_of("blend", "u16", device)["block"] == 32  # else that of the GPU
-    usual = launches.read_table(default)["recover"]["u8"]
-    assert launches.launch_of("recover", "u8", device) == usual  # else the default
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"launches": {"blend": {"u8": {"block": 100}}}}',
-        '{"launches": {"blend": {"u8": {"blocks": 128}}}}',
-        '{"launches": {"blend": {"u8": {"num_warps": 0}}}}',
-        '{"launches": {"blend": {"u8": {"num_warps": true}}}}',
-        '{"launches": {"blend": 3}}',
-    ],
-)
-def test_a_damaged_table_is_an_error_that_names_the_file(folder, monkeypatch, text):
-    monkeypatch.setattr(launches, "gpu_name", lambda device: "bad")
-    (folder / "bad.json").write_text(text)
-    with pytest.raises(VeilkernError, match=r"bad\.json: not a table of launches"):
-        launches.launch_of("blend", "u8", torch.device("cpu"))
-
-
-def test_another_launch_gives_the_same_bits(folder):
-    """blend and recover by any table; block_variance within rounding."""
-    images, veils, rows = batch(3, 2, 14)
-    table = {"blend": {"u8": {"block": 32, "num_warps": 1}}, "block_variance": {"f32": {"tile": 16, "num_warps": 2}}}
-    (folder / launches.file_name(launches.gpu_name(DEVICE))).write_text(json.dumps({"launches": table}))
-    with serving("triton"):
-        assert torch.equal(ops.blend(images, veils, rows, 51), reference.blend(images, veils, rows, 51))
-        loss, gradient = ops.block_variance_gradient(images.float() / 255)
-    wanted = reference.block_variance_gradient(images.double() / 255)
-    assert_near(loss, wanted[0], torch.float32)
-    assert_near(gradient, wanted[1], torch.float32)
-
-
-def test_tune_writes_a_table_that_is_then_used(folder):
-    """Every class of an op is searched; what was there for other ops stays."""
-    path = folder / launches.file_name(launches.gpu_name(DEVICE))
-    path.write_text(json.dumps({"launches": {"ssim": {"f32": {"tile": 64, "num_warps": 2, "slots_per_processor": 1}}}}))
-    told = []
-    assert vk.tune(["blend"], photos=2, side=6, most=2, tell=told.append) == path
-    table = launches.read_table(path)
-    assert set(table) == {"blend", "ssim"} and set(table["blend"]) == {"u8", "u16"}
-    assert launches.launch_of("blend", "u8", DEVICE) == table["blend"]["u8"]
-    assert len(told) == 2 and told[0].startswith("blend, u8: {'block': ")
-    about = json.loads(path.read_text())
-    assert about["gpu"] == launches.gpu_name(DEVICE) and "veilkern tune on 2 photos of 3 x 6 x 6" in about["made_by"]
-
-
-def test_tune_searches_near_the_present_launch_and_checks_results(folder):
-    now = {"block": 256, "num_warps": 4, "registers": 128}
-    tried = list(tuning.candidates(now))
-    assert tried[0] == now and {"block": 512, "num_warps": 4, "registers": 128} in tried and len(tried) > 10
-    assert {"block": 256, "num_warps": 4} in tried and all(entry["block"] in (128, 256, 512) for entry in tried)
-    present = launches.launch_of("blend", "u8", DEVICE)
-
-    def wrong_and_fast():  # with any other launch
-        usual = launches.launch_of("blend", "u8", DEVICE) == present
-        time.sleep(0.01 if usual else 0)
-        return (torch.full((3,), 0.0 if usual else 1.0),)
-
-    assert tuning.best_launch("blend", "u8", wrong_and_fast, DEVICE, 4) == (present, 1.0)
-
-
-def test_tune_has_work_for_every_class(folder):
-    """One call of each piece of work that `veilkern tune` measures, on tiny photos."""
-    default = launches.read_table(launches.shipped_folder() / "default.json")
-    with vk.use_backend("triton"):
-        works = tuning.works(DEVICE, 3, 16)
-        assert set(works) == {(op, kind) for op, classes in default.items() for kind in classes}
-        for (op, kind), call in works.items():
-            if "wide" not in kind:  # a minute each in the interpreter; test_people_with_many_clean_features runs them
-                assert all(t.dtype == torch.uint8 or t.double().isfinite().all() for t in call()), (op, kind)
-
-
-def test_tune_wants_ops_that_there_are(folder):
-    with pytest.raises(ValueError, match="only must name ops of blend, .*got blur"):
-        vk.tune(["blur"], photos=1, side=8)
-    assert not list(folder.iterdir())
 
 
 # Sizes beyond a tile
@@ -362,51 +223,6 @@ def test_a_row_that_names_no_veil_reads_nothing():
     network = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
     launchers["blend_normalize"](images, veils / 255.0, rows, 51, [0.5] * 3, [0.5] * 3, False, network)
     assert (network[1:] == -1).all()
-
-
-# Bounds (bounds.py is installed for the whole suite)
-
-
-@triton.jit
-def faulty_kernel(x, index, out, size, first, reading, BLOCK: tl.constexpr):
-    here = first + tl.arange(0, BLOCK)
-    if reading == 1:
-        tl.store(out + tl.arange(0, BLOCK), tl.load(x + here, mask=here < size, other=0.0))
-    elif reading == 2:
-        tl.atomic_add(index + first, 1)
-    else:
-        tl.store(out + here, tl.load(x + tl.arange(0, BLOCK)), mask=here < size)
-
-
-only_interpreted = pytest.mark.skipif(not INTERPRETED, reason="the interpreter does not run here")
-
-
-@only_interpreted
-@pytest.mark.parametrize(
-    "size,first,reading,what",
-    [
-        (9, 1, 1, r"load of 1 values outside of what it was given, the first nearest to x, 32 bytes from the start"),
-        (8, -1, 1, r"load of 1 values .* nearest to x, -4 bytes from the start of its 32"),
-        (11, 3, 0, r"store of 3 values .* nearest to out, 32 bytes from the start of its 32"),
-        (8, -3, 0, r"store of 3 values .* nearest to out, -12 bytes"),
-        (0, 2, 2, r"atomic of 1 values .* nearest to index, 8 bytes"),
-    ],
-)
-def test_a_faulty_kernel_is_found(size, first, reading, what):
-    """One value beyond either end, in a load, a store and an atomic; the line is that of the kernel."""
-    x, index, out = torch.zeros(8), torch.zeros(2, dtype=torch.int32), torch.zeros(8)
-    with pytest.raises(triton.runtime.errors.InterpreterError, match=f"faulty_kernel: {what}") as raised:
-        faulty_kernel[(1,)](x, index, out, size, first, reading, BLOCK=8)
-    assert "test_triton.py:" in str(raised.value) and "(faulty_kernel)" in str(raised.value)
-
-
-@only_interpreted
-def test_masked_lanes_and_whole_storages_are_within_bounds():
-    """A view's storage is what a launch is given; lanes that are masked off may point anywhere."""
-    x, index, out = torch.arange(12.0), torch.zeros(2, dtype=torch.int32), torch.zeros(12)
-    for size, first, reading in ((8, 1000, 1), (8, 1000, 0), (8, 3, 1), (8, 3, 0), (0, 1, 2)):
-        faulty_kernel[(1,)](x[2:10], index, out[2:10], size, first, reading, BLOCK=8)
-    assert index.tolist() == [0, 1] and out.any()
 
 
 @pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])
