@@ -69,7 +69,8 @@ def _run(out: Path, config: CraftConfig, people: int, progress: bool | None, tel
     ]
     tell("evaluating")
     evaluation = evaluate(model, everyone, result.bank, gallery=gallery)
-    report = write_report(out, evaluation, everyone, result.bank, title="veilkern demo: synthetic people")
+    title = "veilkern demo: synthetic people"
+    report = write_report(out, evaluation, everyone, result.bank, title=title, overwrite=True)
     return Demo(result, evaluation, written, report)
 
 
