@@ -219,6 +219,29 @@ def test_photos_without_a_clean_feature_are_refused(path, kind):
     assert ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind, own=own)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_flat_hull(path, dtype):
+    """Clean features that are all the same, and starts far from the simplex: the weights still sum to 1."""
+    g = torch.Generator().manual_seed(3)
+    clean = torch.randn(1, 16, generator=g, dtype=dtype).expand(6, 16).contiguous()
+    f, start = (torch.randn(6, n, generator=g, dtype=dtype) for n in (16, 4))
+    offsets = offsets_of((4, 2))
+    for weights in (None, start, 1e6 * start):
+        distance, found, _ = ops.hull_distance(f, clean, offsets, weights=weights)
+        assert (found >= 0).all()
+        torch.testing.assert_close(found.sum(1), torch.ones_like(distance), rtol=0, atol=1e-5)
+        torch.testing.assert_close(distance, (f - clean[0]).square().sum(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_that_are_not_finite(path, kind):
+    """NaN for that photo, not an error of the solver's."""
+    f, clean, offsets, _ = features((3, 2))
+    f[1, 0] = float("nan")
+    distance, _, gradient = ops.hull_distance(f, clean, offsets, kind=kind)
+    assert distance[1].isnan() and distance[[0, 2, 3, 4]].isfinite().all() and gradient[0].isfinite().all()
+
+
 def test_width_is_room_for_weights():
     f, clean, offsets, _ = features((3, 2))
     narrow, wide = (ops.hull_distance(f, clean, offsets, width=w)[1] for w in (None, 7))

@@ -306,6 +306,18 @@ DEVICE_CALLS = OPS | {
 
 
 @pytest.mark.parametrize("op,name", [(op, name) for op, (_, make, _) in DEVICE_CALLS.items() for name in make()])
+def test_a_sparse_tensor(op, name):
+    """TypeError that says what to do, before anything runs."""
+    call, make, _ = DEVICE_CALLS[op]
+    given = make()
+    if given[name].dtype == torch.uint16:
+        pytest.skip("torch makes no sparse tensor of uint16")
+    given[name] = given[name].to_sparse()
+    with pytest.raises(TypeError, match=rf": {name} must be a dense tensor, .*use .to_dense"):
+        call(**given)
+
+
+@pytest.mark.parametrize("op,name", [(op, name) for op, (_, make, _) in DEVICE_CALLS.items() for name in make()])
 def test_a_tensor_on_another_device(op, name):
     """ValueError that names an argument; never an error from inside, never a silent copy."""
     call, make, _ = DEVICE_CALLS[op]

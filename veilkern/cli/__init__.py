@@ -21,7 +21,7 @@ from veilkern.errors import VeilkernError
 # Each command, the file and the name in it that it is found by, and its line in the list of commands.
 COMMANDS = {
     "craft": ("craft", "craft", "Craft one veil per person."),
-    "protect": ("folders", "protect", "Protect every photo of everybody who has a veil; those done already are skipped."),
+    "protect": ("folders", "protect", "Protect every photo of everybody who has a veil; skip those done."),
     "recover": ("folders", "recover", "Recover the originals of protected photos."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),

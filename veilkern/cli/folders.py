@@ -23,7 +23,7 @@ def protect(
     overwrite: Overwrite = False,
     force: Annotated[bool, typer.Option("--force", help="Protect photos too that are protected already.")] = False,
 ) -> None:
-    """Protect every photo of everybody who has a veil; those done already are skipped."""
+    """Protect every photo of everybody who has a veil; skip those done."""
     bank = vk.VeilBank.load(veils)
     options = {"lossless": lossless, "resize": resize, "convert": convert, "overwrite": overwrite, "force": force}
     _report_folder(protect_folder(faces, bank, out, **options), "protected", out)

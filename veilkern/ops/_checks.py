@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 _TooHard = getattr(np, "exceptions", np).TooHardError  # NumPy 1.25 moved it
+MAX_SIZE = 2**31 - 1  # of a width, stride or the like: what every backend can count
 _MAX_WORK = 100_000  # candidates that NumPy may try to find an overlap: milliseconds
 
 
@@ -21,6 +22,7 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
     if (
         isinstance(value, torch.Tensor)
         and value.dtype in dtypes
+        and value.layout is torch.strided
         and value.ndim == len(wanted)
         and all(w is None or w == n for w, n in zip(wanted, value.shape, strict=True))
     ):
@@ -32,6 +34,8 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
         raise TypeError(
             f"{op}: {name} must be {kinds} {shape}, got {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
         )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, {kinds} {shape}, got {value.layout}: use .to_dense()")
     raise ValueError(f"{op}: {name} must be {kinds} {shape}, got {list(value.shape)}")
 
 
@@ -106,8 +110,8 @@ def check_block(op: str, block: object, stride: object, height: int, width: int)
     """block (h, w) and stride are positive integers and the block fits the image."""
     if not (isinstance(block, (tuple, list)) and len(block) == 2 and all(isinstance(b, int) and b > 0 for b in block)):
         raise ValueError(f"{op}: block must be two positive integers (h, w), got {block!r}")
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"{op}: stride must be a positive integer, got {stride!r}")
+    if isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride <= MAX_SIZE:
+        raise ValueError(f"{op}: stride must be a positive integer up to {MAX_SIZE}, got {stride!r}")
     if block[0] > height or block[1] > width:
         raise ValueError(f"{op}: block must fit the image, {height} x {width}, got {block[0]} x {block[1]}")
 

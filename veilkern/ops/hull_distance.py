@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from veilkern.backends import select
-from veilkern.ops._checks import check_choice, check_device, check_offset_range, check_offsets, check_tensor
+from veilkern.ops._checks import MAX_SIZE, check_choice, check_device, check_offset_range, check_offsets, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 from veilkern.reference.hull_distance import KINDS
 
@@ -52,8 +52,8 @@ def hull_distance(
         check_device(op, "weights", weights, "features", features)
     if width is None:
         width = weights.shape[1] if weights is not None else _most(clean_offsets)
-    elif isinstance(width, bool) or not isinstance(width, int) or width < 0:
-        raise ValueError(f"{op}: width must be an integer from 0, got {width!r}")
+    elif isinstance(width, bool) or not isinstance(width, int) or not 0 <= width <= MAX_SIZE:
+        raise ValueError(f"{op}: width must be an integer 0..{MAX_SIZE}, got {width!r}")
     if weights is not None and weights.shape[1] != width:
         raise ValueError(f"{op}: weights must be [{len(features)}, {width}], got {list(weights.shape)}")
     if own is not None:

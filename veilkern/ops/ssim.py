@@ -63,8 +63,8 @@ def _check(op, x, y, window, sigma, borders, data_range):
         raise ValueError(f"{op}: y must have the shape of x, {list(x.shape)}, got {list(y.shape)}")
     check_device(op, "y", y, "x", x)
     check_choice(op, "borders", borders, ("valid", "same"))
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ValueError(f"{op}: window must be an odd positive integer, got {window!r}")
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window < 2**16 or window % 2 == 0:
+        raise ValueError(f"{op}: window must be an odd positive integer below 65536, got {window!r}")
     if borders == "valid" and window > min(x.shape[2:]):
         raise ValueError(f"{op}: window must fit the image, {x.shape[2]} x {x.shape[3]}, got {window}")
     _check_range(op, "sigma", sigma, 0.01, 1e4)  # beyond, squares of sigma leave the numbers: 0 / 0

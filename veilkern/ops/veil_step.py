@@ -114,6 +114,8 @@ def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Te
     """A number as it is, so that no tensor need be made of it; a tensor as float64 [P]."""
     people = len(veils)
     if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided:
+            raise TypeError(f"{op}: {name} must be a dense tensor, got {value.layout}: use .to_dense()")
         if value.shape not in ((), (people,)):
             raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(value.shape)}")
         check_device(op, name, value, "veils", veils)

@@ -68,10 +68,11 @@ def _solve(features, hull, valid, person, kind, start, iterations):
     size = gram.shape[1]
     system = gram + torch.eye(size, dtype=gram.dtype, device=gram.device) * (ridge + (~valid)[:, None].to(gram.dtype))
     if kind == "span":
-        return torch.linalg.solve(system[person], cross)
+        return torch.linalg.solve_ex(system[person], cross).result  # NaN for what is not finite
     one = valid.to(gram.dtype)[..., None]
     bordered = torch.cat([torch.cat([system, one], 2), torch.cat([one.mT, torch.zeros_like(one[:, :1])], 2)], 1)
-    return torch.linalg.solve(bordered[person], torch.cat([cross, torch.ones_like(cross[:, :1])], 1))[:, :size]
+    right = torch.cat([cross, torch.ones_like(cross[:, :1])], 1)
+    return torch.linalg.solve_ex(bordered[person], right).result[:, :size]
 
 
 def _simplex_fista(gram, cross, valid, person, start, length, iterations):
@@ -100,8 +101,14 @@ def _simplex_fista(gram, cross, valid, person, start, length, iterations):
 
 
 def _project(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Euclidean projection of the masked entries of each row onto the simplex (sort and threshold)."""
+    """Euclidean projection of the masked entries of each row onto the simplex (sort and threshold).
+
+    It does not change when a row is shifted: with its largest entry at 0, those that count lie in [-1, 0], and no digit
+    of them is lost beside large numbers (a step over a flat hull is as long as rounding makes it).
+    """
     sortable = x.masked_fill(~mask, -1e30)
+    if x.shape[1]:
+        sortable = sortable - sortable.amax(1, keepdim=True)
     ordered = sortable.sort(1, descending=True).values
     above = ordered.clamp_min(-1e29).cumsum(1) - 1
     rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)

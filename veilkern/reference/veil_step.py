@@ -68,7 +68,8 @@ def veil_step_(
 
     g = g - _column(lam, veils) * slope_vis + _column(mu, veils) * slope_var
     size = g.abs().flatten(1).mean(1)
-    finite = size.isfinite()
+    present = (offsets.diff() > 0) & (grad_offsets.diff() > 0)
+    finite = size.isfinite() & present
     moving = finite if active is None else finite & active
     scale = torch.where(size > 0, 1 / size, torch.zeros_like(size)).view(-1, 1, 1, 1)
     moved = _column(decay, veils) * momentum + g * scale
@@ -77,7 +78,7 @@ def veil_step_(
     veils.copy_(torch.where(chosen, (veils - _column(step, veils) * moved.sign()).clamp(0, 1), veils))
     statistics = torch.stack([size, loss_vis, loss_var.detach()], 1)
     statistics[~finite, 0] = float("nan")
-    statistics[(offsets.diff() == 0) | (grad_offsets.diff() == 0)] = float("nan")
+    statistics[~present] = float("nan")
     return statistics if active is None else torch.where(active[:, None], statistics, torch.zeros_like(statistics))
 
 
