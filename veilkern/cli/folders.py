@@ -37,7 +37,7 @@ def recover(
     overwrite: Overwrite = False,
     force: Annotated[bool, typer.Option("--force", help="Recover even what another veil is on.")] = False,
 ) -> None:
-    """Recover the originals of protected photos; those done already are skipped."""
+    """Recover the originals of protected photos; skip those done."""
     bank = vk.VeilBank.load(veils)
     outcome = recover_folder(protected, bank, out, gaussian_sigma=gaussian_sigma, overwrite=overwrite, force=force)
     _report_folder(outcome, "recovered", out)
