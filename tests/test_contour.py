@@ -45,6 +45,19 @@ def test_blur_of_few_pixels_keeps_a_flat_plane_flat(side):
     torch.testing.assert_close(blur_matrix(side, 2.0, like=DOUBLE).sum(1), torch.ones(side, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("side,sigma", [(1, 2.0), (2, 2.0), (3, 2.0), (8, 2.0), (9, 2.0), (10, 2.0), (12, 4.0)])
+def test_blur_of_few_pixels_by_hand(side, sigma):
+    """The window ends where the reflected plane does: side - 1 pixels to either side, and no further."""
+    radius = min(round(4 * sigma), side - 1)
+    weights = {d: np.exp(-(d**2) / (2 * sigma**2)) for d in range(-radius, radius + 1)}
+    wanted = np.zeros((side, side))
+    for i in range(side):
+        for d, weight in weights.items():
+            j = abs(i + d)
+            wanted[i, j if j < side else 2 * (side - 1) - j] += weight / sum(weights.values())
+    np.testing.assert_allclose(blur_matrix(side, sigma, like=DOUBLE), wanted, atol=1e-14)
+
+
 @pytest.mark.parametrize("size", [(24, 31), (112, 112), (9, 40), (5, 6)])
 @pytest.mark.parametrize("blend", [1, 51, 200])
 def test_loss_and_slope_against_autograd(size, blend):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import sys
@@ -13,8 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import veilkern as vk
+from veilkern.embedder import InputSpec, _alternatives
 from veilkern.errors import ModelError
-from veilkern.models import IR, IResNet, MobileFaceNet, iresnet, loading, mobilefacenet
+from veilkern.models import IR, IResNet, MobileFaceNet, ir, iresnet, loading, mobilefacenet
 
 
 class Net(nn.Module):
@@ -59,6 +61,52 @@ def test_input_spec():
     torch.testing.assert_close(seen["x"], wanted)
 
 
+@pytest.mark.parametrize("spec", [{}, {"std": (2, 2, 2)}, {"std": (1, 1, 2)}, {"mean": (0, 0, 1)}, {"value_range": 2}])
+def test_each_part_of_the_input_alone(spec):
+    """What is not stated changes nothing; each part counts without the others."""
+    seen = {}
+    model = vk.FaceModel(Returns(lambda x: seen.setdefault("x", x).flatten(1)[:, :5] + 1), **spec)
+    model.embed(X)
+    mean, std = (torch.tensor(spec.get(k, (d,) * 3)).float().view(3, 1, 1) for k, d in (("mean", 0), ("std", 1)))
+    assert torch.equal(seen["x"], (X * spec.get("value_range", 1) - mean) / std)
+    assert vk.FaceModel(Net()).input == InputSpec() == InputSpec((112, 112), (0.0,) * 3, (1.0,) * 3, False, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.input.bgr = True
+
+
+def test_the_usual_mistakes_by_hand():
+    spec = InputSpec((8, 9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), False, 7.0)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    inputs = {
+        "values to be normalised to [-1, 1] (mean 0.5, std 0.5)": ((0.5,) * 3, (0.5,) * 3, 1.0),
+        "values in [0, 1] without normalisation": ((0.0,) * 3, (1.0,) * 3, 1.0),
+        "values in 0..255": ((0.0,) * 3, (1.0,) * 3, 255.0),
+        "ImageNet mean and std": (mean, std, 1.0),
+    }
+    wanted = {"BGR channel order": InputSpec((8, 9), (0.3, 0.2, 0.1), (0.6, 0.5, 0.4), True, 7.0)}
+    for label, (m, s, value_range) in inputs.items():
+        wanted[label] = InputSpec((8, 9), m, s, False, value_range)
+        wanted[f"BGR channel order and {label}"] = InputSpec((8, 9), m, s, True, value_range)
+    assert _alternatives(spec) == wanted
+    assert "values in [0, 1] without normalisation" not in _alternatives(InputSpec())
+
+
+def test_ir_by_its_blocks():
+    """Blocks a stage as published, and each depth and kind told apart by its checkpoint alone."""
+    assert ir.DEPTHS == {50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
+    for layers, depths in ir.DEPTHS.items():
+        for excite in (False, True):
+            with torch.device("meta"):
+                state = IR(depths, excite, 128).state_dict()
+                name, net = ir.build(state)
+            assert name == f"ir{'_se' * excite}{layers}" and ir.matches(state)
+            assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in state.items()}
+    for missing in ("input_layer.0.weight", "body.0.res_layer.0.weight", "output_layer.3.weight"):
+        assert not ir.matches({k: v for k, v in state.items() if k != missing})
+    with pytest.raises(ValueError, match="23 blocks, wanted 24, 49, 50"):
+        ir.build({f"body.{i}.x": 0 for i in range(23)})
+
+
 @pytest.mark.parametrize(
     "what,words",
     [
@@ -93,6 +141,12 @@ def test_un_normalised_and_4d_outputs_are_taken():
         ({"size": (1, 2, 3)}, ValueError),
         ({"std": (0, 1, 1)}, ValueError),
         ({"mean": (1,)}, ValueError),
+        ({"std": (1, 1)}, ValueError),
+        ({"std": (1, 1, -0.5)}, ValueError),
+        ({"size": 0}, ValueError),
+        ({"size": (5, 0)}, ValueError),
+        ({"value_range": 0}, ValueError),
+        ({"value_range": -0.5}, ValueError),
         ({"module": 3}, TypeError),
     ],
 )

@@ -22,7 +22,7 @@ from veilkern.cli import app
 from veilkern.evaluate import contour, evaluate, identify, psnr, ranks_against, run, ssim, verdict
 from veilkern.evaluate.report import FILES, format_number, worst_first, write_report
 from veilkern.evaluate.verdict import LEVELS, QUESTIONS, THRESHOLDS, person_level
-from veilkern.evaluate.views import blurred_views, worst_photos
+from veilkern.evaluate.views import blurred_views, contact_sheet, views, worst_photos
 
 cli_evaluate, cli_info = (importlib.import_module(f"veilkern.cli.{name}") for name in ("evaluate", "info"))
 
@@ -444,6 +444,20 @@ def test_worst_photos_and_persons_come_first(evaluation):
     assert evaluation.photos[label]["cosine"][i] == min(v for p in evaluation.photos.values() for v in p["cosine"])
     order = [max(LEVELS.index(person_level(r, m) or "good") for m in r) for r in worst_first(evaluation)]
     assert order == sorted(order, reverse=True) and len(order) == len(evaluation.persons)
+
+
+def test_the_contact_sheet_names_kinds_and_persons(people, small_bank):
+    shown = [views(people, small_bank, [0, 1]), views(people, small_bank, [6])]
+    sheet = np.asarray(contact_sheet(shown))
+    for block in range(4):
+        left = 8 + block * (2 * 112 + 8)
+        assert sheet[:18, left : left + 224].min() < 128  # the kind
+        kind = ("original", "protected", "protected, blurred", "recovered")[block]
+        for line, person in enumerate(shown):
+            top = 18 + line * (112 + 14)
+            assert (sheet[top : top + 14, left : left + 224].min() < 128) == (block == 0)  # the person, once a line
+            for i, image in enumerate(person.images[kind].permute(0, 2, 3, 1).numpy()):
+                np.testing.assert_array_equal(sheet[top + 14 : top + 126, left + i * 112 : left + (i + 1) * 112], image)
 
 
 def test_blurred_views_show_a_negative_as_a_positive():
