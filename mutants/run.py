@@ -190,7 +190,7 @@ def main() -> int:
                 print(f"the tests fail without a mutation: {' '.join(tests)}\n{output[-2000:]}")
                 return 2
             baselines[tests] = seconds
-        # Whatever ends otherwise is the mutant's doing, a module that can no longer be imported too: without it they pass.
+        # Whatever ends otherwise is the mutant's doing, a module that cannot be imported too: without it they pass.
         status, seconds, _ = run_tests(tests, mutant, 20 + 4 * baselines[tests])
         if status == 0:
             survivors.append(mutant)
