@@ -89,3 +89,13 @@ def test_windows_of_ssim_that_are_none(window, borders):
     x = torch.zeros(1, 1, 12, 12)
     with pytest.raises(ValueError, match="window must be an odd positive integer"):
         ops.ssim(x, x, window=window, borders=borders)
+
+
+def test_every_other_tensor_is_looked_at():
+    """What comes before it, absent or elsewhere or the output itself, ends no search."""
+    memory = torch.zeros(20)
+    out, shifted = memory[:10], memory[5:15]
+    for before in (("a", None), ("a", torch.zeros(3)), ("a", out), ("a", memory[10:])):
+        with pytest.raises(ValueError, match="out must not overlap b in memory"):
+            _checks.check_output("op", ("out", out), (before, ("b", shifted)), same="a")
+        _checks.check_output("op", ("out", out), (before,), same="a")

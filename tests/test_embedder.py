@@ -70,6 +70,7 @@ def test_each_part_of_the_input_alone(spec):
     mean, std = (torch.tensor(spec.get(k, (d,) * 3)).float().view(3, 1, 1) for k, d in (("mean", 0), ("std", 1)))
     assert torch.equal(seen["x"], (X * spec.get("value_range", 1) - mean) / std)
     assert vk.FaceModel(Net()).input == InputSpec() == InputSpec((112, 112), (0.0,) * 3, (1.0,) * 3, False, 1.0)
+    assert InputSpec((1, 1)).size == (1, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.input.bgr = True
 
@@ -94,6 +95,10 @@ def test_the_usual_mistakes_by_hand():
 def test_ir_by_its_blocks():
     """Blocks a stage as published, and each depth and kind told apart by its checkpoint alone."""
     assert ir.DEPTHS == {50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
+    assert ir.blocks_of((1, 2, 1, 3)) == [
+        *((64, 64, 2), (64, 128, 2), (128, 128, 1)),
+        *((128, 256, 2), (256, 512, 2), (512, 512, 1), (512, 512, 1)),
+    ]
     for layers, depths in ir.DEPTHS.items():
         for excite in (False, True):
             with torch.device("meta"):
@@ -224,6 +229,7 @@ def test_check_by_hand():
     found = model.check(people)
     assert found.same == pytest.approx(cos(10, 40, 30), abs=1e-6)
     assert found.different == pytest.approx(cos(90, 80, 50), abs=1e-6) and found.auc == 1
+    assert model.check(people, least_auc=1.0) == found  # as much as is asked for is enough
     # Across: 70, 60 and 20 degrees. Inside: 10 lies above all three, 50 above two, 40 above two.
     mixed = vk.People.from_images([photos_at(0, 10, 50), photos_at(70)])
     assert model.check(mixed, least_auc=0.7).auc == pytest.approx((3 + 2 + 2) / 9)
