@@ -241,6 +241,9 @@ def test_rename():
     assert two.names == ["p1", "p0", "Zoë"] and torch.equal(two.veils, one.veils) and one.names == ["p0", "p1", "p2"]
     assert two.record("Zoë") == {"key_id": "k", "generation": 0, "status": "converged", "name": "Zoë", "keyed_as": "p2"}
     assert two.rename({"Zoë": "z"}).record("z")["keyed_as"] == "p2"  # the name that keyed the start
+    assert two.next_generations() == one.next_generations() == {"p0": 1, "p1": 1, "p2": 1}
+    assert bank(2, records=[{"generation": 3}, {"keyed_as": "p0"}]).next_generations() == {"p0": 4}
+    assert bank(2, records=[]).next_generations() == {"p0": 1, "p1": 1}
     assert bank(3, records=[]).rename({"p0": "z"}).records == [{"name": "z", "keyed_as": "p0"}, {}, {}]
     for names, error in (({"x": "y"}, KeyError), ({"p0": "p1"}, ValueError), ({"p0": "a/b"}, ValueError)):
         with pytest.raises(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -14,7 +15,7 @@ from veilkern import __version__, keyed, ops
 from veilkern.config import CraftConfig, differences
 from veilkern.embedder import FaceModel
 from veilkern.errors import ModelError, OutputError
-from veilkern.files import is_plain_name
+from veilkern.files import is_plain_name, locked
 from veilkern.journal import Journal
 from veilkern.people import People
 from veilkern.progress import Progress, progress_bar
@@ -81,12 +82,17 @@ def craft(
     another veil under the same key. threads: on the CPU; default: what torch uses, or what the journal was begun with.
     A person who fails for whatever reason fails alone; where memory runs out, fewer persons are crafted at a time.
     Raises TypeError and ValueError for wrong arguments, ModelError when the network is unusable, OutputError when the
-    journal cannot be written, CraftInterrupted on Ctrl-C.
+    journal cannot be written or another craft is at work on it, CraftInterrupted on Ctrl-C.
     """
     config = CraftConfig() if config is None else config
     _check(model, people, config, held_out)
     if resume and journal is None:
         raise ValueError("craft: resume needs the journal that it should take up")
+    with contextlib.nullcontext() if journal is None else locked(journal):
+        return _craft(model, people, config, key, held_out, progress, journal, resume, generation, threads)
+
+
+def _craft(model, people, config, key, held_out, progress, journal, resume, generation, threads) -> CraftResult:
     book = None if journal is None else Journal.take_up(journal, resume)
     if threads is None and book is not None:
         threads = min(book.header.get("threads", available_cores()), available_cores())

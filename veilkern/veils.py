@@ -146,9 +146,22 @@ class VeilBank:
         return self._select(self._rows_of(who))
 
     def remove(self, names: Iterable[str] | str) -> VeilBank:
-        """A bank without these persons; KeyError names whoever has no veil."""
+        """A bank without these persons; KeyError names whoever has no veil.
+
+        The bank forgets them: crafted again under the same name and key, a person starts from the same noise, so craft
+        somebody else of that name with another generation.
+        """
         gone = set(self.rows(names).tolist())
         return self._select([row for row in range(len(self)) if row not in gone])
+
+    def next_generations(self) -> dict[str, int]:
+        """By the names that keyed the starts of these veils (persons may have been renamed since): the first generation
+        of which there is no veil here. No two veils should come from the same noise."""
+        found: dict[str, int] = {}
+        for own, record, generation in zip(self.names, self.records or [{}] * len(self), self.generations, strict=True):
+            keyed = record.get("keyed_as", own)
+            found[keyed] = max(found.get(keyed, 0), generation + 1)
+        return found
 
     def rename(self, names: Mapping[str, str]) -> VeilBank:
         """A bank with other names, {old: new}; each record keeps the name that keyed the start as `keyed_as`."""

@@ -47,7 +47,14 @@ class Target:
         assert bank is not None  # rotating has one
         if unknown := [name for name in rotate or [] if name not in bank]:
             raise typer.BadParameter(f"--rotate: no veil in {self.where} for {', '.join(unknown[:10])}")
-        return {name: bank.record(name)["generation"] + 1 for name in rotate or bank.names}
+        after, taken = bank.next_generations(), rotate or bank.names
+        return {name: max(bank.record(name)["generation"] + 1, after.get(name, 0)) for name in taken}
+
+    def generations(self, people: vk.People) -> dict[str, int]:
+        """Of whoever is crafted now: whom the bank already has a start of under this name (a person renamed since) gets
+        another, so that no two veils come from the same noise."""
+        after = {} if self.base is None else self.base.next_generations()
+        return {name: after.get(name, 0) for name in people.names} | self.renewed
 
     def _begun_as(self) -> list[tuple[str, dict]]:
         """What the veils that are there were begun with, as in a journal's header, and the file that says so."""

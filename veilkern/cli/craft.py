@@ -137,7 +137,7 @@ def craft(
                 held_out=unseen if len(unseen) else None,
                 journal=target.journal,
                 resume=target.book is not None,
-                generation=target.renewed,
+                generation=target.generations(crafting),
                 threads=threads,
             )
         except vk.CraftInterrupted as stop:
