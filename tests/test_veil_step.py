@@ -168,8 +168,8 @@ def test_a_person_without_photos_or_gradients_stays(path, visual):
     for photos, slopes in (([0, 0, 1, count], [0, 1, 2, count]), ([0, 1, 2, count], [0, 0, 1, count])):
         moved, m = veils.clone(), momentum.clone()
         statistics = ops.veil_step_(
-            moved, m, gradients, images, torch.tensor(photos), gradient_offsets=torch.tensor(slopes), blend=51, lam=0.05,
-            mu=0.01, step=0.1, decay=1.0, mean_images=torch.rand_like(veils), visual=visual,
+            moved, m, gradients, images, torch.tensor(photos), gradient_offsets=torch.tensor(slopes), blend=51,
+            lam=0.05, mu=0.01, step=0.1, decay=1.0, mean_images=torch.rand_like(veils), visual=visual,
         )  # fmt: skip
         assert torch.equal(moved[0], veils[0]) and torch.equal(m[0], momentum[0]) and statistics[0].isnan().all()
         assert not torch.equal(moved[1], veils[1]) and statistics[1:].isfinite().all()
