@@ -99,6 +99,7 @@ def search(name: str, seconds: float, inputs: int, seed: int, out: Path) -> tupl
             order = f"{start} {inputs} {until}"
             command = [sys.executable, __file__, "--child", order, "--target", name, "--seed", f"{seed}", "--out", out]
             environment = {**os.environ, "VEILKERN_FUZZ_WORK": work, "PYTHONFAULTHANDLER": "1"}
+            environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8"  # else torch keeps code for every shape, beyond ROOM
             with (Path(work) / "errors").open("w+") as errors:
                 run = functools.partial(subprocess.run, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
                 done = run(command, env=environment)

@@ -318,6 +318,34 @@ def test_a_sparse_tensor(op, name):
 
 
 @pytest.mark.parametrize("op,name", [(op, name) for op, (_, make, _) in DEVICE_CALLS.items() for name in make()])
+def test_a_tensor_whose_memory_is_not_its_values(op, name):
+    """Freed storage (the kernels read address 0) and views that torch negates when it reads them."""
+    call, make, _ = DEVICE_CALLS[op]
+    given = make()
+    given[name].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=rf": {name} must have memory"):
+        call(**given)
+    given = make()
+    if given[name].is_floating_point():
+        given[name] = torch._neg_view(given[name])
+        with pytest.raises(ValueError, match=rf": {name} must hold its own values, .*resolve_neg"):
+            call(**given)
+
+
+@pytest.mark.parametrize(
+    "op,name",
+    [(op, name) for op, (_, make, outputs) in OPS.items() for name in outputs if make()[name].is_floating_point()],
+)
+def test_an_output_that_requires_a_gradient(op, name, path):
+    """ValueError on every backend, never torch's error from inside."""
+    call, make, _ = OPS[op]
+    given = make()
+    given[name].requires_grad_()
+    with pytest.raises(ValueError, match=rf": {name} must not require a gradient"):
+        call(**given)
+
+
+@pytest.mark.parametrize("op,name", [(op, name) for op, (_, make, _) in DEVICE_CALLS.items() for name in make()])
 def test_a_tensor_on_another_device(op, name):
     """ValueError that names an argument; never an error from inside, never a silent copy."""
     call, make, _ = DEVICE_CALLS[op]

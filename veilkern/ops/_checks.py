@@ -18,7 +18,8 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
 
     A number in `shape` must match exactly. TypeError for another type or dtype, ValueError for another shape.
     """
-    wanted = _parse(shape) if torch.compiler.is_compiling() else _sides(shape)
+    compiling = torch.compiler.is_compiling()  # there the dispatcher hands the op's body plain memory
+    wanted = _parse(shape) if compiling else _sides(shape)
     if (
         isinstance(value, torch.Tensor)
         and value.dtype in dtypes
@@ -26,6 +27,8 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
         and value.ndim == len(wanted)
         and all(w is None or w == n for w, n in zip(wanted, value.shape, strict=True))
     ):
+        if not compiling and type(value) is torch.Tensor:
+            check_memory(op, name, value)
         return value
     kinds = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     if not isinstance(value, torch.Tensor):
@@ -37,6 +40,14 @@ def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype
     if value.layout is not torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, {kinds} {shape}, got {value.layout}: use .to_dense()")
     raise ValueError(f"{op}: {name} must be {kinds} {shape}, got {list(value.shape)}")
+
+
+def check_memory(op: str, name: str, value: torch.Tensor) -> None:
+    """The values lie in memory as they are: kernels read and write there. ValueError otherwise."""
+    if value.is_neg():
+        raise ValueError(f"{op}: {name} must hold its own values, got a negated view: use .resolve_neg()")
+    if value.data_ptr() == 0 and value.numel() and value.device.type != "meta":
+        raise ValueError(f"{op}: {name} must have memory, got {list(value.shape)} whose storage is empty or freed")
 
 
 def _parse(shape: str) -> tuple[int | None, ...]:
@@ -129,12 +140,14 @@ def check_output(op: str, output: Named, others: Sequence[Named], *, same: str =
     """What an op writes shares no memory with anything else that it is given, nor with itself.
 
     output, others: (name, tensor); where there is None there is no memory. same: the one of others that output may be
-    as a whole, value on value: same address, shape, strides and size of a value. ValueError otherwise. It looks at
-    addresses, so it belongs in an op's body, which no compiler traces.
+    as a whole, value on value: same address, shape, strides and size of a value; nor does it require a gradient.
+    ValueError otherwise. It looks at addresses, so it belongs in an op's body, which no compiler traces.
     """
     name, out = output
     if out is None:
         return
+    if out.requires_grad:
+        raise ValueError(f"{op}: {name} must not require a gradient, for it is written in place: use .detach()")
     if not out.is_contiguous() and _overlaps_itself(out):
         raise ValueError(
             f"{op}: {name} must have memory of its own for every value, got {list(out.shape)} with strides "

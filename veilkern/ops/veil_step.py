@@ -12,6 +12,7 @@ from veilkern.ops._checks import (
     check_block,
     check_choice,
     check_device,
+    check_memory,
     check_offset_range,
     check_offsets,
     check_output,
@@ -119,6 +120,8 @@ def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Te
         if value.shape not in ((), (people,)):
             raise ValueError(f"{op}: {name} must be a number or [{people}], got {list(value.shape)}")
         check_device(op, name, value, "veils", veils)
+        if not torch.compiler.is_compiling() and type(value) is torch.Tensor:
+            check_memory(op, name, value)
         return value.detach().to(torch.float64).expand(people).contiguous()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number or [{people}], got {type(value).__name__}")
