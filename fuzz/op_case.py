@@ -148,7 +148,8 @@ class Case:
         return self.rng.choice(
             (
                 lambda: value.unsqueeze(0), lambda: value[:0], lambda: value[0], lambda: value[..., :-1],
-                lambda: value.to(self.rng.choice(dtypes)), lambda: value.numpy(), lambda: value.tolist(),
+                lambda: value.to(self.rng.choice(dtypes)), lambda: value.tolist(),
+                lambda: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy(),  # it has no bfloat16
                 lambda: value.to("meta"), lambda: value.flip(-1),
                 lambda: value if value.dtype == torch.uint16 else value.to_sparse(),  # torch makes none of uint16
                 lambda: value.double().requires_grad_(), lambda: torch.cat([value, value]),

@@ -251,6 +251,8 @@ def _compare(label: str, case: Case, found, plain: Case, wanted) -> None:
             require(torch.equal(a, b), f"{label}: {int((a != b).sum())} of {a.numel()} values differ")
         elif case.tame and a.numel() and bool(b.isfinite().all()):
             bound = max(BOUNDS[dtype] for dtype in (a.dtype, *case.dtypes()) if dtype in BOUNDS)
-            scale = max(float(b.detach().abs().max()), 1e-3)
+            # A score is a mean of terms up to 1 that may cancel: the reference itself is off by 4e-7 in float32.
+            least = 1e-2 if case.op.startswith("ssim") and b.ndim == 1 else 1e-3
+            scale = max(float(b.detach().abs().max()), least)
             error = float((a.detach().double() - b.detach().double()).abs().max())
             require(error <= bound * scale, f"{label}: off by {error}, largest {scale}")
