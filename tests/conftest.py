@@ -12,6 +12,7 @@ import torch
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests that send it need it back.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["COLUMNS"] = "200"  # the command line wraps its errors there; tests of narrow terminals set their own
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels run on the CPU then
 
