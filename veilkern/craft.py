@@ -23,7 +23,7 @@ from veilkern.threads import available_cores, using_threads
 from veilkern.veils import VeilBank, photo_id
 from veilkern.wave import CLEAN_FAILED, Wave, fixed_features
 
-_WIDTH = {"cpu": 4}  # photos in the network at a time: on a CPU more is no faster, and fewer leave fewer places empty
+_WIDTH = {"cpu": 4}  # photos in the network at a time: on a CPU more gain little, and fewer leave fewer places empty
 _WIDTH_ELSEWHERE = 16
 OUT_OF_MEMORY = "failed: out of memory"
 
@@ -89,18 +89,14 @@ def craft(
     if resume and journal is None:
         raise ValueError("craft: resume needs the journal that it should take up")
     with contextlib.nullcontext() if journal is None else locked(journal):
-        return _craft(model, people, config, key, held_out, progress, journal, resume, generation, threads)
-
-
-def _craft(model, people, config, key, held_out, progress, journal, resume, generation, threads) -> CraftResult:
-    book = None if journal is None else Journal.take_up(journal, resume)
-    if threads is None and book is not None:
-        threads = min(book.header.get("threads", available_cores()), available_cores())
-    with using_threads(threads) as threads:
-        run = _Run(model, people, config, key, generation, book)
-        if journal is not None and book is None:
-            run.journal = Journal.create(journal, run.header | {"threads": threads})
-        return run.finish(held_out, progress)
+        book = None if journal is None else Journal.take_up(journal, resume)
+        if threads is None and book is not None:
+            threads = min(book.header.get("threads", available_cores()), available_cores())
+        with using_threads(threads) as threads:
+            run = _Run(model, people, config, key, generation, book)
+            if journal is not None and book is None:
+                run.journal = Journal.create(journal, run.header | {"threads": threads})
+            return run.finish(held_out, progress)
 
 
 class _Run:

@@ -2,10 +2,9 @@
 
 Threads of OpenMP, which run the network on a CPU, spin while they wait for the slowest of them: hundreds of times in
 each pass of a network, up to some ms each time. That is quickest while every thread has a core to itself. Beside other
-load one of them is always without a core, and the others spend their time slices spinning for it: on two busy cores a
-craft that took 1.3 s with one thread took 31 s with two, burning 12 s of processor time instead of 0.5 s; with threads
-that sleep while they wait (OMP_WAIT_POLICY=passive) it took 1.6 s. So the command line lets them sleep, and takes no
-more threads than it has cores. The number does not follow the load: another number of threads sums in another order,
+load one of them is always without a core, and the others spend their time slices spinning for it; time two crafts at
+once, with OMP_WAIT_POLICY=active and passive, to see it. So the command line lets them sleep while they wait, and takes
+no more threads than it has cores. The number does not follow the load: another number of threads sums in another order,
 and a craft should give the same bits on a busy day.
 """
 

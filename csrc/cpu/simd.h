@@ -41,8 +41,7 @@ constexpr std::int64_t kValuesPerPart = 1 << 18;
 
 // Whether to write past the caches: results of a batch this large do not stay there anyway, and a store that goes straight
 // to memory saves reading the line first. Such stores need whole lines (64 bytes), which each run finds for itself (see
-// to_line), and runs long enough to pay for the fence behind them: photos from 8 KiB on at the usual 12 MiB (measured: at
-// 12 KB it is as fast or faster, at 5 KB an eighth slower, at 200 bytes forty times).
+// to_line), and runs long enough to pay for the fence behind them: photos from 8 KiB on at the usual 12 MiB.
 template <class T>
 bool streams(Photos<T> out, std::int64_t count, std::int64_t pixels) {
   const std::int64_t photo = pixels * static_cast<std::int64_t>(sizeof(T)), large = stream_from();
