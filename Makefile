@@ -33,11 +33,11 @@ $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/
 # --randomly-seed=N (printed at the top) repeats it. VEILKERN_SLOW=1 and VEILKERN_LARGE=1 run what is skipped.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
 test: $(VENV)/dev.done
-	@echo "tests: about 6 minutes on two idle cores, 7 with VEILKERN_SLOW=1 (make test-quick: one or two)"
+	@echo "tests: about 4 minutes on two idle cores, 7 with VEILKERN_SLOW=1 (make test-quick: one)"
 	$(PYTEST)
 
 test-quick: $(VENV)/dev.done
-	@echo "every op and command, few cases of each, nothing in Triton's interpreter: one or two minutes on two cores"
+	@echo "every op and command, few cases of each, nothing in Triton's interpreter: one minute on two idle cores"
 	$(PYTEST) --quick -q
 
 lint: $(VENV)/dev.done

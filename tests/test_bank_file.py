@@ -137,6 +137,7 @@ def deep(depth: int) -> list:
     return value
 
 
+@pytest.mark.thorough
 def test_saving_takes_no_copy_of_the_veils(tmp_path):
     code = (
         "import sys, resource, torch, veilkern as vk\n"

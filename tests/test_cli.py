@@ -90,6 +90,7 @@ def test_protect_recover_evaluate(crafted, faces, tmp_path, people):
     assert json.loads(text)["unseen"]["photos"] == 8
 
 
+@pytest.mark.thorough
 def test_an_existing_bank_is_never_replaced_unasked(crafted, faces, tmp_path, people):
     veils, _ = crafted
     before = veils.read_bytes()
@@ -161,12 +162,14 @@ def test_one_line_errors(crafted, faces, tmp_path, arguments, words):
     assert code == 1 and words in text and "Traceback" not in text
 
 
+@pytest.mark.thorough
 def test_input_options_reach_the_network(crafted, faces, tmp_path):
     veils, _ = crafted
     code, text = run("evaluate", faces, "--model", NET, "--veils", veils, "--out", tmp_path / "r", "--input-mean", "a")
     assert code == 2 and "wanted one number or three" in text
 
 
+@pytest.mark.thorough
 def test_ctrl_c_before_anybody_is_finished(faces, tmp_path):
     """A real SIGINT: exit code 130 and nothing left. What is kept of who is finished: test_journal.py."""
     out = tmp_path / "veils.safetensors"
@@ -183,6 +186,7 @@ def test_ctrl_c_before_anybody_is_finished(faces, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
 
 
+@pytest.mark.thorough
 def test_a_key_file_that_others_can_read_is_noted(faces, tmp_path):
     key = tmp_path / "key"
     key.write_bytes(b"0123456789abcdef0123")
@@ -192,6 +196,7 @@ def test_a_key_file_that_others_can_read_is_noted(faces, tmp_path):
     assert code == 0 and "note" in text and "can be read by others" in text
 
 
+@pytest.mark.thorough
 def test_the_network_is_checked_first(faces, tmp_path):
     """A network that tells nobody apart is refused before the craft, unless --no-check says otherwise."""
     blind = tmp_path / "net.py"

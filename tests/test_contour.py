@@ -73,6 +73,7 @@ def test_loss_and_slope_against_autograd(size, blend):
             assert (ours - theirs).norm() <= relative * theirs.norm() + 1e-10
 
 
+@pytest.mark.thorough
 def test_gradcheck():
     images, offsets, veils = some_people(12, 14, (2, 1))
     term = ContourLoss(images, offsets, 51, torch.float64)

@@ -424,6 +424,7 @@ def test_python_files_with_neighbours_of_one_name(tmp_path, monkeypatch):
     assert sys.modules["common"] is ours and str(tmp_path / "one") not in sys.path
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_loaded(tmp_path):
     file = tmp_path / "net.py"
     file.write_text("def load():\n    raise RuntimeError('no weights')\n\n\ndef number():\n    return 3\n")

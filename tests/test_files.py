@@ -186,6 +186,7 @@ def test_places_that_cannot_be_written(tmp_path, place):
 
 @posix
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.thorough
 def test_killed_in_the_middle_of_a_save(tmp_path):
     """kill -9 at many moments of endless saves: the file is always one of the two, whole."""
     path, halves = tmp_path / "a", 0

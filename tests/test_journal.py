@@ -115,6 +115,7 @@ def wait_for_a_veil(child, journal) -> None:
 
 
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGTERM", "SIGINT", "memory", "disk"])
+@pytest.mark.thorough
 def test_every_way_of_dying_keeps_who_is_finished(work, tmp_path, death):
     out, journal = tmp_path / "veils.safetensors", tmp_path / "veils.safetensors.journal"
     if death.startswith("SIG"):
@@ -151,6 +152,7 @@ def test_a_second_craft_on_the_same_bank_is_refused_at_once(work, tmp_path):
     assert code == 1 and "at work on it" in text and not out.exists()
 
 
+@pytest.mark.thorough
 def test_two_resumes_at_once_lose_nobody(work, tmp_path):
     out = tmp_path / "veils"
     children = [start(work, out, "--resume", TEST_SLEEP="0.01") for _ in range(2)]

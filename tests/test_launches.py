@@ -91,6 +91,7 @@ def test_a_damaged_table_is_an_error_that_names_the_file(folder, monkeypatch, te
         launches.launch_of("blend", "u8", torch.device("cpu"))
 
 
+@pytest.mark.thorough
 def test_another_launch_gives_the_same_bits(folder):
     """blend and recover by any table; block_variance within rounding."""
     images, veils, rows = batch(3, 2, 14)
@@ -133,6 +134,7 @@ def test_tune_searches_near_the_present_launch_and_checks_results(folder):
     assert tuning.best_launch("blend", "u8", wrong_and_fast, DEVICE, 4) == (present, 1.0)
 
 
+@pytest.mark.thorough
 def test_tune_has_work_for_every_class(folder):
     """One call of each piece of work that `veilkern tune` measures, on tiny photos."""
     default = launches.read_table(launches.shipped_folder() / "default.json")

@@ -157,6 +157,7 @@ def same_place(op: str) -> None:
     "isa,cases",
     [(isa, cases) for isa in isas() for cases in ("small", "large") if isa != "baseline" or cases == "small"],
 )
+@pytest.mark.thorough
 def test_every_layout(isa, cases):
     done = subprocess.run(
         [sys.executable, __file__, isa, cases], capture_output=True, text=True, timeout=250, check=False
