@@ -220,17 +220,29 @@ def test_photos_without_a_clean_feature_are_refused(path, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_flat_hull(path, dtype):
-    """Clean features that are all the same, and starts far from the simplex: the weights still sum to 1."""
-    g = torch.Generator().manual_seed(3)
-    clean = torch.randn(1, 16, generator=g, dtype=dtype).expand(6, 16).contiguous()
-    f, start = (torch.randn(6, n, generator=g, dtype=dtype) for n in (16, 4))
-    offsets = offsets_of((4, 2))
+@pytest.mark.parametrize("seed", [3, 58])
+def test_a_flat_hull(path, dtype, seed):
+    """Clean features that are all the same, so that a step over them is as long as rounding makes it, and starts far
+    from the simplex: the weights still sum to 1. (With seed 58 they did not, by 0.6.)"""
+    g = torch.Generator().manual_seed(seed)
+    clean = torch.randn(1, 64, generator=g, dtype=dtype).expand(6, 64).contiguous()
+    f, start = (torch.randn(6, n, generator=g, dtype=dtype) for n in (64, 6))
+    offsets = offsets_of((6,))
     for weights in (None, start, 1e6 * start):
         distance, found, _ = ops.hull_distance(f, clean, offsets, weights=weights)
         assert (found >= 0).all()
         torch.testing.assert_close(found.sum(1), torch.ones_like(distance), rtol=0, atol=1e-5)
         torch.testing.assert_close(distance, (f - clean[0]).square().sum(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype,large", [(torch.float32, 1e30), (torch.float64, 1e200)])
+def test_clean_features_whose_squares_overflow(path, dtype, large):
+    """NaN for that person's photos, not an error of the solver's that costs the others."""
+    f, clean, offsets, clean_offsets = features((2, 3), (2, 1))
+    f, clean = f.to(dtype), clean.to(dtype)
+    clean[2] = large
+    distance, *_ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind="affine")
+    assert distance[:2].isfinite().all() and not distance[2:].isfinite().any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
