@@ -138,6 +138,14 @@ def test_bad_photos_are_listed_at_the_end_and_the_exit_code_is_1(faces, tmp_path
     assert code == 1 and "6 photos protected" in text and "bad.jpg" in text
 
 
+def test_names_are_printed_as_they_are(tmp_path, small_bank):
+    """Neither as markup nor as pictures: rich knows [red] and :b: by heart."""
+    small_bank.save(tmp_path / "v")
+    for name in ("a:b:c", "[red]x", "[/]", ":smile:"):
+        code, text = run("protect", tmp_path / name, "--veils", tmp_path / "v", "--out", tmp_path / "out")
+        assert code == 1 and f"{name}: not a folder" in text, text
+
+
 @pytest.mark.parametrize(
     "arguments,words",
     [

@@ -15,7 +15,7 @@ import veilkern as vk
 if TYPE_CHECKING:
     from veilkern.people import Problem
 
-console, errors = Console(), Console(stderr=True)
+console, errors = Console(emoji=False), Console(stderr=True, emoji=False)  # :b: in a path is no picture
 NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters
 
 Faces = Annotated[Path, typer.Argument(metavar="FACES", help="One folder per person, PNG, JPEG or WebP inside.")]
