@@ -18,6 +18,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis  # noqa: F401 - these are what takes long to import; nothing of veilkern among them
@@ -35,6 +37,7 @@ THRESHOLD = 0.9
 OPS = ("blend", "recover", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
 # Modules (patterns; the first that fits counts) and the tests that have to notice; a {stem} is the module's own.
 TESTS = (
+    ("veilkern/backends/*", ()),  # every op's tests compare backends with the reference
     (
         "veilkern/ops/_checks.py",
         ("tests/test_checks.py", *(f"tests/test_{op}.py" for op in OPS), "tests/test_overlap.py"),
@@ -106,16 +109,39 @@ def tests_of(module: str) -> tuple[str, ...]:
     return ()
 
 
-def run_tests(tests: tuple[str, ...], mutant: Mutant | None, limit: float) -> tuple[int | None, float, str]:
-    """pytest's exit status (None: over the limit of seconds), seconds, output; in a child forked from this process."""
-    started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as output:
-        child = os.fork()
-        if child == 0:
-            _be_child(tests, mutant, output.fileno())
-        status = _wait(child, started + limit)
-        output.seek(0)
-        return status, time.monotonic() - started, output.read()
+@dataclass
+class Child:
+    """pytest in a process forked from this one; mutant: None for the code as it is."""
+
+    tests: tuple[str, ...]
+    mutant: Mutant | None
+    limit: float  # seconds
+    status: int | None = None  # pytest's exit status; None: over the limit
+
+    def start(self) -> Child:
+        """Fork."""
+        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it outlives this call
+        self.started = time.monotonic()
+        self.process = os.fork()
+        if self.process == 0:
+            _be_child(self.tests, self.mutant, self.output.fileno())
+        return self
+
+    def ended(self) -> bool:
+        """Whether it is over; kills it when its time is."""
+        done, status = os.waitpid(self.process, os.WNOHANG)
+        self.seconds = time.monotonic() - self.started
+        if done:
+            self.status = os.waitstatus_to_exitcode(status)
+        elif self.seconds > self.limit:
+            os.killpg(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        return bool(done) or self.seconds > self.limit
+
+    def read(self) -> str:
+        """What it printed."""
+        self.output.seek(0)
+        return self.output.read()
 
 
 def _be_child(tests, mutant, output) -> None:
@@ -134,22 +160,28 @@ def _be_child(tests, mutant, output) -> None:
         os._exit(status)
 
 
-def _wait(child: int, until: float) -> int | None:
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+def run_all(children: Iterable[Child], jobs: int) -> Iterator[Child]:
+    """Each child as it ends; `jobs` of them at a time, in one thread: only a process without threads forks safely."""
+    waiting, running = iter(children), []
+    while True:
+        while len(running) < jobs and (child := next(waiting, None)):
+            running.append(child.start())
+        if not running:
+            return
+        for child in [child for child in running if child.ended()]:
+            running.remove(child)
+            yield child
         time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+
+
+def _listed(path: Path) -> set[str]:
+    """The mutants of a list with lines "- module: `before` -> `after`: reason"."""
+    return set(re.findall(r"^- (\S+: `.*` -> `.*`): .+$", path.read_text(), re.MULTILINE)) if path.exists() else set()
 
 
 def explained() -> set[str]:
-    """The mutants that survivors.md gives a reason for: lines "- module: `before` -> `after`: reason"."""
-    if not SURVIVORS.exists():
-        return set()
-    return set(re.findall(r"^- (\S+: `.*` -> `.*`): .+$", SURVIVORS.read_text(), re.MULTILINE))
+    """The mutants that survivors.md gives a reason for."""
+    return _listed(SURVIVORS)
 
 
 def chosen(sample: int, seed: int, only: str) -> list[Mutant]:
@@ -176,28 +208,44 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "mutants.md", help="the survivors, as a list to fill in"
     )
+    parser.add_argument("--again", type=Path, help="only the mutants that such a list names")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    mutants, excused = chosen(given.sample, given.seed, given.only), explained()
-    print(f"{len(mutants)} mutants (seed {given.seed})", flush=True)
-    baselines: dict[tuple[str, ...], float] = {}
+    if given.again:
+        again = _listed(given.again)
+        mutants = [mutant for mutant in chosen(0, 0, given.only) if mutant.words in again]
+    else:
+        mutants = chosen(given.sample, given.seed, given.only)
+    print(f"{len(mutants)} mutants", flush=True)
+    baselines = _baselines(sorted({tests_of(mutant.module) for mutant in mutants}), given.jobs)
+    if baselines is None:
+        return 2
+    children = (
+        Child(tests, mutant, 20 + 4 * baselines[tests]) for mutant in mutants for tests in [tests_of(mutant.module)]
+    )
     killed, survivors = collections.Counter(), []
-    for mutant in mutants:
-        tests = tests_of(mutant.module)
-        if tests not in baselines:
-            status, seconds, output = run_tests(tests, None, 900)
-            if status != 0:
-                print(f"the tests fail without a mutation: {' '.join(tests)}\n{output[-2000:]}")
-                return 2
-            baselines[tests] = seconds
+    for child in run_all(children, given.jobs):
+        mutant = child.mutant
         # Without the mutant they pass: any other end is its doing, a module that cannot be imported too.
-        status, seconds, _ = run_tests(tests, mutant, 20 + 4 * baselines[tests])
-        if status == 0:
+        if child.status == 0:
             survivors.append(mutant)
-        killed[mutant.module] += status != 0
-        fate = "SURVIVED" if status == 0 else "time" if status is None else "killed"
-        print(f"{fate} {seconds:.1f} s {mutant.module}:{mutant.line} `{mutant.before}` -> `{mutant.after}`", flush=True)
-    return _report(mutants, killed, survivors, excused, given.out)
+        killed[mutant.module] += child.status != 0
+        fate = "SURVIVED" if child.status == 0 else "time" if child.status is None else "killed"
+        place = f"{mutant.module}:{mutant.line}"
+        print(f"{fate} {child.seconds:.1f} s {place} `{mutant.before}` -> `{mutant.after}`", flush=True)
+    return _report(mutants, killed, survivors, explained(), given.out)
+
+
+def _baselines(suites, jobs) -> dict[tuple[str, ...], float] | None:
+    """Seconds of each set of tests without a mutant; None, and why is printed, when one fails."""
+    seconds = {}
+    for child in run_all((Child(tests, None, 900) for tests in suites), jobs):
+        if child.status != 0:
+            print(f"the tests fail without a mutation: {' '.join(child.tests)}\n{child.read()[-2000:]}")
+            return None
+        seconds[child.tests] = child.seconds
+    return seconds
 
 
 def _report(mutants, killed, survivors, excused, out: Path) -> int:
