@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def _operator(name: str) -> Operator:
 def places_of(path: Path, module: str) -> list[Place]:
     """Every place in a file, in the order of lines."""
     source = path.read_text()
-    silent, nodes, found = _silent(source), list(ast_nodes(get_ast(source))), []
+    silent, nodes, found = _silent(source) + _marks(source), list(ast_nodes(get_ast(source))), []
     for name in (*OPERATORS, "LeaveOutCall"):
         operator = _operator(name)
         spans = [span for node in nodes for span in operator.mutation_positions(node)]
@@ -93,6 +94,15 @@ def places_of(path: Path, module: str) -> list[Place]:
             if not any(first <= begin and end <= last for first, last in silent)
         ]
     return sorted(found, key=lambda place: (place.begin, place.operator, place.occurrence))
+
+
+def _marks(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Begin and end of each bare * between parameters, which cosmic-ray takes for a product."""
+    return [
+        ((row, column), (row, column + 1))
+        for row, line in enumerate(source.splitlines(), 1)
+        for column in (found.start() for found in re.finditer(r"\*(?=,)", line))
+    ]
 
 
 def mutant_at(path: Path, place: Place) -> Mutant | None:

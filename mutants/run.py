@@ -22,6 +22,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, by torch
+os.environ.setdefault("TRITON_INTERPRET", "1")  # torch._dynamo imports triton, which reads it once: as conftest sets it
+
 import hypothesis  # noqa: F401 - these are what takes long to import; nothing of veilkern among them
 import numpy  # noqa: F401
 import PIL.Image  # noqa: F401
@@ -211,7 +214,6 @@ def main() -> int:
     parser.add_argument("--again", type=Path, help="only the mutants that such a list names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if given.again:
         again = _listed(given.again)
         mutants = [mutant for mutant in chosen(0, 0, given.only) if mutant.words in again]

@@ -11,11 +11,11 @@ CODE = """
 import functools
 
 @functools.lru_cache(maxsize=16)
-def rise(x: int | None = 3) -> int | str:
+def rise(x: int | None = 3, *, y: int = 2) -> int | str:
     check(x)
     if x < 4:
         raise ValueError(f"{x + 1}")
-    return x + 1
+    return x + 1 * y
 """
 
 
@@ -34,7 +34,8 @@ def test_places_and_what_is_passed_over(mutations, tmp_path):
     places = mutations.places_of(path, "code.py")
     changes = {(m.before, m.after) for place in places if (m := mutations.mutant_at(path, place))}
     assert ("check(x)", "pass") in changes and ("if x < 4:", "if x <= 4:") in changes
-    assert ("return x + 1", "return x - 1") in changes
+    assert ("return x + 1 * y", "return x - 1 * y") in changes
+    assert not any("/, y" in after for _, after in changes)  # the bare * is no product
     assert not any("raise" in before or "lru_cache" in before for before, _ in changes)
     assert not any("None" in before and "int |" not in after for before, after in changes)  # annotations stay
 
