@@ -233,6 +233,8 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         ([2, 3, 2, 2], [0, -24], "'veils' is no tensor"),
         ([2, 3, 2, 2.0], [0, 24], "'veils' is no tensor"),
         ([2, 3, 2, 2], [0, 24, 24], "'veils' is no tensor"),
+        ([2, 3, 2, 2], [0, 2**63], "'veils' is no tensor"),
+        ([0, 3, 2, 2**63], [0, 24], "'veils' is no tensor"),
         ([24], [0, 24], "veils must be uint8"),
     ],
 )
@@ -256,6 +258,20 @@ def test_files_longer_or_shorter_than_their_header_says(tmp_path):
         (tmp_path / "bank").write_bytes(length.to_bytes(8, "little") + whole[8:])
         with pytest.raises(BankError, match=f"a header of {length} bytes in a file of {len(whole)}"):
             vk.VeilBank.load(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_the_parts_may_come_in_any_order(tmp_path, mmap):
+    known().save(tmp_path / "bank")
+    header, rest = parts((tmp_path / "bank").read_bytes())
+    for order in (["names", "veils", "about", "records"], ["about", "records", "names", "veils"]):
+        moved, body = {"__metadata__": header["__metadata__"]}, b""
+        for name in order:
+            begin, end = header[name]["data_offsets"]
+            moved[name] = {**header[name], "data_offsets": [len(body), len(body) + end - begin]}
+            body += rest[begin:end]
+        (tmp_path / "moved").write_bytes(put(moved, body))
+        assert same(vk.VeilBank.load(tmp_path / "moved", mmap=mmap), known())
 
 
 def test_tensors_that_leave_gaps_or_share_bytes(tmp_path):
