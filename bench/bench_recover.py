@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import ON_GPU, A, Case, compare, compiled, main, mixed_batch, on_device
 
 from veilkern import ops, reference
-from veilkern.reference.ssim import gaussian_taps
+from veilkern.filters import gaussian_taps
 
 NAMES = ("veilkern", "eager", "eager_float", "compile", "copy")
 FILTERED = (*NAMES[:-1], "compile_float", "copy")

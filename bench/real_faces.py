@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import described, machine
 
 import veilkern as vk
+from veilkern.data.photos import read_photo
 from veilkern.evaluate import evaluate
 from veilkern.evaluate.run import baseline
-from veilkern.photos import read_photo
 
 # measure, what it must be on crafting and unseen photos
 BARS = {

@@ -89,7 +89,7 @@ def results_file(device: str) -> Path:
         return RESULTS / "cpu.jsonl"
     import torch
 
-    from veilkern.launches import file_name
+    from veilkern.backends.launch_tables import file_name
 
     if not torch.cuda.is_available():
         sys.exit("no GPU here: nothing measured, nothing claimed")

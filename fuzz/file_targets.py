@@ -14,9 +14,9 @@ from mutator import mutate
 from PIL import Image
 
 import veilkern as vk
+from veilkern.data.photos import encode_png, read_photo
 from veilkern.errors import BankError, PhotoError, VeilkernError
-from veilkern.folders import protect_folder, recover_folder
-from veilkern.photos import encode_png, read_photo
+from veilkern.veils.folders import protect_folder, recover_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 SIDE = 16

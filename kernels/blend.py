@@ -11,7 +11,7 @@ strides take the same kernel with WHOLE off, value by value. (p + 127) div 255 =
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import chunk_of, photo_place
+from veilkern.kernels.indexing import chunk_of, photo_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {

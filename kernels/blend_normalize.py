@@ -13,7 +13,7 @@ planes would write each sector three times in part.
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import chunk_of, plane_place
+from veilkern.kernels.indexing import chunk_of, plane_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {

@@ -15,7 +15,7 @@ in registers. Any other block or stride takes the plain stencil, (2 h - 1)(2 w -
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import covering
+from veilkern.kernels.indexing import covering
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 # 16: the first read, the middle of five neighbours, and the gradient; 8 and 4: the other neighbours, from L1.

@@ -20,7 +20,7 @@ with none, or with offsets that cannot be, gets NaN, as do features that offsets
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import span_of
+from veilkern.kernels.indexing import span_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 # 16: clean features in bulk; 8: offsets, and a chunk of one feature over a warp; 4: Gram matrix and weights, from L1.

@@ -14,7 +14,7 @@ along the rows by `tl.gather` in shared memory, where the border is only an inde
 
 import triton
 import triton.language as tl
-from veilkern.kernels.places import chunk_of, photo_place
+from veilkern.kernels.indexing import chunk_of, photo_place
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {

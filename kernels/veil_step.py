@@ -19,7 +19,7 @@ Traffic of a person with n photos and k gradients of s pixels, in f32: 4 k s + 2
 import triton
 import triton.language as tl
 from veilkern.kernels.block_variance import box_stencil, box_stencil_3x3
-from veilkern.kernels.places import covering, span_of
+from veilkern.kernels.indexing import covering, span_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 # 16: veils, momentum, gradients, mean photos; 8: offsets and weights; 4 (2 beside f64): photos, a byte a value.

@@ -8,8 +8,8 @@ import random
 import torch
 
 import veilkern as vk
-from veilkern import bank_file
 from veilkern.errors import BankError
+from veilkern.veils import bank_file
 
 NUMBERS = (0, 1, 2, 7, 255, 65535, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -1, 1e300, True, None, "3", [], {})
 

@@ -14,10 +14,10 @@ import png as pypng
 import torch
 from PIL import Image
 
+from veilkern.data.marks import Mark
+from veilkern.data.photos import encode_png, read_mark, read_photo, read_protected
+from veilkern.data.png import SIGNATURE, chunk
 from veilkern.errors import PhotoError
-from veilkern.marks import Mark
-from veilkern.photos import encode_png, read_mark, read_photo, read_protected
-from veilkern.png import SIGNATURE, chunk
 
 SIDE = 12
 SLOWEST = 5.0  # seconds for one reader and one file, of a processor: 64 million pixels need about 1

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import veilkern as vk
-from veilkern import keyed
 from veilkern.cli import main
-from veilkern.files import locked
+from veilkern.data.files import locked
+from veilkern.veils import keyed
 
 KEY = bytes(range(16, 48))
 LONG = "日" * 70 + "-a-name-that-no-terminal-of-80-columns-holds"

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import veilkern as vk
-from veilkern.bank_file import digest
 from veilkern.errors import BankError
+from veilkern.veils.bank_file import digest
 
 # Written by veilkern 0.1.0 with format 1.
 FORMAT_1 = (
@@ -218,7 +218,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         os.truncate(path, size - 5000)
         return found
 
-    monkeypatch.setattr("veilkern.bank_file.os.fstat", longer)
+    monkeypatch.setattr("veilkern.veils.bank_file.os.fstat", longer)
     with pytest.raises(BankError, match="truncated while it was read"):
         vk.VeilBank.load(path)
 

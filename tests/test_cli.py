@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import veilkern as vk
 from veilkern.cli import COMMANDS, app, build
-from veilkern.photos import write_png
+from veilkern.data.photos import write_png
 
 NET = "veilkern.samples:load_model"
 

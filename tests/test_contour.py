@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 import veilkern as vk
-from veilkern import wave
-from veilkern.contour import ContourLoss, blur_matrix, contour
+from veilkern.craft import batch as wave
+from veilkern.craft.contour import ContourLoss, blur_matrix, contour
 from veilkern.evaluate import metrics
 from veilkern.reference.contour import contour as plain_contour
 from veilkern.reference.contour import contour_loss
@@ -180,7 +180,7 @@ def test_nu_on_the_command_line(people, tmp_path):
     from typer.testing import CliRunner
 
     from veilkern.cli import app
-    from veilkern.photos import write_png
+    from veilkern.data.photos import write_png
 
     for image, file in zip(people.images[:8], people.files[:8], strict=True):
         (tmp_path / "faces" / file).parent.mkdir(parents=True, exist_ok=True)

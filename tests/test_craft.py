@@ -10,14 +10,14 @@ from torch import nn
 
 import veilkern as vk
 from veilkern import reference
-from veilkern.config import SUBSPACES
-from veilkern.craft import _waves
+from veilkern.craft.batch import Draws, Wave
+from veilkern.craft.config import SUBSPACES
+from veilkern.craft.run import _waves
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
+from veilkern.ops.hull_distance import KINDS
 from veilkern.progress import Progress
 from veilkern.reference.contour import contour_loss
-from veilkern.reference.hull_distance import KINDS
-from veilkern.wave import Draws, Wave
 
 KEY = b"sixteen bytes at least"
 FAST = vk.CraftConfig(steps=4)
@@ -361,7 +361,7 @@ def test_threads_are_set_for_the_craft_alone():
 
 
 def test_photos_are_drawn_without_replacement():
-    from veilkern import keyed
+    from veilkern.veils import keyed
 
     draws = Draws(keyed.stream(KEY, "p", "photos"), 10, 3)
     drawn = [draws.next().tolist() for _ in range(40)]
@@ -448,7 +448,7 @@ def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["veilkern.craft"], "_report_held_out", stop)  # vk.craft is the function
+    monkeypatch.setattr(sys.modules["veilkern.craft.run"], "_report_held_out", stop)  # vk.craft is the function
     crafting, unseen = people.split(2)
     with pytest.raises(vk.CraftInterrupted) as caught:
         vk.craft(sample_model, crafting, FAST, key=KEY, held_out=unseen, progress=False)

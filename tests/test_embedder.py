@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import veilkern as vk
-from veilkern.embedder import InputSpec, _alternatives
 from veilkern.errors import ModelError
-from veilkern.models import IR, IResNet, MobileFaceNet, ir, iresnet, loading, mobilefacenet
+from veilkern.networks import IR, IResNet, MobileFaceNet, ir, iresnet, loading, mobilefacenet
+from veilkern.networks.face_model import InputSpec, _alternatives
 
 
 class Net(nn.Module):

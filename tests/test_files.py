@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from veilkern.data.files import atomic_write, inside, is_plain_name, locked
 from veilkern.errors import OutputError
-from veilkern.files import atomic_write, inside, is_plain_name, locked
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and signals of Unix")
 
@@ -76,7 +76,7 @@ def test_nothing_that_is_there_is_replaced_unasked(tmp_path, monkeypatch, links)
         def refuse(*_):
             raise OSError(errno.EPERM, "Operation not permitted")
 
-        monkeypatch.setattr("veilkern.files.os.link", refuse)
+        monkeypatch.setattr("veilkern.data.files.os.link", refuse)
     atomic_write(tmp_path / "a", b"first", replace=False)
     with pytest.raises(OutputError, match="a: there already; kept"):
         atomic_write(tmp_path / "a", b"second", replace=False)
@@ -115,9 +115,9 @@ def test_the_file_then_its_folder_are_synced(tmp_path, monkeypatch, replace):
         assert found.st_size == 1 if events[-1] == "file" else os.path.samestat(found, tmp_path.stat())
         sync(handle)
 
-    monkeypatch.setattr("veilkern.files.os.fsync", spy_sync)
-    monkeypatch.setattr("veilkern.files.os.replace", lambda *a: (events.append("name"), swap(*a)))
-    monkeypatch.setattr("veilkern.files.os.link", lambda *a: (events.append("name"), link(*a)))
+    monkeypatch.setattr("veilkern.data.files.os.fsync", spy_sync)
+    monkeypatch.setattr("veilkern.data.files.os.replace", lambda *a: (events.append("name"), swap(*a)))
+    monkeypatch.setattr("veilkern.data.files.os.link", lambda *a: (events.append("name"), link(*a)))
     atomic_write(tmp_path / "a", b"x", replace=replace)
     assert events == ["file", "name", "folder"]
 
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, cause, told):
         if stat.S_ISDIR(os.fstat(handle).st_mode):
             raise OSError(cause, os.strerror(cause))
 
-    monkeypatch.setattr("veilkern.files.os.fsync", fail)
+    monkeypatch.setattr("veilkern.data.files.os.fsync", fail)
     if told:
         with pytest.raises(OutputError, match="cannot be written"):
             atomic_write(tmp_path / "a", b"x")
@@ -147,7 +147,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "from veilkern.errors import OutputError\n"
-        "from veilkern.files import atomic_write\n"
+        "from veilkern.data.files import atomic_write\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
@@ -236,7 +236,7 @@ def test_a_link_and_its_target_share_a_lock(tmp_path):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     code = (
-        "import sys, time\nfrom veilkern.files import locked\n"
+        "import sys, time\nfrom veilkern.data.files import locked\n"
         "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)

@@ -18,8 +18,12 @@ from typer.testing import CliRunner
 
 import veilkern as vk
 from veilkern.cli import app
+from veilkern.data.marks import KEYWORD
+from veilkern.data.people import _entries
+from veilkern.data.photos import encode_png, read_mark, read_photo, read_protected, write_png
+from veilkern.data.png import with_text
 from veilkern.errors import OutputError, PhotoError
-from veilkern.folders import (
+from veilkern.veils.folders import (
     Outcome,
     _distinct,
     _key,
@@ -28,10 +32,6 @@ from veilkern.folders import (
     protect_folder,
     recover_folder,
 )
-from veilkern.marks import KEYWORD
-from veilkern.people import _entries
-from veilkern.photos import encode_png, read_mark, read_photo, read_protected, write_png
-from veilkern.png import with_text
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +374,7 @@ def test_folders_that_vanish_and_links_to_themselves(faces, tmp_path, small_bank
     (given / "person-003" / "00.png").unlink()
     (given / "person-003" / "00.png").symlink_to(given / "person-003" / "00.png")
     os.mkfifo(given / "person-003" / "fifo.png")
-    monkeypatch.setattr("veilkern.people._entries", vanishing)
+    monkeypatch.setattr("veilkern.data.people._entries", vanishing)
     done = run(given, small_bank, tmp_path / "out")
     assert done.written == 6 + 5
     assert sum("person-001" in p.file and "No such file" in p.cause for p in done.problems) == 1
@@ -387,7 +387,7 @@ def test_photos_that_vanish_while_others_are_protected(faces, tmp_path, small_ba
         shutil.rmtree(faces / "person-001", ignore_errors=True)
         return vk.protect(*arguments, **options)
 
-    monkeypatch.setattr("veilkern.folders.protect", vanishing)
+    monkeypatch.setattr("veilkern.veils.folders.protect", vanishing)
     done = protect_folder(faces, small_bank, tmp_path / "hidden")
     assert done.written == 18 and len(done.problems) == 6 and all("not a file" in p.cause for p in done.problems)
 
@@ -477,7 +477,7 @@ def test_a_full_disk_in_the_middle(faces, tmp_path, small_bank, monkeypatch):
             raise OSError(28, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr("veilkern.files.os.fsync", full_at_the_end)
+    monkeypatch.setattr("veilkern.data.files.os.fsync", full_at_the_end)
     done = protect_folder(faces, small_bank, tmp_path / "hidden")
     monkeypatch.undo()
     assert 0 < done.written < 24 and done.written + len(done.problems) == 24

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 import veilkern as vk
-from veilkern import keyed
 from veilkern.errors import OutputError
+from veilkern.veils import keyed
 
 
 @pytest.mark.parametrize("length", [1, 16, 32, 33, 100])

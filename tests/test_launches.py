@@ -11,7 +11,8 @@ import torch
 from helpers import BACKENDS, assert_near, batch, serving
 
 import veilkern as vk
-from veilkern import launches, ops, reference, tuning
+from veilkern import ops, reference, tuning
+from veilkern.backends import launch_tables as launches
 from veilkern.errors import VeilkernError
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")

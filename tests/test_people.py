@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 import veilkern as vk
+from veilkern.data.files import atomic_write, inside
+from veilkern.data.marks import Mark
+from veilkern.data.people import Problem, _entries, person_folders, read_person, why_not_plain
+from veilkern.data.photos import encode_png
 from veilkern.errors import OutputError, PhotoError
-from veilkern.files import atomic_write, inside
-from veilkern.marks import Mark
-from veilkern.people import Problem, _entries, person_folders, read_person, why_not_plain
-from veilkern.photos import encode_png
 
 MARK = Mark("0123456789abcdef", 51, False)
 
@@ -111,13 +111,13 @@ def test_folders_that_vanish_or_cannot_be_read_are_listed(tmp_path, monkeypatch)
             shutil.rmtree(folder)
         return _entries(folder)
 
-    monkeypatch.setattr("veilkern.people._entries", entries)
+    monkeypatch.setattr("veilkern.data.people._entries", entries)
     people = vk.read_people(tmp_path)
     assert people.names == ["ann"]
     causes = [str(p).removeprefix(f"{tmp_path}/") for p in people.problems]
     assert "bob: cannot be read: Permission denied" in causes
     assert "eve: cannot be read: No such file or directory" in causes
-    monkeypatch.setattr("veilkern.people._entries", lambda folder: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    monkeypatch.setattr("veilkern.data.people._entries", lambda folder: (_ for _ in ()).throw(OSError(5, "I/O error")))
     with pytest.raises(PhotoError, match="cannot be read: I/O error"):
         vk.read_people(tmp_path)
 
@@ -191,7 +191,7 @@ def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeyp
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("veilkern.files.os.fsync", full)
+    monkeypatch.setattr("veilkern.data.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         atomic_write(path, b"new")
     assert str(path) in str(caught.value)
@@ -213,7 +213,7 @@ def test_atomic_write_cleans_up_on_interrupt(tmp_path, monkeypatch):
     def stop(handle):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veilkern.files.os.fsync", stop)
+    monkeypatch.setattr("veilkern.data.files.os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         atomic_write(tmp_path / "file", b"new")
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,10 @@ import torch
 from photo_fuzz import MARK, fuzz, good_photos
 from PIL import Image
 
+from veilkern.data.marks import Mark, veil_id
+from veilkern.data.photos import SUFFIXES, encode_png, printable, read_mark, read_photo, read_protected, write_png
+from veilkern.data.png import SIGNATURE, chunk, parse, with_text
 from veilkern.errors import OutputError, PhotoError
-from veilkern.marks import Mark, veil_id
-from veilkern.photos import SUFFIXES, encode_png, printable, read_mark, read_photo, read_protected, write_png
-from veilkern.png import SIGNATURE, chunk, parse, with_text
 
 
 def picture(seed=0, size=(112, 112)):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import veilkern as vk
+from veilkern.data.photos import read_photo
 from veilkern.evaluate import evaluate
-from veilkern.photos import read_photo
 
 pytestmark = pytest.mark.real
 

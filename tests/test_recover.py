@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import veilkern as vk
 from veilkern import ops, reference
-from veilkern.reference.recover import gaussian_filter, gaussian_weights
+from veilkern.filters import gaussian_weights
+from veilkern.reference.recover import gaussian_filter
 
 
 def formula(hidden, veils, rows, a):

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import veilkern as vk
-from veilkern.bank_file import digest_1 as _digest
 from veilkern.errors import BankError, OutputError
+from veilkern.veils.bank_file import digest_1 as _digest
 
 
 def bank(people=3, side=8, **change):
@@ -166,7 +166,7 @@ def test_a_full_disk_keeps_the_old_bank(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("veilkern.files.os.fsync", full)
+    monkeypatch.setattr("veilkern.data.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         bank(people=5).save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

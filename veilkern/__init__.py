@@ -18,15 +18,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from veilkern.backends import list_backends, use_backend
-    from veilkern.config import CraftConfig
-    from veilkern.craft import CraftInterrupted, CraftResult, craft
-    from veilkern.embedder import FaceModel
+    from veilkern.craft.config import CraftConfig
+    from veilkern.craft.run import CraftInterrupted, CraftResult, craft
+    from veilkern.data.people import People, read_people
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
-    from veilkern.keyed import read_key
-    from veilkern.people import People, read_people
-    from veilkern.protect import protect, recover
+    from veilkern.networks.face_model import FaceModel
     from veilkern.tuning import tune
-    from veilkern.veils import VeilBank, update_bank
+    from veilkern.veils.bank import VeilBank, update_bank
+    from veilkern.veils.keyed import read_key
+    from veilkern.veils.protect import protect, recover
 
 __all__ = [
     "BackendError",
@@ -56,24 +56,24 @@ __all__ = [
 _PLACES = {
     "BackendError": "errors",
     "BankError": "errors",
-    "CraftConfig": "config",
-    "CraftInterrupted": "craft",
-    "CraftResult": "craft",
-    "FaceModel": "embedder",
+    "CraftConfig": "craft.config",
+    "CraftInterrupted": "craft.run",
+    "CraftResult": "craft.run",
+    "FaceModel": "networks.face_model",
     "ModelError": "errors",
     "OutputError": "errors",
-    "People": "people",
+    "People": "data.people",
     "PhotoError": "errors",
-    "VeilBank": "veils",
+    "VeilBank": "veils.bank",
     "VeilkernError": "errors",
-    "craft": "craft",
+    "craft": "craft.run",
     "list_backends": "backends",
-    "protect": "protect",
-    "read_key": "keyed",
-    "read_people": "people",
-    "recover": "protect",
+    "protect": "veils.protect",
+    "read_key": "veils.keyed",
+    "read_people": "data.people",
+    "recover": "veils.protect",
     "tune": "tuning",
-    "update_bank": "veils",
+    "update_bank": "veils.bank",
     "use_backend": "backends",
 }
 

@@ -20,8 +20,8 @@ import torch
 
 from veilkern import ops
 from veilkern.backends import use_backend
-from veilkern.files import atomic_write, make_folder
-from veilkern.launches import FIELDS, file_name, gpu_name, launch_of, tables, trying, user_folder
+from veilkern.backends.launch_tables import FIELDS, file_name, gpu_name, launch_of, tables, trying, user_folder
+from veilkern.data.files import atomic_write, make_folder
 
 Work = Callable[[], tuple[torch.Tensor, ...]]
 EXACT = ("blend", "recover")  # the same bits by any launch; the others within rounding

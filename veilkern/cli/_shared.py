@@ -13,7 +13,7 @@ from rich.markup import escape
 import veilkern as vk
 
 if TYPE_CHECKING:
-    from veilkern.people import Problem
+    from veilkern.data.people import Problem
 
 console, errors = Console(emoji=False), Console(stderr=True, emoji=False)  # :b: in a path is no picture
 NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters

@@ -13,9 +13,10 @@ from pathlib import Path
 import typer
 
 import veilkern as vk
-from veilkern.craft import key_of_before, refuse_differences
+from veilkern.craft.journal import Journal
+from veilkern.craft.run import key_of_before
 from veilkern.errors import BankError, OutputError
-from veilkern.journal import Journal
+from veilkern.veils.compatibility import refuse_differences
 
 
 class Target:

@@ -16,11 +16,11 @@ from rich.cells import cell_len
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern import keyed
 from veilkern.cli._shared import Overwrite, console
+from veilkern.data.files import locked
+from veilkern.data.photos import photo_id
 from veilkern.errors import BankError, OutputError
-from veilkern.files import locked
-from veilkern.veils import photo_id
+from veilkern.veils import keyed
 
 WAIT = 10.0  # seconds for whoever else is at work on a bank
 app = typer.Typer(no_args_is_help=True, help="List, merge, cut down and check veil banks.")

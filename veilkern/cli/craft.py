@@ -34,8 +34,8 @@ from veilkern.cli._shared import (
     finish,
     load_network,
 )
+from veilkern.data.files import locked
 from veilkern.errors import OutputError
-from veilkern.files import locked
 from veilkern.threads import default_threads, using_threads
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def craft(
 ) -> None:
     """Craft one veil per person."""
     from veilkern.cli._target import Target
-    from veilkern.craft import describe
-    from veilkern.people import Problem
+    from veilkern.craft.run import describe
+    from veilkern.data.people import Problem
 
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
     config = vk.CraftConfig(**values)

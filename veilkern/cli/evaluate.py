@@ -31,7 +31,7 @@ from veilkern.cli._shared import (
     finish,
     load_network,
 )
-from veilkern.people import Problem
+from veilkern.data.people import Problem
 
 if TYPE_CHECKING:
     from veilkern.evaluate.run import Evaluation
@@ -80,7 +80,7 @@ def evaluate(
 def _read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):
     import torch
 
-    from veilkern.people import read_person
+    from veilkern.data.people import read_person
 
     if not folder.is_dir():
         raise vk.PhotoError(f"{folder}: not a folder of gallery photos")

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 import veilkern as vk
 from veilkern.cli._shared import Convert, Faces, Overwrite, Resize, Veils, console, finish
-from veilkern.folders import Outcome, protect_folder, recover_folder
+from veilkern.veils.folders import Outcome, protect_folder, recover_folder
 
 
 def protect(

@@ -71,7 +71,7 @@ def _cores() -> int:
 
 def _launch_tables() -> str:
     """Where the Triton kernels' launches are read from."""
-    from veilkern.launches import shipped_folder, user_folder
+    from veilkern.backends.launch_tables import shipped_folder, user_folder
 
     yours = user_folder()
     count = len(list(yours.glob("*.json"))) if yours.is_dir() else 0

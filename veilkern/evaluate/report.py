@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from veilkern import __version__
+from veilkern.data.files import atomic_write, make_folder
+from veilkern.data.people import People
 from veilkern.errors import OutputError
 from veilkern.evaluate.run import CLEAN, MEASURES, Evaluation
 from veilkern.evaluate.verdict import LEVELS, person_level
@@ -23,9 +25,7 @@ from veilkern.evaluate.views import (
     views,
     worst_photos,
 )
-from veilkern.files import atomic_write, make_folder
-from veilkern.people import People
-from veilkern.veils import VeilBank
+from veilkern.veils.bank import VeilBank
 
 FILES = ("report.html", "report.json", "contact_sheet.png")
 SHOWN_PEOPLE, SHOWN_PHOTOS = 12, 4

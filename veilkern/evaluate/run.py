@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from veilkern.config import CraftConfig
-from veilkern.embedder import FaceModel
+from veilkern.craft.config import CraftConfig
+from veilkern.data.people import People
+from veilkern.data.photos import photo_id
 from veilkern.evaluate import metrics
 from veilkern.evaluate.identification import identify
 from veilkern.evaluate.verdict import Verdict, judge
-from veilkern.people import People
-from veilkern.protect import protect, recover
-from veilkern.veils import VeilBank, photo_id
+from veilkern.networks.face_model import FaceModel
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.protect import protect, recover
 
 # Photos the veil was crafted on, other photos of the person, and photos of which the bank does not say.
 SETS = ("crafting", "unseen", "unrecorded")

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from veilkern.data.people import People
+from veilkern.data.photos import encode_png
 from veilkern.evaluate import metrics
 from veilkern.evaluate.run import Evaluation
 from veilkern.evaluate.verdict import THRESHOLDS
-from veilkern.people import People
-from veilkern.photos import encode_png
-from veilkern.protect import protect, recover
-from veilkern.veils import VeilBank
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.protect import protect, recover
 
 KINDS = ("original", "protected", "original, blurred", "protected, blurred", "recovered")
 SIGMA = 2.0  # of the blurred views, pixels: as in the measure contour2

@@ -8,7 +8,8 @@ import torch
 from veilkern.backends import select
 from veilkern.ops._checks import MAX_SIZE, check_choice, check_device, check_offset_range, check_offsets, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
-from veilkern.reference.hull_distance import KINDS
+
+KINDS = ("convex", "affine", "span", "centre", "self")
 
 
 def hull_distance(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends import select
+from veilkern.filters import gaussian_radius
 from veilkern.ops._checks import (
     check_blend,
     check_output,
@@ -14,7 +15,6 @@ from veilkern.ops._checks import (
     check_tensor,
 )
 from veilkern.ops._library import register, runs_now
-from veilkern.reference.recover import gaussian_radius
 
 
 def recover(

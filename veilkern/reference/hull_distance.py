@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-KINDS = ("convex", "affine", "span", "centre", "self")
-
 
 def hull_distance(
     features: torch.Tensor,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
+
+from veilkern.filters import gaussian_weights
 
 
 def recover_float(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -21,28 +21,6 @@ def recover(
     t = scale * protected.to(torch.int32) - (255 - a) * veils[rows].to(torch.int32)
     x = torch.div(2 * t + a, 2 * a, rounding_mode="floor").clamp(0, 255).to(torch.uint8)
     return x if gaussian_sigma is None else gaussian_filter(x, gaussian_sigma)
-
-
-def gaussian_radius(sigma: float) -> int:
-    """How far the filter reaches, in pixels: max(1, round(2 sigma)), 5 x 5 at sigma 1."""
-    return max(1, round(2 * sigma))
-
-
-def gaussian_weights(sigma: float) -> list[int]:
-    """Filter weights in 4096ths, from -r to r, r the radius; symmetric, they sum to 4096.
-
-    Integers, so that the filtered photo is the same bit for bit on every machine, and each within one of the true
-    weight: the centre is the nearest even number (the sum is even, and all others come in pairs), the rest is rounded
-    down but for the largest remainders, which make up the sum.
-    """
-    radius = gaussian_radius(sigma)
-    raw = [math.exp(-(i * i) / (2 * sigma * sigma)) for i in range(radius + 1)]
-    true = [4096 * w / (2 * math.fsum(raw) - raw[0]) for w in raw]
-    centre, arm = 2 * round(true[0] / 2), [math.floor(w) for w in true[1:]]
-    by_remainder = sorted(range(radius), key=lambda i: arm[i] - true[i + 1])
-    for i in by_remainder[: (4096 - centre) // 2 - sum(arm)]:
-        arm[i] += 1
-    return [*reversed(arm), centre, *arm]
 
 
 def gaussian_filter(images: torch.Tensor, sigma: float) -> torch.Tensor:

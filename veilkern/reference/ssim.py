@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-
-def gaussian_taps(window: int, sigma: float, dtype: torch.dtype) -> torch.Tensor:
-    """The window along one side, float [window], which sums to 1."""
-    place = torch.arange(window, dtype=dtype) - (window - 1) / 2
-    taps = torch.exp(-place.square() / (2 * sigma**2))
-    return taps / taps.sum()
+from veilkern.filters import gaussian_taps
 
 
 def ssim(

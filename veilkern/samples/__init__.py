@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veilkern.embedder import FaceModel
+from veilkern.networks.face_model import FaceModel
 from veilkern.samples.faces import synthetic_people
 
 WEIGHTS = Path(__file__).parent / "sample_net.safetensors"

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilkern.config import CraftConfig
-from veilkern.craft import CraftResult, craft
+from veilkern.craft.config import CraftConfig
+from veilkern.craft.run import CraftResult, craft
+from veilkern.data.files import atomic_write, inside, make_folder
+from veilkern.data.people import People
+from veilkern.data.photos import write_png
 from veilkern.errors import OutputError
 from veilkern.evaluate.report import write_report
 from veilkern.evaluate.run import Evaluation, evaluate
-from veilkern.files import atomic_write, inside, make_folder
-from veilkern.folders import Outcome, protect_folder, recover_folder
-from veilkern.people import People
-from veilkern.photos import write_png
 from veilkern.samples import load_model, synthetic_people
+from veilkern.veils.folders import Outcome, protect_folder, recover_folder
 
 PEOPLE, PHOTOS, HELD_OUT, GALLERY = 8, 20, 10, 200
 MADE = ".veilkern-demo.json"  # in the demo's folder: the SHA-256 of each file it made there

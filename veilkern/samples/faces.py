@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from veilkern.people import People
+from veilkern.data.people import People
 
 SIZE = 112
 

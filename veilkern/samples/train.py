@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 
-from veilkern.files import atomic_write
+from veilkern.data.files import atomic_write
 from veilkern.samples.faces import synthetic_people
 from veilkern.samples.network import SampleNet
 

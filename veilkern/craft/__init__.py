@@ -1,0 +1,1 @@
+"""Crafting: configuration, photo sampler, batch of identities, journal."""

@@ -1,0 +1,187 @@
+"""Journal: finished veils on disk as they finish, so that no way of dying loses them.
+
+The file: a header, then one entry a person, each a part: the mark, the length of its content (8 bytes), the SHA-256 of
+the content, the content. Parts are only ever appended, each in one go and synced to the disk. A part cut short at the
+end is what a death while writing leaves: it is dropped. Any other damage is listed, and the search goes on at the next
+mark. A header is JSON; an entry is the length of its JSON (4 bytes), the JSON record, and the veil's bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from veilkern.data.files import atomic_write
+from veilkern.errors import BankError, OutputError
+
+FORMAT, FORMAT_VERSION = "veilkern.craft.journal", 1
+_MARK = b"\x93vkpart\n"
+_START = len(_MARK) + 8 + 32
+
+
+class Journal:
+    """The journal at `path`: header (a dict), entries (name -> record and uint8 veil [3, H, W]), problems (what of it
+    was damaged). A name that comes twice counts as written last."""
+
+    def __init__(self, path: Path, header: dict, end: int):
+        self.path, self.header = path, header
+        self.entries: dict[str, tuple[dict, torch.Tensor]] = {}
+        self.problems: list[str] = []
+        self._end = end
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], header: dict) -> Journal:
+        """A new journal, readable by its owner alone (0600). OutputError when it cannot be written or is there."""
+        part = _part(json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **header}, sort_keys=True).encode())
+        atomic_write(path, part, mode=0o600, replace=False)
+        return cls(Path(path), header, len(part))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Journal:
+        """Read a journal, to go on with it. BankError when it cannot be read, is none or of another version."""
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BankError(f"{path}: the journal cannot be read: {error.strerror or error}") from error
+        parts = _parts(data)
+        first, content = next(parts, (0, None))
+        header = None if content is None or first else _json(content)
+        if header is None or header.pop("format", None) != FORMAT:
+            raise BankError(f"{path}: not a journal of veilkern, or its beginning is damaged")
+        if (version := header.pop("version", None)) != FORMAT_VERSION:
+            raise BankError(f"{path}: journal format {version!r}; this veilkern reads {FORMAT_VERSION}")
+        journal = cls(path, header, _START + len(content or b""))
+        for start, content in parts:
+            journal._read(start, content)
+        return journal
+
+    @classmethod
+    def take_up(cls, path: str | os.PathLike[str], resume: bool) -> Journal | None:
+        """The journal at `path` to go on with; None where a new one can begin: nothing is there, or nothing is in it.
+
+        OutputError when finished veils are in it and they were not asked for; BankError as `open`.
+        """
+        if not os.path.lexists(path):
+            return None
+        journal = cls.open(path)
+        if resume:
+            return journal
+        if journal.entries or journal.problems:
+            raise OutputError(
+                f"{path}: there already, with {len(journal.entries)} finished veils of a craft that was interrupted; "
+                "resume (--resume) goes on with them; delete it to begin anew"
+            )
+        journal.remove()
+        return None
+
+    def _read(self, start: int, content: bytes | None) -> None:
+        """Take up the part at byte `start`; content is None where it is damaged."""
+        entry = None if content is None else _entry(content, tuple(self.header.get("size", ())))
+        if content is not None:
+            self._end = start + _START + len(content)
+        if entry is None:
+            self.problems.append(f"{self.path}: the entry at byte {start} is damaged; its person is crafted again")
+        else:
+            self.entries[entry[0]["name"]] = entry
+
+    def append(self, record: dict, veil: torch.Tensor) -> None:
+        """Put a person's record and veil, uint8 [3, H, W], on the disk. OutputError when that fails; what was there
+        stays."""
+        about = json.dumps(record, sort_keys=True).encode()
+        part = _part(len(about).to_bytes(4, "little") + about + veil.contiguous().numpy().tobytes())
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(self._end)  # what an earlier death, or a full disk, left of a part
+                file.seek(self._end)
+                _write(file, part)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written: {error.strerror or error}; the {len(self.entries)} finished veils in "
+                "it are safe: mend that, then go on with --resume"
+            ) from error
+        self._end += len(part)
+        self.entries[record["name"]] = (record, veil)
+
+    def remove(self) -> None:
+        """Delete the file: its veils are in a bank now."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def _write(file, part: bytes) -> None:
+    view = memoryview(part)
+    while len(view):  # a raw write may take less than all
+        view = view[file.write(view) :]
+
+
+def _part(content: bytes) -> bytes:
+    return _MARK + len(content).to_bytes(8, "little") + hashlib.sha256(content).digest() + content
+
+
+def _parts(data: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """(start, content) of each part; content None for bytes that are no part but have parts behind them, or that end
+    as a whole part does. What is cut short at the end is left out."""
+    start = 0
+    while start < len(data):
+        content = _content(data, start)
+        if content is not None:
+            yield start, content
+            start += _START + len(content)
+            continue
+        after = _next_part(data, start + 1)
+        if after is not None or _whole(data, start):
+            yield start, None
+        start = len(data) if after is None else after
+
+
+def _content(data: bytes, start: int) -> bytes | None:
+    """The content of the part at `start`, None unless it is whole and its checksum right."""
+    if not _whole(data, start):
+        return None
+    length = int.from_bytes(data[start + len(_MARK) : start + len(_MARK) + 8], "little")
+    content = data[start + _START : start + _START + length]
+    return content if hashlib.sha256(content).digest() == data[start + _START - 32 : start + _START] else None
+
+
+def _whole(data: bytes, start: int) -> bool:
+    """Whether a part begins at `start` and does not end before its length says."""
+    length = int.from_bytes(data[start + len(_MARK) : start + len(_MARK) + 8], "little")
+    return data.startswith(_MARK, start) and start + _START + length <= len(data)
+
+
+def _next_part(data: bytes, start: int) -> int | None:
+    """Where the next good part begins."""
+    while (start := data.find(_MARK, start)) >= 0:
+        if _content(data, start) is not None:
+            return start
+        start += 1
+    return None
+
+
+def _json(content: bytes) -> dict | None:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _entry(content: bytes, size: tuple[int, ...]) -> tuple[dict, torch.Tensor] | None:
+    length = 4 + int.from_bytes(content[:4], "little")
+    record, veil = _json(content[4:length]), content[length:]
+    if (
+        record is None
+        or not isinstance(record.get("name"), str)
+        or len(size) != 2
+        or len(veil) != 3 * size[0] * size[1]
+    ):
+        return None
+    return record, torch.frombuffer(bytearray(veil), dtype=torch.uint8).view(3, *size)

@@ -1,0 +1,347 @@
+"""craft: veils for many persons, wave by wave; what is finished stays finished."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from veilkern import __version__, ops
+from veilkern.craft.batch import CLEAN_FAILED, Wave, fixed_features
+from veilkern.craft.config import CraftConfig
+from veilkern.craft.journal import Journal
+from veilkern.data.files import is_plain_name, locked
+from veilkern.data.people import People
+from veilkern.data.photos import photo_id
+from veilkern.errors import ModelError, OutputError
+from veilkern.networks.face_model import FaceModel
+from veilkern.networks.matching import ranks_against
+from veilkern.progress import Progress, progress_bar
+from veilkern.threads import available_cores, using_threads
+from veilkern.veils import keyed
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.compatibility import refuse_differences
+
+_WIDTH = {"cpu": 4}  # photos in the network at a time: on a CPU more gain little, and fewer leave fewer places empty
+_WIDTH_ELSEWHERE = 16
+OUT_OF_MEMORY = "failed: out of memory"
+
+
+@dataclass
+class CraftResult:
+    """bank: the veils (of everybody whose status is not `failed`). report: one dict a person, in the order of people.
+
+    A record: name, photos, status (`converged`, `step limit`, `failed: why`), steps, feature_distance (mean D of all
+    crafting photos under the finished 8-bit veil), cosine (mean, to the person's mean clean feature), visual (L_vis),
+    variance (L_var), contour and contour_worst (mean and largest |rho| of the crafting photos: what a blurred eye
+    still sees), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
+    where such photos were given.
+    key: the master key when craft made a fresh one, else None. notices: what went otherwise than asked for.
+    """
+
+    bank: VeilBank
+    report: list[dict]
+    key: bytes | None = field(default=None, repr=False)
+    notices: list[str] = field(default_factory=list)
+
+
+class CraftInterrupted(KeyboardInterrupt):
+    """Ctrl-C during craft: `.result` is the CraftResult of everybody who was finished."""
+
+    def __init__(self, result: CraftResult):
+        super().__init__(f"interrupted with {len(result.bank)} of {len(result.report)} veils finished")
+        self.result = result
+
+
+def craft(
+    model: FaceModel,
+    people: People,
+    config: CraftConfig | None = None,
+    *,
+    key: bytes | None = None,
+    held_out: People | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    generation: int | Mapping[str, int] = 0,
+    threads: int | None = None,
+) -> CraftResult:
+    """Craft one veil per person of `people` for `model` (eq. 13 and L_con by MI-FGSM), many persons at a time.
+
+    key: master key of at least 16 bytes; each veil starts from noise keyed by it, the person's name and generation.
+    None: a fresh random one, recorded in the result and the bank (or made from config.seed). The same key, photos,
+    network, version, machine and number of threads give the same bits, whoever else is crafted.
+    held_out: other photos of the same persons, only reported on. progress: True, False, None (a bar when stderr is a
+    terminal), or a function called with (persons x steps done, all).
+    journal: a file that each veil is added to as soon as it is finished, so that nothing is lost however the process
+    ends; as secret as the bank (0600), yours to delete once the bank is saved. resume: take up the veils in that
+    journal, and craft who is missing; the result is the same bit for bit. ValueError, before any work, when the
+    journal was begun with another network, configuration, photo size or key.
+    generation: of each person's veil (one number, or by name, 0 for whoever is not named); another generation is
+    another veil under the same key. threads: on the CPU; default: what torch uses, or what the journal was begun with.
+    A person who fails for whatever reason fails alone; where memory runs out, fewer persons are crafted at a time.
+    Raises TypeError and ValueError for wrong arguments, ModelError when the network is unusable, OutputError when the
+    journal cannot be written or another craft is at work on it, CraftInterrupted on Ctrl-C.
+    """
+    config = CraftConfig() if config is None else config
+    _check(model, people, config, held_out)
+    if resume and journal is None:
+        raise ValueError("craft: resume needs the journal that it should take up")
+    with contextlib.nullcontext() if journal is None else locked(journal):
+        book = None if journal is None else Journal.take_up(journal, resume)
+        if threads is None and book is not None:
+            threads = min(book.header.get("threads", available_cores()), available_cores())
+        with using_threads(threads) as threads:
+            run = _Run(model, people, config, key, generation, book)
+            if journal is not None and book is None:
+                run.journal = Journal.create(journal, run.header | {"threads": threads})
+            return run.finish(held_out, progress)
+
+
+class _Run:
+    """One craft: who is finished, and what happens to who is not."""
+
+    def __init__(self, model, people: People, config: CraftConfig, key, generation, journal: Journal | None):
+        self.model, self.people, self.journal = model, people, journal
+        given = generation if isinstance(generation, Mapping) else dict.fromkeys(people.names, generation)
+        self.generations = {name: _check_generation(given.get(name, 0)) for name in people.names}
+        if journal is not None:
+            key, config = key_of_before(str(journal.path), journal.header, key, config)
+        fresh = key is None and config.seed is None
+        self.key = _master_key(key, config)
+        fresh = fresh or (journal is not None and journal.header["key"] == self.key.hex())
+        self.fresh_key = self.key if fresh else None
+        self.config = config
+        self.header = describe(model, people.images.shape[2:], config, self.key)
+        self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
+        self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
+        self.bar = Progress(0, None)
+        self.records: dict[str, dict] = {}
+        self.veils: dict[str, torch.Tensor] = {}
+        self.notices: list[str] = []
+        if journal is not None:
+            refuse_differences(str(journal.path), journal.header, self.header)
+            self._take_up(journal)
+
+    def _take_up(self, journal: Journal) -> None:
+        """What the journal has of these persons, as long as photos and generation are the same."""
+        self.notices += journal.problems
+        for p, name in enumerate(self.people.names):
+            record, veil = journal.entries.get(name, ({}, None))
+            if veil is None or record.get("generation", 0) != self.generations[name]:
+                continue
+            if record.get("photo_ids") == [photo_id(image) for image in self.people.photos(p)]:
+                self.records[name], self.veils[name] = record, veil
+            else:
+                self.notices.append(f"{name}: other photos than those the journal's veil was crafted on; crafted again")
+
+    def finish(self, held_out: People | None, progress) -> CraftResult:
+        """Craft whoever is missing; the result of all."""
+        people, steps = self.people, self.config.steps
+        missing = [name not in self.records for name in people.names]
+        todo = people.take([i for i, p in enumerate(people.rows.tolist()) if missing[p]])
+        try:
+            with progress_bar(progress, len(people) * steps, "crafting") as self.bar:
+                self.bar.advance((len(people) - len(todo)) * steps)
+                for first, last in _waves(todo, self.config):
+                    self._craft(_between(todo, first, last))
+            self._refuse_nonsense()
+            result = self.result()
+            if held_out is not None:
+                self._report_held_out(held_out, result)
+        except KeyboardInterrupt as stop:
+            raise CraftInterrupted(self.result()) from stop
+        return result
+
+    def _craft(self, people: People) -> None:
+        """Craft these persons together; where that fails, those who were not finished in two halves, down to one."""
+        before, done = self.bar.done, set[str]()
+        failure = self._run_wave(people, done)
+        if failure is None:
+            return
+        self.bar.advance(before + len(done) * self.config.steps - self.bar.done)
+        left = people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] not in done])
+        if len(left) > 1:
+            self._craft(_between(left, 0, len(left) // 2))
+            self._craft(_between(left, len(left) // 2, len(left)))
+        elif failure == OUT_OF_MEMORY and self.width > 1:
+            self.width //= 2
+            self.notices.append(f"out of memory: from here on {self.width} photos are in the network at a time")
+            self._craft(left)
+        else:
+            self.bar.advance(self.config.steps)
+            self._keep({"name": left.names[0], "photos": len(left.images), "status": failure, "steps": 0}, None)
+
+    def _run_wave(self, people: People, done: set[str]) -> str | None:
+        """Craft these persons, adding to `done` who is finished; why it failed, if it did. On return nothing holds the
+        wave's tensors any more, not even an exception's frames: whoever tries again has the memory."""
+        generations = [self.generations[name] for name in people.names]
+        try:
+            wave = Wave(self.model, people, self.config, self.key, generations, self.width)
+            for record, veil in wave.run(self.bar):
+                self._keep(record, veil)
+                done.add(record["name"])
+        except OutputError:  # the journal's, not the wave's
+            raise
+        except Exception as error:  # a network may raise anything; never Ctrl-C
+            return OUT_OF_MEMORY if _is_out_of_memory(error) else f"failed: {str(error) or type(error).__name__}"
+        return None
+
+    def _keep(self, record: dict, veil: torch.Tensor | None) -> None:
+        """A person is finished: to the journal at once."""
+        self.records[record["name"]] = record
+        if veil is not None:
+            self.veils[record["name"]] = veil
+            if self.journal is not None:
+                self.journal.append(record, veil)
+
+    def _refuse_nonsense(self) -> None:
+        """A network that has usable features of nobody is an error, not a failure of each person."""
+        if any(record["status"] != CLEAN_FAILED for record in self.records.values()):
+            return
+        if not bool(fixed_features(self.model, self.people.images, self.width).isfinite().any()):
+            self.model.features(self.people.images[:1])  # raises with the cause
+
+    def result(self) -> CraftResult:
+        """Everybody so far, in the order of people."""
+        interrupted = {"status": "failed: interrupted", "steps": 0}
+        report = [self.records.get(name, {"name": name, **interrupted}) for name in self.people.names]
+        names = [name for name in self.people.names if name in self.veils]
+        empty = torch.zeros((0, *self.people.images.shape[1:]), dtype=torch.uint8)
+        bank = VeilBank(
+            torch.stack([self.veils[name] for name in names]) if names else empty,
+            names,
+            self.config.blend,
+            [self.records[name] for name in names],
+            {"name": self.model.name, "fingerprint": self.header["fingerprint"]},
+            self.config.as_dict(),
+            self.header["key_id"],
+            self.header["key"],
+            __version__,
+        )
+        return CraftResult(bank, report, self.fresh_key, self.notices)
+
+    def _report_held_out(self, held_out: People, result: CraftResult) -> None:
+        """Adds the figures; a network or memory that gives out here costs no veil."""
+        try:
+            _report_held_out(self.model, self.people, held_out, result, self.width)
+        except (ModelError, RuntimeError, MemoryError) as error:
+            self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
+
+
+def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: bytes | None) -> dict:
+    """What decides whether veils may lie in one bank, as a journal's header has it. key None: that of config.seed, and
+    without a seed a key that is still to be made, which has no id."""
+    if key is None and config.seed is not None:
+        key = _master_key(None, config)
+    return {
+        "network": model.name,
+        "fingerprint": model.fingerprint,
+        "size": list(size),
+        "config": config.as_dict(),
+        "key_id": "" if key is None else keyed.key_id(key),
+    }
+
+
+def key_of_before(where: str, before: dict, key: bytes | None, config: CraftConfig) -> tuple[bytes | None, CraftConfig]:
+    """Key and configuration to go on with `before` (key, key_id and config as in a journal's header): those given, or
+    where neither a key nor a seed is given those of before. ValueError when only its owner has that key."""
+    if key is not None or config.seed is not None:
+        return key, config
+    if before["key"]:
+        return bytes.fromhex(before["key"]), config
+    if before["config"].get("seed") is not None:
+        return None, dataclasses.replace(config, seed=before["config"]["seed"])
+    raise ValueError(
+        f"{where}: crafted with a key of your own (key id {before['key_id']}), which is needed to go on: give it (key, "
+        "--key-file)"
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, the device's, or torch's on the CPU, which is a RuntimeError like others."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _between(people: People, first: int, last: int) -> People:
+    begin, end = int(people.offsets[first]), int(people.offsets[last])
+    offsets = people.offsets[first : last + 1] - begin
+    return People(people.images[begin:end], offsets, people.names[first:last], people.files[begin:end])
+
+
+def _check(model, people, config, held_out) -> None:
+    for name, value, kind in (("model", model, FaceModel), ("people", people, People), ("config", config, CraftConfig)):
+        if not isinstance(value, kind):
+            raise TypeError(f"craft: {name} must be a {kind.__name__}, got {type(value).__name__}")
+    if not len(people):
+        raise ValueError("craft: people must hold at least one person, got none")
+    if bad := [name for name in people.names if not is_plain_name(name)]:
+        raise ValueError(f"craft: people.names must be plain folder names (no path separators), got {bad[:5]}")
+    if tuple(people.images.shape[2:]) != model.input.size:
+        raise ValueError(
+            f"craft: the network wants photos of {model.input.size}, people has {tuple(people.images.shape[2:])}"
+        )
+    if min(people.images.shape[2:]) < max(config.block):
+        raise ValueError(f"craft: config.block must fit the photos, got {config.block}")
+    if held_out is not None and (unknown := sorted(set(held_out.names) - set(people.names))):
+        raise ValueError(f"craft: held_out must hold photos of the same persons, got {', '.join(unknown[:5])} besides")
+
+
+def _check_generation(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"craft: generation must be an integer, 0 or more, got {value!r}")
+    return value
+
+
+def _master_key(key: bytes | None, config: CraftConfig) -> bytes:
+    if key is not None:
+        if config.seed is not None:
+            raise ValueError("craft: give a key or config.seed, not both")
+        return keyed.check_key(key)
+    if config.seed is not None:
+        return keyed.hkdf_sha256(config.seed.to_bytes(8, "little"), b"seed", 32)
+    return secrets.token_bytes(32)
+
+
+def _waves(people: People, config: CraftConfig) -> list[tuple[int, int]]:
+    """Runs of persons whose photos per step stay within photos_in_flight, and whose photos within ten times that."""
+    if not len(people):
+        return []
+    bounds, first, flying, held = [], 0, 0, 0
+    for p, count in enumerate(people.counts.tolist()):
+        drawn = min(count, config.photos_per_step) if config.photos_per_step else count
+        if p > first and (flying + drawn > config.photos_in_flight or held + count > 10 * config.photos_in_flight):
+            bounds.append((first, p))
+            first, flying, held = p, 0, 0
+        flying, held = flying + drawn, held + count
+    return [*bounds, (first, len(people))]
+
+
+def _report_held_out(model, people: People, held_out: People, result: CraftResult, width: int) -> None:
+    """Cosine of each person's unseen protected photos, and their rank-1 rate: the templates are the person's crafting
+    photos, one by one, the distractors the first crafting photo of each other person."""
+    kept = held_out.take([i for i, p in enumerate(held_out.rows.tolist()) if held_out.names[p] in result.bank.names])
+    if not len(kept.images):
+        return
+    rows = result.bank.rows(kept.names)[kept.rows]
+    device = model.device  # where the other ops of a craft run
+    hidden = ops.blend(kept.images.to(device), result.bank.veils.to(device), rows.to(device), result.bank.blend)
+    features = fixed_features(model, hidden, width).cpu()
+    clean = fixed_features(model, people.images, width)
+    parts = dict(zip(people.names, clean.split(people.counts.tolist()), strict=True))
+    others = torch.stack([part[0] for part in parts.values()])
+    records = {record["name"]: record for record in result.report}
+    for p, name in enumerate(kept.names):
+        own = features[kept.offsets[p] : kept.offsets[p + 1]]
+        rank = ranks_against(own, parts[name], others[[n != name for n in parts]])
+        centre = torch.nn.functional.normalize(parts[name].mean(0), dim=0)
+        records[name]["held_out"] = {
+            "photos": len(own),
+            "cosine": round(float((own @ centre).mean()), 6),
+            "rank1": round(float((rank == 1).double().mean()), 6),
+        }

@@ -1,0 +1,1 @@
+"""Veils: the bank, its file, its keys; protect and recover with it."""

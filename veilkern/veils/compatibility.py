@@ -1,0 +1,32 @@
+"""Which veils may lie in one bank: those of one network, size, key and, but for when to stop, configuration."""
+
+from __future__ import annotations
+
+# What decides when a person's steps end, or how many photos are worked on at a time: veils that differ in these alone
+# may lie in one bank. The seed is a key, and compared as one.
+_NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience", "photos_in_flight", "seed")
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """The fields in which two configurations (as_dict) give different veils, with both values."""
+    return [
+        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        for name in sorted({*before, *now})
+        if name not in _NO_DIFFERENCE and before.get(name) != now.get(name)
+    ]
+
+
+def refuse_differences(where: str, before: dict, now: dict) -> None:
+    """ValueError unless veils begun as `before` and as `now` say (see `describe`) may lie in one bank. It names what
+    differs, with both values."""
+    found = [
+        f"{label} {before[name]} (now {now[name]})"
+        for name, label in (("size", "photo size"), ("key_id", "key id"))
+        if before[name] != now[name]
+    ]
+    if before["fingerprint"] != now["fingerprint"]:
+        found.append(
+            f"network {before['network']} {before['fingerprint'][:12]} (now {now['network']} {now['fingerprint'][:12]})"
+        )
+    if found := found + differences(before["config"], now["config"]):
+        raise ValueError(f"{where}: crafted with another {', '.join(found)}")
