@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 import veilkern as vk
-from veilkern.craft import batch as wave
+from veilkern.craft import batch
 from veilkern.craft.contour import ContourLoss, blur_matrix, contour
 from veilkern.evaluate import metrics
 from veilkern.reference.contour import contour as plain_contour
@@ -169,7 +169,9 @@ def test_craft_fades_the_contour(sample_model, people):
 
 def test_without_nu_the_term_is_not_there(sample_model, people, monkeypatch):
     config = vk.CraftConfig(nu=0.0, steps=3)
-    monkeypatch.setattr(wave.ContourLoss, "__call__", lambda self, veils: (veils[:, 0, 0, 0] * 0, veils * float("nan")))
+    monkeypatch.setattr(
+        batch.ContourLoss, "__call__", lambda self, veils: (veils[:, 0, 0, 0] * 0, veils * float("nan"))
+    )
     silent = vk.craft(sample_model, people, config, key=KEY, progress=False)
     assert all(not record["status"].startswith("failed") for record in silent.report)
     loud = vk.craft(sample_model, people, vk.CraftConfig(nu=1e-3, steps=3), key=KEY, progress=False)

@@ -10,9 +10,10 @@ from torch import nn
 
 import veilkern as vk
 from veilkern import reference
-from veilkern.craft.batch import Draws, Wave
+from veilkern.craft.batch import IdentityBatch
 from veilkern.craft.config import SUBSPACES
-from veilkern.craft.run import _waves
+from veilkern.craft.run import _batches
+from veilkern.craft.sampler import PhotoSampler
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.ops.hull_distance import KINDS
@@ -137,7 +138,7 @@ def test_photos_in_flight_bounds_the_batch(people):
             model, people, vk.CraftConfig(steps=2, photos_in_flight=flight, photos_per_step=per_step), progress=False
         )
         assert max(sizes) <= flight
-    assert _waves(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
+    assert _batches(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
 
 
 def people_of(counts, side=8, seed=0) -> vk.People:
@@ -149,10 +150,10 @@ def people_of(counts, side=8, seed=0) -> vk.People:
 
 def test_waves_bound_the_photos_of_a_step_and_those_held():
     config = vk.CraftConfig(photos_in_flight=4)
-    assert _waves(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
-    assert _waves(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
+    assert _batches(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
+    assert _batches(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
     every = vk.CraftConfig(photos_in_flight=4, photos_per_step=0)
-    assert _waves(people_of([2, 2, 1, 4, 9, 1]), every) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert _batches(people_of([2, 2, 1, 4, 9, 1]), every) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
 
 
 def linear_model(side=8, features=6) -> vk.FaceModel:
@@ -160,8 +161,8 @@ def linear_model(side=8, features=6) -> vk.FaceModel:
     return vk.FaceModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, features)), size=side)
 
 
-def one_wave(model, people, config, generations=None) -> Wave:
-    return Wave(model, people, config, KEY, generations or [0] * len(people), 4)
+def one_batch(model, people, config, generations=None) -> IdentityBatch:
+    return IdentityBatch(model, people, config, KEY, generations or [0] * len(people), 4)
 
 
 @pytest.mark.parametrize("change", [{}, {"photos_per_step": 0}, {"photos_per_step": 2, "lam": 0.5}, {"mu": 1.0}])
@@ -171,12 +172,12 @@ def test_a_step_is_down_the_slope_of_the_mean_loss(change):
         vk.CraftConfig(lam=0.3, **{"photos_per_step": 1, **change}) if "lam" not in change else vk.CraftConfig(**change)
     )
     model, people = linear_model(), people_of([1, 5, 3])
-    wave = one_wave(model, people, config)
-    start = wave.veils.clone()
-    twin = one_wave(model, people, config)  # draws the same photos
-    drawn = [draws.next() for draws in twin.draws]
-    found = wave._step(0, torch.tensor([True, True, False]))
-    assert torch.equal(wave.veils[2], start[2])
+    batch = one_batch(model, people, config)
+    start = batch.veils.clone()
+    twin = one_batch(model, people, config)  # draws the same photos
+    drawn = [draws.next() for draws in twin.samplers]
+    found = batch._step(0, torch.tensor([True, True, False]))
+    assert torch.equal(batch.veils[2], start[2])
     net = model.module.double()
     for p in (0, 1):
         veil = start[p].double().requires_grad_()
@@ -191,41 +192,41 @@ def test_a_step_is_down_the_slope_of_the_mean_loss(change):
         loss = loss + config.nu * contour_loss(people.photos(p), veil[None], torch.tensor([0, people.counts[p]]), 51)[0]
         (slope,) = torch.autograd.grad(loss, veil)
         wanted = (start[p] - config.step_size * slope.sign()).clamp(0, 1)
-        assert ((wave.veils[p] - wanted).abs() < 1e-5).double().mean() > 0.99
+        assert ((batch.veils[p] - wanted).abs() < 1e-5).double().mean() > 0.99
         assert found[p].tolist() == pytest.approx([distance.item(), loss.item()], rel=1e-4)
     net.float()
 
 
 def test_finished_veils_are_rounded():
-    wave = one_wave(linear_model(), people_of([2]), FAST)
+    batch = one_batch(linear_model(), people_of([2]), FAST)
     levels = torch.arange(192).view(3, 8, 8)
-    wave.veils[0] = (levels + 0.6) / 255
-    assert torch.equal(wave.finished()[0], (levels + 1).to(torch.uint8))
-    wave.veils[0] = (levels + 0.4) / 255
-    assert torch.equal(wave.finished()[0], levels.to(torch.uint8))
+    batch.veils[0] = (levels + 0.6) / 255
+    assert torch.equal(batch.finished()[0], (levels + 1).to(torch.uint8))
+    batch.veils[0] = (levels + 0.4) / 255
+    assert torch.equal(batch.finished()[0], levels.to(torch.uint8))
 
 
 def test_what_counts_as_settled():
-    wave = one_wave(
+    batch = one_batch(
         linear_model(), people_of([2] * 5), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
     )
     near, flat = [0.39, 1.0], [0.41, 1.0]  # distance and total, steadily
     falls, rises = [[0.3, -1.0]] * 2 + [[0.3, -1.2]] * 2, [[0.3, 1.0]] * 2 + [[0.3, 1.2]] * 2
     slow = [[0.3, -1.0]] * 2 + [[0.3, -1.05]] * 2
     history = [torch.tensor([near, flat, falls[i], rises[i], slow[i]]) for i in range(4)]
-    assert not wave._settled(history[:3]).any()  # too early
-    assert wave._settled(history).tolist() == [True, False, False, True, True]
+    assert not batch._settled(history[:3]).any()  # too early
+    assert batch._settled(history).tolist() == [True, False, False, True, True]
     mostly_far = [torch.tensor([[d, 1.0]] * 5) for d in (0.1, 0.1, 0.1, 0.9)]
-    assert not wave._settled(mostly_far).any()
+    assert not batch._settled(mostly_far).any()
 
 
 def test_who_stops_early_is_finished_at_once(sample_model, people):
     config = vk.CraftConfig(steps=60, stop_improvement=0.1, patience=5)
-    wave = Wave(sample_model, people, config, KEY, [0] * 4, 4)
+    batch = IdentityBatch(sample_model, people, config, KEY, [0] * 4, 4)
     bar, told = Progress(4 * 60, None), []
-    for record, veil in wave.run(bar):
+    for record, veil in batch.run(bar):
         told.append(record["steps"])
-        assert record["steps"] == int(wave.taken.max()) < 60 and veil.dtype == torch.uint8
+        assert record["steps"] == int(batch.taken.max()) < 60 and veil.dtype == torch.uint8
     assert len(told) == 4 and len(set(told)) > 1 and bar.done == 4 * 60
 
 
@@ -363,7 +364,7 @@ def test_threads_are_set_for_the_craft_alone():
 def test_photos_are_drawn_without_replacement():
     from veilkern.veils import keyed
 
-    draws = Draws(keyed.stream(KEY, "p", "photos"), 10, 3)
+    draws = PhotoSampler(keyed.stream(KEY, "p", "photos"), 10, 3)
     drawn = [draws.next().tolist() for _ in range(40)]
     assert all(len(set(d)) == 3 for d in drawn)
     flat = [i for d in drawn for i in d]

@@ -23,6 +23,7 @@ from veilkern.evaluate import contour, evaluate, identify, psnr, ranks_against, 
 from veilkern.evaluate.report import FILES, format_number, worst_first, write_report
 from veilkern.evaluate.verdict import LEVELS, QUESTIONS, THRESHOLDS, person_level
 from veilkern.evaluate.views import blurred_views, contact_sheet, views, worst_photos
+from veilkern.networks.input_spec import InputSpec
 
 cli_evaluate, cli_info = (importlib.import_module(f"veilkern.cli.{name}") for name in ("evaluate", "info"))
 
@@ -160,7 +161,7 @@ def test_numbers():
 class Known:
     """A network whose feature of each picture is stated: at this many degrees, NaN for none."""
 
-    name, fingerprint, input = "known", "f", vk.embedder.InputSpec((16, 16))
+    name, fingerprint, input = "known", "f", InputSpec((16, 16))
 
     def __init__(self):
         self.degrees = {}
@@ -313,7 +314,7 @@ def test_sizes_that_do_not_fit(known):
     for wrong in (gallery[..., :12], gallery.float(), gallery[0]):
         with pytest.raises(ValueError, match=r"gallery must be uint8 \[G, 3, 16, 16\]"):
             evaluate(model, people, bank, gallery=wrong)
-    model.input = vk.embedder.InputSpec((12, 16))
+    model.input = InputSpec((12, 16))
     with pytest.raises(ValueError, match="known reads photos of 12 x 16"):
         evaluate(model, people, bank)
 

@@ -1,7 +1,7 @@
-"""Wave: some persons' veils optimised together, from the keyed start to the record of each.
+"""IdentityBatch: some persons' veils optimised together, from the keyed start to the record of each.
 
 It draws photos, asks the network for gradients and lets `veil_step_` do the rest. A person's bits do not depend on who
-else is in the wave: the network always gets the same number of photos (see `padded`), the ops keep photos and persons
+else is in the batch: the network always gets the same number of photos (see `padded`), the ops keep photos and persons
 apart, and every sum has a fixed order.
 """
 
@@ -13,7 +13,10 @@ import torch
 
 from veilkern import ops
 from veilkern.craft.config import CraftConfig
-from veilkern.craft.contour import ContourLoss, contour
+from veilkern.craft.contour import ContourLoss
+from veilkern.craft.features import fixed_features, padded
+from veilkern.craft.records import figures_of
+from veilkern.craft.sampler import PhotoSampler
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
 from veilkern.errors import ModelError
@@ -22,7 +25,7 @@ from veilkern.progress import Progress
 from veilkern.veils import keyed
 
 
-class Wave:
+class IdentityBatch:
     """Some persons crafted together. generations: one a person. width: photos in the network at a time."""
 
     def __init__(
@@ -45,8 +48,8 @@ class Wave:
         start = [keyed.uniform(keyed.stream(k, name, "start", generation), shape) for k, name, generation in streams]
         self.veils = torch.stack(start).to(device)
         self.momentum = torch.zeros_like(self.veils)
-        self.draws = [
-            Draws(keyed.stream(k, name, "photos", generation), int(n), config.photos_per_step)
+        self.samplers = [
+            PhotoSampler(keyed.stream(k, name, "photos", generation), int(n), config.photos_per_step)
             for (k, name, generation), n in zip(streams, self.counts, strict=True)
         ]
         self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
@@ -86,8 +89,8 @@ class Wave:
         """One step of the active persons; returns [P, 2], their feature distance and total loss."""
         config, people = self.config, len(self.names)
         drawn = [
-            draws.next() + self.offsets[p] if active[p] else torch.zeros(0, dtype=torch.int64)
-            for p, draws in enumerate(self.draws)
+            sampler.next() + self.offsets[p] if active[p] else torch.zeros(0, dtype=torch.int64)
+            for p, sampler in enumerate(self.samplers)
         ]
         rows, counts = torch.cat(drawn), torch.tensor([len(d) for d in drawn])
         person = torch.repeat_interleave(torch.arange(people), counts)
@@ -210,7 +213,7 @@ class Wave:
             return record
         if not bool(features.isfinite().all()):
             return record | {"status": "failed: the network's features of the protected photos are not finite"}
-        record |= _losses(features, self.clean[part], self.images[part], veil, config.blend / 255, config)
+        record |= figures_of(features, self.clean[part], self.images[part], veil, config.blend / 255, config)
         reached = float(record["feature_distance"]) <= config.stop_distance
         record["status"] = "converged" if reached else "step limit"
         record["photo_ids"] = [photo_id(image) for image in self.images[part].cpu()]
@@ -220,70 +223,5 @@ class Wave:
 CLEAN_FAILED = "failed: the network's features of the clean photos are not finite"
 
 
-def padded(photos: torch.Tensor, width: int) -> torch.Tensor:
-    """`photos` [n, ..], the last of them repeated until there are `width`.
-
-    A network's kernels are chosen by the number of photos, and sum in another order for another number: measured on
-    the CPU, features differ in their last bits between 1, 3 and 8 photos, but never by place or neighbours. So a craft
-    always gives the network the same number, however many persons are still at work.
-    """
-    missing = width - len(photos)
-    return torch.cat([photos, photos[-1:].expand(missing, *photos.shape[1:])]) if missing > 0 else photos
-
-
-def fixed_features(model: FaceModel, images: torch.Tensor, width: int) -> torch.Tensor:
-    """Features [N, d] of uint8 photos [N, 3, H, W], exactly `width` in the network at a time."""
-    whole = len(images) // width * width
-    found = [model.features(images[:whole], batch=width, check=False)] if whole else []
-    if rest := len(images) - whole:
-        found.append(model.features(padded(images[whole:], width), batch=width, check=False)[:rest])
-    return torch.cat(found)
-
-
-class Draws:
-    """Photos of one person for each step, without replacement until all were used."""
-
-    def __init__(self, generator, count: int, per_step: int):
-        self.generator, self.count = generator, count
-        self.per_step = min(per_step, count) if per_step else count
-        self.queue: list[int] = []
-
-    def next(self) -> torch.Tensor:
-        if self.per_step == self.count:
-            return torch.arange(self.count)
-        drawn: list[int] = []
-        while len(drawn) < self.per_step:
-            if not self.queue:
-                # A photo already drawn in this step goes to the end of the new order: no step has one twice.
-                order = keyed.shuffled(self.generator, self.count).tolist()
-                self.queue = [i for i in order if i not in drawn] + [i for i in order if i in drawn]
-            drawn.append(self.queue.pop(0))
-        return torch.tensor(sorted(drawn))
-
-
 def _prefix(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(like.device)
-
-
-def _losses(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
-    """The record's figures of one person under the finished veil."""
-    own = torch.tensor([0, len(images)], device=images.device)
-    distance, _, _ = ops.hull_distance(features, clean, own, kind=config.subspace)
-    x, v = images.float() / 255, veil.float() / 255
-    mixed = alpha * x + (1 - alpha) * v
-    gap = x - mixed
-    visual = gap.flatten(1).norm(dim=1).mean() if config.visual == "norm" else gap.square().mean()
-    variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.variance).mean()
-    centre = torch.nn.functional.normalize(clean.mean(0), dim=0)
-    seen = contour(x, mixed).abs()
-    faded, _ = ContourLoss(images, own.cpu(), config.blend)(v.unsqueeze(0))
-    figures = {
-        "feature_distance": distance.mean(),
-        "cosine": (features @ centre).mean(),
-        "visual": visual,
-        "variance": variance,
-        "contour": seen.mean(),
-        "contour_worst": seen.max(),
-        "total": distance.mean() - config.lam * visual + config.mu * variance + config.nu * faded[0],
-    }
-    return {name: round(float(value), 6) for name, value in figures.items()}

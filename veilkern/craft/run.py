@@ -1,4 +1,4 @@
-"""craft: veils for many persons, wave by wave; what is finished stays finished."""
+"""craft: veils for many persons, batch by batch; what is finished stays finished."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 
 from veilkern import __version__, ops
-from veilkern.craft.batch import CLEAN_FAILED, Wave, fixed_features
+from veilkern.craft.batch import CLEAN_FAILED, IdentityBatch
 from veilkern.craft.config import CraftConfig
+from veilkern.craft.features import fixed_features
 from veilkern.craft.journal import Journal
 from veilkern.data.files import is_plain_name, locked
 from veilkern.data.people import People
@@ -148,7 +149,7 @@ class _Run:
         try:
             with progress_bar(progress, len(people) * steps, "crafting") as self.bar:
                 self.bar.advance((len(people) - len(todo)) * steps)
-                for first, last in _waves(todo, self.config):
+                for first, last in _batches(todo, self.config):
                     self._craft(_between(todo, first, last))
             self._refuse_nonsense()
             result = self.result()
@@ -161,7 +162,7 @@ class _Run:
     def _craft(self, people: People) -> None:
         """Craft these persons together; where that fails, those who were not finished in two halves, down to one."""
         before, done = self.bar.done, set[str]()
-        failure = self._run_wave(people, done)
+        failure = self._run_batch(people, done)
         if failure is None:
             return
         self.bar.advance(before + len(done) * self.config.steps - self.bar.done)
@@ -177,16 +178,16 @@ class _Run:
             self.bar.advance(self.config.steps)
             self._keep({"name": left.names[0], "photos": len(left.images), "status": failure, "steps": 0}, None)
 
-    def _run_wave(self, people: People, done: set[str]) -> str | None:
+    def _run_batch(self, people: People, done: set[str]) -> str | None:
         """Craft these persons, adding to `done` who is finished; why it failed, if it did. On return nothing holds the
-        wave's tensors any more, not even an exception's frames: whoever tries again has the memory."""
+        batch's tensors any more, not even an exception's frames: whoever tries again has the memory."""
         generations = [self.generations[name] for name in people.names]
         try:
-            wave = Wave(self.model, people, self.config, self.key, generations, self.width)
-            for record, veil in wave.run(self.bar):
+            batch = IdentityBatch(self.model, people, self.config, self.key, generations, self.width)
+            for record, veil in batch.run(self.bar):
                 self._keep(record, veil)
                 done.add(record["name"])
-        except OutputError:  # the journal's, not the wave's
+        except OutputError:  # the journal's, not the batch's
             raise
         except Exception as error:  # a network may raise anything; never Ctrl-C
             return OUT_OF_MEMORY if _is_out_of_memory(error) else f"failed: {str(error) or type(error).__name__}"
@@ -308,7 +309,7 @@ def _master_key(key: bytes | None, config: CraftConfig) -> bytes:
     return secrets.token_bytes(32)
 
 
-def _waves(people: People, config: CraftConfig) -> list[tuple[int, int]]:
+def _batches(people: People, config: CraftConfig) -> list[tuple[int, int]]:
     """Runs of persons whose photos per step stay within photos_in_flight, and whose photos within ten times that."""
     if not len(people):
         return []

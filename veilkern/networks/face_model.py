@@ -6,49 +6,27 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from veilkern.data.people import People
 from veilkern.errors import ModelError
-
-_STEADY = 0.02  # features in [-1, 1]: above what bfloat16 and other orders of sums change
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a network wants: photos of `size` (height, width), values up to `value_range` (1 or 255), then
-    (x - mean) / std per channel in the network's order; bgr: that order is blue, green, red."""
-
-    size: tuple[int, int] = (112, 112)
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    bgr: bool = False
-    value_range: float = 1.0
-
-    def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"FaceModel: size must be two positive integers (height, width), got {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(f"FaceModel: mean and std must have three numbers, got {self.mean} and {self.std}")
-        if min(self.std) <= 0 or self.value_range <= 0:
-            raise ValueError(f"FaceModel: std and value_range must be positive, got {self.std} and {self.value_range}")
+from veilkern.networks.diagnosis import Check, diagnose
+from veilkern.networks.input_spec import InputSpec
 
 
-@dataclass(frozen=True)
-class Check:
-    """How well a network tells people apart: mean cosine of same-person and different-person pairs, and the chance
-    (area under the ROC curve) that a same-person pair scores above a different-person pair."""
+class PhotosOfPeople(Protocol):
+    """What `check` looks at, such as `veilkern.People`."""
 
-    same: float
-    different: float
-    auc: float
+    @property
+    def images(self) -> torch.Tensor:
+        """Photos, uint8 [N, 3, H, W]."""
 
-    def __str__(self) -> str:
-        return f"cosine same person {self.same:.3f}, different {self.different:.3f}, separation (AUC) {self.auc:.4f}"
+    @property
+    def rows(self) -> torch.Tensor:
+        """The person of each photo, int64 [N]."""
 
 
 class FaceModel:
@@ -164,88 +142,14 @@ class FaceModel:
             digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
         return digest.hexdigest()
 
-    def check(self, people: People, *, least_auc: float = 0.9) -> Check:
-        """Compare same-person and different-person cosines; ModelError with the likely cause when they do not separate.
-
-        Needs two persons, one of them with two different photos (ValueError). Tries the usual mistakes (channel order,
-        normalisation, value range) and names the one that would separate better. Refuses a network whose features of
-        a photo hang on its neighbours in the batch or on chance (batch statistics, dropout: a network in train mode).
-        """
-        if len(people) < 2 or not bool(_pairs(people)[0].any()):
-            raise ValueError(
-                "FaceModel.check: people must hold two persons at least, one of them with two different photos"
-            )
-        self._check_steady(people.images[:8])
-        result = self._separation(people)
-        if result.auc >= least_auc:
-            return result
-        cause = (
-            "none of the usual input mistakes explains it: are the faces aligned to the ArcFace template, and is the "
-            "network trained?"
-        )
-        best = (result.auc + least_auc) / 2  # what makes up for less than half of what is missing explains nothing
-        for label, spec in _alternatives(self.input).items():
-            other = copy.copy(self)
-            other.input = spec
-            try:
-                trial = other._separation(people)
-            except ModelError:
-                continue
-            if trial.auc > best:
-                best, cause = trial.auc, f"likely cause: {label} (that separates with AUC {trial.auc:.3f})"
-        raise ModelError(f"{self.name}: the network does not tell these people apart: {result}; {cause}")
-
-    def _check_steady(self, images: torch.Tensor) -> None:
-        """ModelError unless these photos have the same features in another order and other batches."""
-        apart = self.features(images.flip(0), batch=2).flip(0)
-        change = (self.features(images) - apart).abs().max().item()
-        if change > _STEADY:
-            raise ModelError(
-                f"{self.name}: the features of the same photos change by {change:.3f} when they come in other batches: "
-                "dropout or batch statistics are at work, as in train mode; save or export the network in eval mode"
-            )
-
-    def _separation(self, people: People) -> Check:
-        features = self.features(people.images).double()
-        cosine = features @ features.T
-        same, different = _pairs(people)
-        inside, across = cosine[same], cosine[different].sort().values
-        # Ties count half: the rank of each same-person score among the different-person scores.
-        below = torch.searchsorted(across, inside).double() + torch.searchsorted(across, inside, right=True).double()
-        return Check(inside.mean().item(), across.mean().item(), (below / 2 / len(across)).mean().item())
-
-
-def _pairs(people: People) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which pairs (i, j), i < j, of photos are of one person and of two, bool [N, N] each; a picture with itself, also
-    when it is there twice, is no pair."""
-    number: dict[bytes, int] = {}
-    pictures = torch.tensor([number.setdefault(image.numpy().tobytes(), len(number)) for image in people.images])
-    pair = (pictures[:, None] != pictures).triu(1)
-    same = people.rows[:, None] == people.rows
-    return same & pair, ~same & pair
+    def check(self, people: PhotosOfPeople, *, least_auc: float = 0.9) -> Check:
+        """Does this network tell these persons apart? See `veilkern.networks.diagnosis.diagnose`, which it calls with
+        people.images and people.rows."""
+        return diagnose(self, people.images, people.rows, least_auc=least_auc)
 
 
 def _floats(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(float(value) for value in values)  # type: ignore[return-value]  # InputSpec checks how many
-
-
-def _alternatives(spec: InputSpec) -> dict[str, InputSpec]:
-    """The usual mistakes, undone."""
-    half, none, imagenet = (0.5,) * 3, ((0.0,) * 3, (1.0,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    inputs = {
-        "values to be normalised to [-1, 1] (mean 0.5, std 0.5)": (half, half, 1.0),
-        "values in [0, 1] without normalisation": (*none, 1.0),
-        "values in 0..255": (*none, 255.0),
-        "ImageNet mean and std": (*imagenet, 1.0),
-    }
-    found = {}
-    for bgr in (spec.bgr, not spec.bgr):
-        order = "" if bgr == spec.bgr else f"{'BGR' if bgr else 'RGB'} channel order"
-        if order:
-            found[order] = InputSpec(spec.size, spec.mean[::-1], spec.std[::-1], bgr, spec.value_range)
-        for label, (mean, std, value_range) in inputs.items():
-            found[" and ".join(filter(None, [order, label]))] = InputSpec(spec.size, mean, std, bgr, value_range)
-    return {label: other for label, other in found.items() if other != spec}
 
 
 def _frozen(module: nn.Module) -> nn.Module:
