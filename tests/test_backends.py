@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import veilkern as vk
-from veilkern import backends, ops
+from veilkern import backends, ops, reference
 from veilkern.errors import BackendError
 
 
@@ -102,9 +102,43 @@ def test_a_backend_asked_for_that_lacks_the_op(monkeypatch):
     monkeypatch.delitem(cpu.ops, "ssim")
     with (
         vk.use_backend("cpu"),
-        pytest.raises(BackendError, match=r"ssim: no backend serves tensors on cpu \(cpu: no such op\)"),
+        pytest.raises(BackendError, match=r"ssim: no backend serves this call \(cpu: no such op\)"),
     ):
         ops.ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+
+
+def test_what_a_backend_does_not_support_goes_to_the_next_and_is_told(monkeypatch):
+    """By order the next one that supports the call serves it; by name the reason is in the error."""
+    listed = {b.name: b for b in vk.list_backends()}
+    if not listed["cpu"].available:
+        pytest.skip("the C++ module is not built")
+    asked = []
+
+    def limit(images, veils, rows, a, lossless, out):
+        asked.append((tuple(images.shape), a, lossless))
+        return "serves no more than 2 photos" if len(images) > 2 else None
+
+    monkeypatch.setitem(listed["cpu"].limits, "blend", limit)
+    images = torch.arange(3 * 48, dtype=torch.uint8).view(3, 3, 4, 4)
+    rows = torch.zeros(3, dtype=torch.int64)
+    arguments = (images, images[:1], rows, 51, False, torch.empty_like(images))
+    assert backends.select("blend", *arguments) is listed["reference"].ops["blend"]
+    few = (images[:2], images[:1], rows[:2], 51, False, torch.empty_like(images[:2]))
+    assert backends.select("blend", *few) is listed["cpu"].ops["blend"]
+    assert torch.equal(ops.blend(images, 255 - images, rows, 51), reference.blend(images, 255 - images, rows, 51))
+    assert asked == [((3, 3, 4, 4), 51, False), ((2, 3, 4, 4), 51, False), ((3, 3, 4, 4), 51, False)]
+    with vk.use_backend("cpu"), pytest.raises(BackendError, match=r"blend: .*\(cpu: serves no more than 2 photos\)"):
+        ops.blend(images, 255 - images, rows, 51)
+
+
+def test_a_device_that_a_backend_does_not_serve():
+    listed = {b.name: b for b in vk.list_backends()}
+    meta = torch.zeros(1, device="meta")
+    if listed["cpu"].available:
+        assert listed["cpu"].supports("blend", meta) == "serves tensors on cpu"
+    assert listed["reference"].supports("blend", meta) is None
+    assert listed["cuda"].supports("blend", meta) == listed["cuda"].reason
+    assert listed["reference"].supports("nothing", meta) == "no such op"
 
 
 def test_without_the_native_module():

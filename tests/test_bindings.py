@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import batch, native
 
-from veilkern.backends import cpu, select
+from veilkern.backends import cpu, serve
 
 pytestmark = native
 GUARD = 7.0
@@ -118,5 +118,5 @@ def test_a_filter_as_wide_as_the_photo(side):
     assert (out == 7).all()
     _cpu.recover_gaussian_u8(*arguments, [4096, *[0] * (side - 1)], 1)
     wanted = torch.empty_like(images)
-    select("recover", images)(images, veils, rows, 51, None, wanted)
+    serve("recover", images, veils, rows, 51, None, wanted)
     assert torch.equal(out, wanted)

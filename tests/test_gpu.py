@@ -83,7 +83,7 @@ def test_triton_is_chosen_for_tensors_on_the_gpu():
 
     token = _asked.set(None)
     try:
-        assert select("blend", torch.zeros(1, device="cuda")).__module__ == "veilkern.backends.triton"
+        assert select("blend", torch.zeros(1, device="cuda")).__module__ == "veilkern.backends.triton.blend"
     finally:
         _asked.reset(token)
 

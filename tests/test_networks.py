@@ -16,7 +16,8 @@ from torch import nn
 import veilkern as vk
 from veilkern.errors import ModelError
 from veilkern.networks import IR, IResNet, MobileFaceNet, ir, iresnet, loading, mobilefacenet
-from veilkern.networks.face_model import InputSpec, _alternatives
+from veilkern.networks.diagnosis import _alternatives
+from veilkern.networks.input_spec import InputSpec
 
 
 class Net(nn.Module):

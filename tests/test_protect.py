@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -239,14 +241,14 @@ def large_bank(layout: str, dtype=torch.uint8) -> torch.Tensor:
 @pytest.mark.parametrize("last", [False, True])
 def test_a_bank_is_never_copied(layout, last, monkeypatch):
     """Whatever the layout of photos and bank, only the veils of the photos are read."""
-    from veilkern.backends import cpu
-
     veils, rows = large_bank(layout), torch.tensor([0, MANY - 1, 1234567, 5])
     images = batch(4, 1, 112)[0]
     images = images.contiguous(memory_format=torch.channels_last) if last else images
     copied: list[int] = []
-    plain = cpu._whole
-    monkeypatch.setattr(cpu, "_whole", lambda photos, order: copied.append(len(photos)) or plain(photos, order))
+    rooms = [importlib.import_module(f"veilkern.backends.cpu.{m}") for m in ("_tensors", "recover", "blend_normalize")]
+    plain = rooms[0].whole
+    for room in rooms:
+        monkeypatch.setattr(room, "whole", lambda photos, order: copied.append(len(photos)) or plain(photos, order))
     one, first = veils[:1].contiguous(), torch.zeros(4, dtype=torch.int64)
     dense = images.contiguous()
     for lossless in (False, True):

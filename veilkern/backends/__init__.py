@@ -2,7 +2,8 @@
 
 `list_backends()` names every backend with its ops, or the reason for its absence; `with use_backend("reference"):`
 asks for one by name, and raises where it cannot serve. Without that, the first in the order for the tensors' device
-that has the op serves it. Backends load on first use; a failure is kept as the reason.
+that supports the call serves it; what each says against it is in the error when none does. Backends load on first use;
+a failure is kept as the reason.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -28,22 +30,34 @@ _threads: ContextVar[int | None] = ContextVar("veilkern_threads", default=None)
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend: its ops by name, the device types it serves ("" for any), and why it is absent, if it is."""
+    """A backend: its ops by name, the device types it serves ("" for any), and why it is absent, if it is.
+
+    limits: of ops that do not serve every call, a function of the op's arguments that gives the reason, or None.
+    """
 
     name: str
     ops: dict[str, Callable] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     detail: str = ""
     reason: str | None = None
+    limits: dict[str, Callable[..., str | None]] = field(default_factory=dict)
 
     @property
     def available(self) -> bool:
         """Whether it can serve at all."""
         return self.reason is None
 
-    def serves(self, op: str, tensors: tuple[torch.Tensor, ...]) -> bool:
-        """Whether it has `op` and takes tensors of these devices."""
-        return op in self.ops and (not self.devices or all(t.device.type in self.devices for t in tensors))
+    def supports(self, op: str, *arguments: object) -> str | None:
+        """None when it serves `op` with these arguments (the launcher's, a tensor first; all tensors are on one
+        device: the ops have seen to it), else the reason."""
+        if self.reason is not None:
+            return self.reason
+        if op not in self.ops:
+            return "no such op"
+        device = arguments[0].device.type  # type: ignore[attr-defined]
+        if self.devices and device not in self.devices:
+            return f"serves tensors on {', '.join(self.devices)}"
+        return self.limits[op](*arguments) if op in self.limits else None
 
 
 @functools.cache
@@ -54,7 +68,7 @@ def _load(name: str) -> Backend:
         module = importlib.import_module(f"veilkern.backends.{name}")
     except ImportError as error:
         return Backend(name, reason=f"{error}")
-    return Backend(name, module.OPS, module.DEVICES, module.DETAIL)
+    return Backend(name, module.OPS, module.DEVICES, module.DETAIL, limits=getattr(module, "LIMITS", {}))
 
 
 def list_backends() -> list[Backend]:
@@ -104,18 +118,18 @@ def thread_count() -> int:
     return _threads.get() or torch.get_num_threads()
 
 
-def select(op: str, *tensors: torch.Tensor) -> Callable:
-    """The function that serves `op` for these tensors; BackendError, with every reason, when there is none."""
+def select(op: str, *arguments: object) -> Callable:
+    """The launcher that serves `op` with these arguments; BackendError, with every backend's reason, when none does."""
     asked = _asked.get()
-    order = _ORDER_ON.get(tensors[0].device.type if tensors else "cpu", ("reference",))
-    for name in order if asked is None else (asked,):
+    order = _ORDER_ON.get(arguments[0].device.type, ("reference",)) if asked is None else (asked,)  # type: ignore[attr-defined]
+    for name in order:
         backend = _load(name)
-        if backend.serves(op, tensors):
+        if backend.supports(op, *arguments) is None:
             return backend.ops[op]
-    devices = sorted({t.device.type for t in tensors})
-    reasons = "; ".join(
-        f"{b.name}: {b.reason or ('no such op' if op not in b.ops else f'serves {b.devices}')}"
-        for b in list_backends()
-        if asked in (None, b.name)
-    )
-    raise BackendError(f"{op}: no backend serves tensors on {', '.join(devices)} ({reasons})")
+    reasons = "; ".join(f"{name}: {_load(name).supports(op, *arguments)}" for name in order)
+    raise BackendError(f"{op}: no backend serves this call ({reasons})")
+
+
+def serve(op: str, *arguments: object) -> Any:
+    """Run `op` by the backend that is asked for, or else by the first that serves this call."""
+    return select(op, *arguments)(*arguments)

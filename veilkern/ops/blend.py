@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import (
     check_blend,
     check_output,
@@ -67,7 +67,7 @@ def _blend_out(images, veils, rows, a, lossless, out):
 def _write(images, veils, rows, a, lossless, out):
     check_row_range("blend", rows, len(veils))
     if out.numel():
-        select("blend", images, veils, rows, out)(images, veils, rows, a, lossless, out)
+        serve("blend", images, veils, rows, a, lossless, out)
 
 
 register("blend(Tensor images, Tensor veils, Tensor rows, int a, bool lossless) -> Tensor", _blend, _fake)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import (
     check_blend,
     check_output,
@@ -85,8 +85,7 @@ def _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out):
 def _write(images, veils, rows, a, mean, std, bgr, out):
     check_row_range("blend_normalize", rows, len(veils))
     if out.numel():
-        serve = select("blend_normalize", images, veils, rows, out)
-        serve(images, veils.detach(), rows, a, mean, std, bgr, out)
+        serve("blend_normalize", images, veils.detach(), rows, a, mean, std, bgr, out)
 
 
 def _setup(ctx, inputs, output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import check_block, check_choice, check_device, check_output, check_same_photo, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 
@@ -54,8 +54,8 @@ def block_variance_gradient(
     if out.shape != images.shape:
         raise ValueError(f"{op}: out must be {list(images.shape)}, got {list(out.shape)}")
     check_same_photo(op, "out", out, "images", images)
-    serve = _gradient_out if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
-    return serve(images, block, stride, form, scale, out), out
+    run = _gradient_out if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
+    return run(images, block, stride, form, scale, out), out
 
 
 def _check(op, images, block, stride, form):
@@ -82,7 +82,7 @@ def _gradient_out(images, block, stride, form, scale, out):
 def _serve(images, block, stride, form, scale, gradient):
     if not images.numel():
         return images.new_zeros(len(images))
-    return select("block_variance", images)(images.detach(), tuple(block), stride, form, scale, gradient)
+    return serve("block_variance", images.detach(), tuple(block), stride, form, scale, gradient)
 
 
 def _fake(images, *others):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import MAX_SIZE, check_choice, check_device, check_offset_range, check_offsets, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 
@@ -60,8 +60,8 @@ def hull_distance(
     if own is not None:
         own = check_tensor(op, "own", own, [torch.int64], f"[{len(features)}]")
         check_device(op, "own", own, "features", features)
-    serve = _hull_distance if runs_now(features, clean) else torch.ops.veilkern.hull_distance
-    return serve(features, clean.detach(), offsets, clean_offsets, kind, weights, own, width)
+    run = _hull_distance if runs_now(features, clean) else torch.ops.veilkern.hull_distance
+    return run(features, clean.detach(), offsets, clean_offsets, kind, weights, own, width)
 
 
 def _most(clean_offsets: torch.Tensor) -> int:
@@ -80,8 +80,7 @@ def _hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, 
     _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width)
     if not len(features):
         return features.new_zeros(0), features.new_zeros((0, width)), features.new_zeros(features.shape)
-    serve = select("hull_distance", features, clean, offsets)
-    return serve(features.detach(), clean, offsets, clean_offsets, kind, weights, own, width)
+    return serve("hull_distance", features.detach(), clean, offsets, clean_offsets, kind, weights, own, width)
 
 
 def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.filters import gaussian_radius
 from veilkern.ops._checks import (
     check_blend,
@@ -88,7 +88,7 @@ def _recover_out(protected, veils, rows, a, gaussian_sigma, out):
 def _write(protected, veils, rows, a, gaussian_sigma, out):
     check_row_range("recover", rows, len(veils))
     if out.numel():
-        select("recover", protected, veils, rows, out)(protected, veils, rows, a, gaussian_sigma, out)
+        serve("recover", protected, veils, rows, a, gaussian_sigma, out)
 
 
 register(

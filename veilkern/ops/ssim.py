@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import check_choice, check_device, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 
@@ -90,9 +90,7 @@ def _score_and_gradients(x, y, window, sigma, borders, data_range, scale):
 def _serve(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
     if not x.numel():
         return x.new_zeros(len(x))
-    return select("ssim", x, y)(
-        x.detach(), y.detach(), window, sigma, borders, data_range, scale, gradient_x, gradient_y
-    )
+    return serve("ssim", x.detach(), y.detach(), window, sigma, borders, data_range, scale, gradient_x, gradient_y)
 
 
 def _fake(x, *others):

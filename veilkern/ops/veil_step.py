@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from veilkern.backends import select
+from veilkern.backends import serve
 from veilkern.ops._checks import (
     check_blend,
     check_block,
@@ -91,8 +91,8 @@ def veil_step_(
     check_block(op, block, stride, *veils.shape[2:])
     check_blend(op, blend, 0)
     with torch.no_grad():
-        serve: Callable = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
-        return serve(
+        run: Callable = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
+        return run(
             veils,
             momentum,
             gradients.to(veils.dtype),
@@ -144,9 +144,9 @@ def _veil_step(
     if not veils.numel():
         return veils.new_zeros((len(veils), 3))
     rates = [number if t is None else t for t, number in zip(tensors.values(), numbers, strict=True)]
-    return select("veil_step_", veils, images)(
-        veils, momentum, gradients, images, offsets, gradient_offsets, blend, *rates, active, mean_images, visual,
-        tuple(block), stride, form,
+    return serve(
+        "veil_step_", veils, momentum, gradients, images, offsets, gradient_offsets, blend, *rates, active, mean_images,
+        visual, tuple(block), stride, form,
     )  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import triton
 
-from veilkern.backends.triton._launch import INTERPRETED
+from veilkern.backends.triton._launch import INTERPRETED, too_old
 from veilkern.backends.triton.blend import blend
 from veilkern.backends.triton.blend_normalize import blend_normalize
 from veilkern.backends.triton.block_variance import block_variance
-from veilkern.backends.triton.hull_distance import hull_distance
+from veilkern.backends.triton.hull_distance import hull_distance, limit
 from veilkern.backends.triton.recover import recover
 from veilkern.backends.triton.ssim import ssim
 from veilkern.backends.triton.veil_step import veil_step_
@@ -29,3 +29,4 @@ OPS = {
     "ssim": ssim,
     "veil_step_": veil_step_,
 }
+LIMITS = dict.fromkeys(OPS, too_old) | {"hull_distance": limit}

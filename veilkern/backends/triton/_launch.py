@@ -24,11 +24,29 @@ if not INTERPRETED and not torch.cuda.is_available():
 KIND = {torch.uint8: "u8", torch.uint16: "u16", torch.float32: "f32", torch.float64: "f64"}
 
 
+def too_old(tensor: torch.Tensor, *others: object) -> str | None:
+    """Why this tensor's GPU is not served; None when it is."""
+    return None if tensor.device.type == "cpu" else _too_old(tensor.device)
+
+
+@functools.cache
+def _too_old(device: torch.device) -> str | None:
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= 8 else f"needs compute capability 8.0, {device} has {major}.{minor}"
+
+
 def run(kernel, programs: int, like: torch.Tensor, *arguments, **options) -> None:
     """Launch `programs` programs on the device and the current stream of `like`."""
+    if programs >= 2**31:
+        raise ValueError(f"{kernel.__name__}: {programs} programs are more than a GPU takes: give fewer photos a call")
     device = contextlib.nullcontext() if like.device.type == "cpu" else torch.cuda.device(like.device)
     with device:
-        kernel[(programs,)](*arguments, **options)
+        start(kernel, programs, arguments, options)
+
+
+def start(kernel, programs: int, arguments: tuple, options: dict) -> None:
+    """The launch itself; bench/resources.py and the tests put a recorder in its place."""
+    kernel[(programs,)](*arguments, **options)
 
 
 def compiled(launch: dict[str, int]) -> dict[str, int]:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends.launch_tables import launch_of
-from veilkern.backends.triton._launch import KIND, compiled, power, run
+from veilkern.backends.triton._launch import KIND, compiled, power, run, too_old
 from veilkern.kernels.hull_distance import hull_distance_kernel
+
+_WIDEST = 2**19  # clean features of a person: a program's tiles are two numbers wide, and Triton's hold 2^20 at most
+
+
+def limit(features, clean, offsets, clean_offsets, kind, weights, own, width) -> str | None:
+    """Why a call is not served."""
+    if reason := too_old(features):
+        return reason
+    return f"serves at most {_WIDEST} clean features a person, these have up to {width}" if width > _WIDEST else None
 
 
 def hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, width):
