@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 import veilkern as vk
-from veilkern.craft import batch
-from veilkern.craft.contour import ContourLoss, blur_matrix, contour
+from veilkern.crafting import batch
+from veilkern.crafting.contour import ContourLoss, blur_matrix, contour
 from veilkern.evaluate import metrics
 from veilkern.reference.contour import contour as plain_contour
 from veilkern.reference.contour import contour_loss

@@ -10,10 +10,10 @@ from torch import nn
 
 import veilkern as vk
 from veilkern import reference
-from veilkern.craft.batch import IdentityBatch
-from veilkern.craft.config import SUBSPACES
-from veilkern.craft.run import _batches
-from veilkern.craft.sampler import PhotoSampler
+from veilkern.crafting.batch import IdentityBatch
+from veilkern.crafting.config import SUBSPACES
+from veilkern.crafting.run import _batches
+from veilkern.crafting.sampler import PhotoSampler
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.ops.hull_distance import KINDS
@@ -449,7 +449,7 @@ def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["veilkern.craft.run"], "_report_held_out", stop)  # vk.craft is the function
+    monkeypatch.setattr(sys.modules["veilkern.crafting.run"], "_report_held_out", stop)  # vk.craft is the function
     crafting, unseen = people.split(2)
     with pytest.raises(vk.CraftInterrupted) as caught:
         vk.craft(sample_model, crafting, FAST, key=KEY, held_out=unseen, progress=False)

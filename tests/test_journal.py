@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import veilkern as vk
 from veilkern.cli import app
 from veilkern.cli._target import Target
-from veilkern.craft.journal import Journal
+from veilkern.crafting.journal import Journal
 from veilkern.data.files import locked
 from veilkern.data.photos import write_png
 from veilkern.errors import BankError, OutputError
@@ -442,7 +442,7 @@ def test_damage_costs_the_entry_it_is_in(tmp_path):
 
 def test_a_header_of_another_version_or_kind(tmp_path, monkeypatch):
     path = tmp_path / "j"
-    monkeypatch.setattr("veilkern.craft.journal.FORMAT_VERSION", 2)
+    monkeypatch.setattr("veilkern.crafting.journal.FORMAT_VERSION", 2)
     Journal.create(path, HEADER)
     monkeypatch.undo()
     with pytest.raises(BankError, match="journal format 2; this veilkern reads 1"):

@@ -10,16 +10,14 @@ Importing it loads nothing that is heavy, not even torch: each name is imported 
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from veilkern.backends import list_backends, use_backend
-    from veilkern.craft.config import CraftConfig
-    from veilkern.craft.run import CraftInterrupted, CraftResult, craft
+    from veilkern.crafting.config import CraftConfig
+    from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
     from veilkern.data.people import People, read_people
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
     from veilkern.networks.face_model import FaceModel
@@ -56,9 +54,9 @@ __all__ = [
 _PLACES = {
     "BackendError": "errors",
     "BankError": "errors",
-    "CraftConfig": "craft.config",
-    "CraftInterrupted": "craft.run",
-    "CraftResult": "craft.run",
+    "CraftConfig": "crafting.config",
+    "CraftInterrupted": "crafting.run",
+    "CraftResult": "crafting.run",
     "FaceModel": "networks.face_model",
     "ModelError": "errors",
     "OutputError": "errors",
@@ -66,7 +64,7 @@ _PLACES = {
     "PhotoError": "errors",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
-    "craft": "craft.run",
+    "craft": "crafting.run",
     "list_backends": "backends",
     "protect": "veils.protect",
     "read_key": "veils.keyed",
@@ -96,14 +94,3 @@ if not TYPE_CHECKING:  # or a type checker would believe that there is every nam
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """veilkern.craft and veilkern.protect are functions here: importing the modules of those names leaves that so."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _PLACES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -13,8 +13,8 @@ from pathlib import Path
 import typer
 
 import veilkern as vk
-from veilkern.craft.journal import Journal
-from veilkern.craft.run import key_of_before
+from veilkern.crafting.journal import Journal
+from veilkern.crafting.run import key_of_before
 from veilkern.errors import BankError, OutputError
 from veilkern.veils.compatibility import refuse_differences
 

@@ -101,7 +101,7 @@ def craft(
 ) -> None:
     """Craft one veil per person."""
     from veilkern.cli._target import Target
-    from veilkern.craft.run import describe
+    from veilkern.crafting.run import describe
     from veilkern.data.people import Problem
 
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}

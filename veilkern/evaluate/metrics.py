@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from veilkern import ops
-from veilkern.craft import contour as _contour
+from veilkern.crafting import contour as _contour
 
 CHUNK = 64  # photos in float at a time
 

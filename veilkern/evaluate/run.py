@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from veilkern.craft.config import CraftConfig
+from veilkern.crafting.config import CraftConfig
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
 from veilkern.evaluate import metrics

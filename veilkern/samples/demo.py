@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilkern.craft.config import CraftConfig
-from veilkern.craft.run import CraftResult, craft
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.run import CraftResult, craft
 from veilkern.data.files import atomic_write, inside, make_folder
 from veilkern.data.people import People
 from veilkern.data.photos import write_png

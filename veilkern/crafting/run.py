@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from veilkern import __version__, ops
-from veilkern.craft.batch import CLEAN_FAILED, IdentityBatch
-from veilkern.craft.config import CraftConfig
-from veilkern.craft.features import fixed_features
-from veilkern.craft.journal import Journal
+from veilkern.crafting.batch import CLEAN_FAILED, IdentityBatch
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.features import fixed_features
+from veilkern.crafting.journal import Journal
 from veilkern.data.files import is_plain_name, locked
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id

@@ -20,7 +20,7 @@ import torch
 from veilkern.data.files import atomic_write
 from veilkern.errors import BankError, OutputError
 
-FORMAT, FORMAT_VERSION = "veilkern.craft.journal", 1
+FORMAT, FORMAT_VERSION = "veilkern.crafting.journal", 1
 _MARK = b"\x93vkpart\n"
 _START = len(_MARK) + 8 + 32
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import torch
 
 from veilkern import ops
-from veilkern.craft.config import CraftConfig
-from veilkern.craft.contour import ContourLoss
-from veilkern.craft.features import fixed_features, padded
-from veilkern.craft.records import figures_of
-from veilkern.craft.sampler import PhotoSampler
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.contour import ContourLoss
+from veilkern.crafting.features import fixed_features, padded
+from veilkern.crafting.records import figures_of
+from veilkern.crafting.sampler import PhotoSampler
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
 from veilkern.errors import ModelError

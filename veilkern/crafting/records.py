@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from veilkern import ops
-from veilkern.craft.config import CraftConfig
-from veilkern.craft.contour import ContourLoss, contour
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.contour import ContourLoss, contour
 
 
 def figures_of(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
