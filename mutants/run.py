@@ -40,11 +40,14 @@ THRESHOLD = 0.9
 OPS = ("blend", "recover", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
 # Modules (patterns; the first that fits counts) and the tests that have to notice; a {stem} is the module's own.
 TESTS = (
+    ("veilkern/backends/__init__.py", ("tests/test_backends.py",)),
+    ("veilkern/backends/launch_tables.py", ("tests/test_launch_tables.py",)),
     ("veilkern/backends/*", ()),  # launchers: every op's tests compare their results with the reference, bit by bit
     (
         "veilkern/ops/_checks.py",
         ("tests/test_checks.py", *(f"tests/test_{op}.py" for op in OPS), "tests/test_overlap.py"),
     ),
+    ("veilkern/ops/_library.py", ("tests/test_backends.py", "tests/test_block_variance.py", "tests/test_ssim.py")),
     (
         "veilkern/ops/[!_]*.py",
         ("tests/test_{stem}.py", "tests/test_checks.py", "tests/test_backends.py", "tests/test_overlap.py"),
@@ -57,11 +60,11 @@ TESTS = (
     ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders.py")),
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),
     ("veilkern/veils/bank_file.py", ("tests/test_bank_file.py", "tests/test_bank.py")),
+    ("veilkern/networks/matching.py", ("tests/test_evaluate.py",)),
     ("veilkern/networks/[!_]*.py", ("tests/test_networks.py",)),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/data/marks.py", ("tests/test_folders.py", "tests/test_photos.py")),
     ("veilkern/data/png.py", ("tests/test_photos.py",)),
-    ("veilkern/backends/launch_tables.py", ("tests/test_launch_tables.py",)),
     ("veilkern/cli/bank.py", ("tests/test_bank_cli.py",)),
     ("veilkern/cli/_target.py", ("tests/test_journal.py", "tests/test_cli.py")),
     ("veilkern/cli/*", ()),  # its tests start it as a process of its own, which imports what is on disk
