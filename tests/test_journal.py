@@ -47,11 +47,11 @@ class Slow(nn.Module):
 def load():
     torch.manual_seed(0)
     if os.environ.get("TEST_FAILS") == "disk":
-        import errno, veilkern.veils
+        import errno, veilkern.veils.bank
         from veilkern.errors import OutputError
         def full(path, *_, **__):
             raise OutputError(f"{path}: cannot be written: {os.strerror(errno.ENOSPC)}")
-        veilkern.veils.atomic_write = full
+        veilkern.veils.bank.atomic_write = full
     return Slow()
 """
 
