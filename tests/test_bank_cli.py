@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from rich.cells import cell_len
 
 import veilkern as vk
 from veilkern.cli import main
@@ -61,6 +62,7 @@ def test_list(run, path):
     assert code == 0 and "3 veils of 8 x 8, blend 51/255, for net" in lines[0] and len(lines) == 5
     assert lines[1].split()[:4] == ["person", "status", "steps", "photos"]
     assert lines[4].split() == [LONG, "converged", "42", "2", "0", keyed.key_id(KEY)]  # not cut, not folded
+    assert {cell_len(line[: line.index("converged")]) for line in lines[2:]} == {cell_len(LONG) + 2}  # one column
     code, out, _ = run("list", path, "--json")
     found = json.loads(out)
     assert (found["veils"], found["size"], found["blend"], found["model"]["fingerprint"]) == (3, [8, 8], 51, "f")
@@ -115,8 +117,9 @@ def test_merges_that_cannot_be(run, path, tmp_path):
 
 def test_remove(run, path, monkeypatch):
     before = path.read_bytes()
-    code, _, err = run("remove", path, "Ann", "Eve", "--yes")
-    assert code == 1 and "no veil for Eve" in err and path.read_bytes() == before
+    for options in (["--yes"], []):  # before anything is asked
+        code, out, err = run("remove", path, "Ann", "Eve", *options)
+        assert code == 1 and "no veil for Eve" in err and out == "" and path.read_bytes() == before
     for answer in ("n\n", "\n", ""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         code, out, _ = run("remove", path, "Ann")
@@ -163,6 +166,10 @@ def test_check(run, path, tmp_path):
     assert code == 1 and "6 problems" in out and all(word in out for word in words) and err == ""
     code, out, _ = run("check", path, "--json")
     assert code == 1 and len(json.loads(out)["problems"]) == 6
+    bank(["Ann"]).save(path)
+    for bit in range(6):
+        path.chmod(0o600 | 1 << bit)
+        assert "others than its owner can read it" in run("check", path)[1]
     path.write_bytes(path.read_bytes()[:-1])
     code, _, err = run("check", path)
     assert code == 1 and "truncated" in err

@@ -20,9 +20,11 @@ import veilkern as vk
 from veilkern.cli import app
 from veilkern.cli._target import Target
 from veilkern.crafting.journal import Journal
+from veilkern.crafting.run import describe
 from veilkern.data.files import locked
 from veilkern.data.photos import write_png
 from veilkern.errors import BankError, OutputError
+from veilkern.veils import keyed
 
 SIDE = 16
 HEADER = {"size": [SIDE, SIDE], "key": "", "key_id": "", "config": {}}
@@ -183,6 +185,7 @@ def test_a_bank_that_appears_meanwhile(work, tmp_path, small_bank, monkeypatch, 
 
     def save(self, made):
         appeared.save(out)
+        self.journal.unlink()  # somebody tidies up: it is not needed any more
         return real(self, made)
 
     monkeypatch.setattr(Target, "save", save)
@@ -382,6 +385,17 @@ def test_other_photos_or_generations_are_crafted_again(tmp_path):
     assert [notice.split(":")[0] for notice in result.notices] == ["p0"]
     plain = vk.craft(net, changed, CONFIG, key=bytes(16), generation={"p3": 1}, progress=False)
     assert same(result.bank, plain.bank) and result.bank.generations == [0, 0, 0, 1, 0, 0]
+
+
+def test_the_key_that_decides(tmp_path):
+    """describe: the key given, else the seed's, else none yet."""
+    net, seeded = model(), vk.CraftConfig(seed=5)
+    ids = [
+        describe(net, (SIDE, SIDE), config, key)["key_id"]
+        for config, key in ((CONFIG, bytes(16)), (seeded, None), (CONFIG, None), (seeded, None))
+    ]
+    assert ids[0] == keyed.key_id(bytes(16)) and ids[2] == "" and ids[1] == ids[3] not in (ids[0], "")
+    assert vk.craft(net, noise(1), seeded, progress=False).bank.key_id == ids[1]
 
 
 def filled(path, people=4) -> tuple[Journal, list[bytes]]:

@@ -58,7 +58,7 @@ class FaceModel:
     @classmethod
     def load(cls, source, **input_spec) -> FaceModel:
         """A network from "file.py:callable", "ARCH:checkpoint", a checkpoint, TorchScript, torch.export or ONNX file,
-        or an nn.Module; see veilkern.models.load. Keywords are those of FaceModel and override what the source says.
+        or an nn.Module; see veilkern.networks.load. Keywords are those of FaceModel and override what the source says.
         Raises ModelError with the cause."""
         from veilkern.networks.loading import load
 

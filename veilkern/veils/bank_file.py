@@ -73,7 +73,7 @@ def digest_1(veils: torch.Tensor, about: str) -> str:
     return found.hexdigest()
 
 
-def read(path: str | os.PathLike[str], *, mmap: bool = False) -> dict:
+def read(path: str | os.PathLike[str], *, mmap: bool) -> dict:
     """What VeilBank takes, by name: veils, names, records and the rest; the checksum is right, no value is checked yet.
 
     All is read from one descriptor: the file that was there when it was opened, whatever replaces it meanwhile. Lengths
