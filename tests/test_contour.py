@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -113,10 +115,10 @@ def test_what_shows_nothing_has_no_contour():
         assert loss.isfinite().all() and slope.isfinite().all()
         assert loss[0] > 0 and loss[1] == 0 and not slope[1].any()
         assert loss[2].item() == pytest.approx(2, rel=1e-4)  # a flat veil: x' is the photo, fainter
-    for seed in range(8):
-        images, offsets, _ = some_people(112, 112, (1,), seed)
-        negative = (1 - images / 255.0) / 4  # 0.2 x + 0.8 v is the same everywhere but for what float32 rounds
-        loss, slope = ContourLoss(images, offsets, 51)(negative)
+    for a, seed in itertools.product((51, 77, 100, 127), range(8)):
+        images, offsets, _ = some_people(96, 112, (1,), seed)
+        negative = (1 - images / 255.0) * (a / (255 - a))  # x' is the same everywhere but for what float32 rounds
+        loss, slope = ContourLoss(images, offsets, a)(negative)
         assert loss.item() == 0 and not slope.any()
     photo = torch.full((1, 3, 32, 32), 0, dtype=torch.uint8)
     photo[:, :, 8:20, 4:30] = 255
