@@ -223,11 +223,13 @@ def main() -> int:
     else:
         mutants = chosen(given.sample, given.seed, given.only)
     print(f"{len(mutants)} mutants", flush=True)
-    baselines = _baselines(sorted({tests_of(mutant.module) for mutant in mutants}), given.jobs)
+    baselines = _baselines(sorted({test for mutant in mutants for test in tests_of(mutant.module)}), given.jobs)
     if baselines is None:
         return 2
     children = (
-        Child(tests, mutant, 20 + 4 * baselines[tests]) for mutant in mutants for tests in [tests_of(mutant.module)]
+        Child(tests, mutant, 20 + 4 * sum(baselines[test] for test in tests))
+        for mutant in mutants
+        for tests in [tests_of(mutant.module)]
     )
     killed, survivors = collections.Counter(), []
     for child in run_all(children, given.jobs):
@@ -242,14 +244,14 @@ def main() -> int:
     return _report(mutants, killed, survivors, explained(), given.out)
 
 
-def _baselines(suites, jobs) -> dict[tuple[str, ...], float] | None:
-    """Seconds of each set of tests without a mutant; None, and why is printed, when one fails."""
+def _baselines(tests: Iterable[str], jobs: int) -> dict[str, float] | None:
+    """Seconds of each test file without a mutant; None, and why is printed, when one fails."""
     seconds = {}
-    for child in run_all((Child(tests, None, 900) for tests in suites), jobs):
+    for child in run_all((Child((test,), None, 900) for test in tests), jobs):
         if child.status != 0:
             print(f"the tests fail without a mutation: {' '.join(child.tests)}\n{child.read()[-2000:]}")
             return None
-        seconds[child.tests] = child.seconds
+        seconds[child.tests[0]] = child.seconds
     return seconds
 
 
