@@ -40,19 +40,26 @@ def test_places_and_what_is_passed_over(mutations, tmp_path):
     assert not any("None" in before and "int |" not in after for before, after in changes)  # annotations stay
 
 
-def test_the_mutant_is_what_is_imported(mutations, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["mutated_code.py", "mutated_room/__init__.py"])
+def test_the_mutant_is_what_is_imported(mutations, tmp_path, monkeypatch, file):
     import importlib
     import sys
 
     import run
 
-    path = tmp_path / "mutated_code.py"
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
     path.write_text("def f():\n    return 1\n")
-    place = mutations.places_of(path, "mutated_code.py")[0]
+    (path.parent / "beside.py").write_text("x = 3\n")
+    place = mutations.places_of(path, file)[0]
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "meta_path", [run.Finder(mutations.mutant_at(path, place)), *sys.meta_path])
-    assert importlib.import_module("mutated_code").f() == 2 and "return 1" in path.read_text()
-    sys.modules.pop("mutated_code")
+    name = file.partition("/")[0].removesuffix(".py")
+    assert importlib.import_module(name).f() == 2 and "return 1" in path.read_text()
+    if path.name == "__init__.py":
+        assert importlib.import_module(f"{name}.beside").x == 3  # what is beside it stays importable
+        sys.modules.pop(f"{name}.beside")
+    sys.modules.pop(name)
 
 
 def test_survivors_are_read_as_they_are_written(mutations, tmp_path, monkeypatch):
