@@ -92,6 +92,20 @@ def test_a_damaged_table_is_an_error_that_names_the_file(folder, monkeypatch, te
         launches.launch_of("blend", "u8", torch.device("cpu"))
 
 
+def test_what_a_number_may_be(tmp_path):
+    """Powers of two, but for what counts registers and slots."""
+    for name in ("block", "tile", "group", "chunk", "num_warps", "registers", "slots_per_processor"):
+        free = name in ("registers", "slots_per_processor")
+        for value in (1, 2, 3, 24, 255, 256, 0, -2, 2.0, "2"):
+            path = tmp_path / "table.json"
+            path.write_text(json.dumps({"launches": {"blend": {"u8": {name: value}}}}))
+            if type(value) is int and value > 0 and (free or value.bit_count() == 1):
+                assert launches.read_table(path) == {"blend": {"u8": {name: value}}}
+            else:
+                with pytest.raises(VeilkernError, match=f"{name} = "):
+                    launches.read_table(path)
+
+
 @pytest.mark.thorough
 def test_another_launch_gives_the_same_bits(folder):
     """blend and recover by any table; block_variance within rounding."""
