@@ -73,7 +73,7 @@ TESTS = (
 # Triton's paths are not the mutated code's; children import the code as it is on disk.
 OPTIONS = (
     "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:benchmark",
-    "-o", "addopts=--import-mode=importlib --strict-markers", "-k", "not triton and not gpu",
+    "-o", "addopts=--import-mode=importlib --strict-markers", "-k", "not triton and not gpu", "-m", "not process",
 )  # fmt: skip
 
 

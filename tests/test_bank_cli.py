@@ -185,6 +185,7 @@ def test_a_bank_that_another_is_at_work_on(run, path, monkeypatch):
 
 
 @pytest.mark.thorough
+@pytest.mark.process
 def test_two_at_once_lose_nothing(tmp_path):
     names = [f"p{i}" for i in range(6)]
     bank(names).save(tmp_path / "bank")

@@ -138,6 +138,7 @@ def deep(depth: int) -> list:
 
 
 @pytest.mark.thorough
+@pytest.mark.process
 def test_saving_takes_no_copy_of_the_veils(tmp_path):
     code = (
         "import sys, resource, torch, veilkern as vk\n"
@@ -171,6 +172,7 @@ def test_a_file_written_over_in_place_does_not_reach_a_loaded_bank(tmp_path):
     assert (bank.veils == 1).all() and (vk.VeilBank.load(path).veils == 2).all()
 
 
+@pytest.mark.process
 def test_a_file_truncated_after_loading_ends_nothing(tmp_path):
     path = tmp_path / "veils.safetensors"
     small(1, 200).save(path)
@@ -183,6 +185,7 @@ def test_a_file_truncated_after_loading_ends_nothing(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
 
 
+@pytest.mark.process
 def test_loading_while_another_process_saves(tmp_path):
     path = tmp_path / "veils.safetensors"
     small(1).save(path)

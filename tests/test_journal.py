@@ -118,6 +118,7 @@ def wait_for_a_veil(child, journal) -> None:
 
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGTERM", "SIGINT", "memory", "disk"])
 @pytest.mark.thorough
+@pytest.mark.process
 def test_every_way_of_dying_keeps_who_is_finished(work, tmp_path, death):
     out, journal = tmp_path / "veils.safetensors", tmp_path / "veils.safetensors.journal"
     if death.startswith("SIG"):
@@ -147,6 +148,7 @@ def test_every_way_of_dying_keeps_who_is_finished(work, tmp_path, death):
     assert {p.name for p in tmp_path.iterdir() if p.suffix != ".lock"} == {out.name}
 
 
+@pytest.mark.process
 def test_a_second_craft_on_the_same_bank_is_refused_at_once(work, tmp_path):
     out = tmp_path / "veils"
     with locked(out):
@@ -155,6 +157,7 @@ def test_a_second_craft_on_the_same_bank_is_refused_at_once(work, tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.process
 def test_two_resumes_at_once_lose_nobody(work, tmp_path):
     out = tmp_path / "veils"
     children = [start(work, out, "--resume", TEST_SLEEP="0.01") for _ in range(2)]
