@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import io
 import json
@@ -45,6 +46,27 @@ def test_ssim_and_psnr_against_scikit_image():
         assert ssim(x, y)[i].item() == pytest.approx(wanted, abs=1e-9)
         assert psnr(x, y)[i].item() == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-9)
     assert psnr(x, x).isinf().all()
+
+
+@pytest.mark.parametrize(
+    "height,width,window", [(5, 5, 5), (6, 20, 5), (9, 9, 9), (40, 10, 9), (11, 12, 11), (64, 13, 11), (1, 1, 1)]
+)
+def test_ssim_of_small_photos(height, width, window):
+    """The largest odd window that fits, of the same sigma."""
+    x, y = (t[:, :, :height, :width] for t in pair(2))
+    side = torch.arange(window, dtype=torch.float64) - window // 2
+    taps = torch.exp(-side.square() / (2 * 1.5**2))
+    taps = (taps / taps.sum()).outer(taps / taps.sum()).expand(3, 1, -1, -1)
+
+    def mean(z):
+        return torch.nn.functional.conv2d(z, taps, groups=3)
+
+    a, b = x.double(), y.double()
+    var_a, var_b, both = mean(a * a) - mean(a) ** 2, mean(b * b) - mean(b) ** 2, mean(a * b) - mean(a) * mean(b)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mean(a) * mean(b) + c1) * (2 * both + c2)
+    wanted = (top / ((mean(a) ** 2 + mean(b) ** 2 + c1) * (var_a + var_b + c2))).mean((1, 2, 3))
+    torch.testing.assert_close(ssim(x, y), wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sigma", [2.0, 4.0])
@@ -445,6 +467,11 @@ def test_worst_photos_and_persons_come_first(evaluation):
     assert evaluation.photos[label]["cosine"][i] == min(v for p in evaluation.photos.values() for v in p["cosine"])
     order = [max(LEVELS.index(person_level(r, m) or "good") for m in r) for r in worst_first(evaluation)]
     assert order == sorted(order, reverse=True) and len(order) == len(evaluation.persons)
+    one, other = (
+        {**evaluation.persons[0], "name": name, "contour2": value} for name, value in (("a", 0.01), ("b", 0.02))
+    )
+    alike = dataclasses.replace(evaluation, persons=[one, other, {**other, "name": "c"}])
+    assert [r["name"] for r in worst_first(alike)] == ["b", "c", "a"]  # of one level: the larger contour, then by name
 
 
 def test_the_contact_sheet_names_kinds_and_persons(people, small_bank):

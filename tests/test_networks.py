@@ -322,6 +322,39 @@ def test_parameter_counts_are_the_published_ones(name):
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
+def convolution(inputs, outputs, side=1, groups=1, linear=False):
+    """Parameters of convolution, batch norm and, unless it is linear, PReLU."""
+    return inputs // groups * outputs * side * side + (2 if linear else 3) * outputs
+
+
+def bottlenecks(inputs, middle, outputs, count=1):
+    each = (
+        convolution(inputs, middle) + convolution(middle, middle, 3, middle) + convolution(middle, outputs, linear=True)
+    )
+    return count * each
+
+
+@pytest.mark.parametrize(
+    "shape,width,depths,stem,embedding",
+    [
+        (None, 64, (4, 6, 2), 0, 512),  # the defaults: MobileFaceNet (Chen et al. 2018) with 512 numbers
+        (mobilefacenet.Shape(128, (8, 12, 4), 2), 128, (8, 12, 4), 2, 512),
+        (mobilefacenet.Shape(64, (1, 2, 3), 1, 128), 64, (1, 2, 3), 1, 128),
+    ],
+)
+def test_parameters_of_mobilefacenet(shape, width, depths, stem, embedding):
+    with torch.device("meta"):
+        net = MobileFaceNet() if shape is None else MobileFaceNet(shape)
+    wanted = convolution(3, width, 3)
+    wanted += bottlenecks(width, 128, width, stem) if stem else convolution(width, width, 3, 64)
+    wanted += bottlenecks(width, 128, width) + bottlenecks(width, 128, width, depths[0])
+    wanted += bottlenecks(width, 256, 2 * width) + bottlenecks(2 * width, 256, 2 * width, depths[1])
+    wanted += bottlenecks(2 * width, 512, 2 * width) + bottlenecks(2 * width, 256, 2 * width, depths[2])
+    wanted += convolution(2 * width, 512) + convolution(512, 512, 7, 512, linear=True)
+    wanted += 512 * embedding + 2 * embedding
+    assert sum(p.numel() for p in net.parameters()) == wanted
+
+
 def arcface_names(state):
     """A MobileFaceNet state dict in the names of arcface_torch's mbf."""
     places = {

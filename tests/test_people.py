@@ -137,7 +137,8 @@ def test_names_are_listed_with_the_reason_and_printed_on_one_line(tmp_path):
         "CON": "it is reserved on Windows; rename it",
         "f\udcff": "it has \\udcff; rename it",
     }
-    assert "longer than 255 bytes" in why_not_plain("x" * 256)
+    assert "longer than 255 bytes" in why_not_plain("x" * 256) and "longer than 255 bytes" in why_not_plain("é" * 128)
+    assert "reserved on Windows" in why_not_plain("con." + "x" * 251)  # as long as may be
     notices = []
     assert read_person(tmp_path / "ann", (112, 112), False, False, problems, notices) == []
     assert problems[-1].cause.startswith("not a PNG") and all(str(p).isprintable() for p in problems)
