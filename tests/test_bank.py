@@ -60,6 +60,22 @@ def test_repr_shows_no_secret():
     assert "00ff" not in text and "tensor" not in text
 
 
+def test_what_is_shown_of_a_bank():
+    wide = vk.VeilBank(torch.zeros(2, 3, 4, 9, dtype=torch.uint8), ["a", "b"], 51)
+    assert "2 veils of 4 x 9, blend 51/255" in repr(wide)
+
+
+@pytest.mark.parametrize("blend,fine", [(0, False), (1, True), (254, True), (255, False), (True, False), (51.0, False)])
+def test_a_blend_that_shows_and_hides_something(tmp_path, blend, fine):
+    """At 0 nothing is left of the photo, at 255 nothing is hidden."""
+    if not fine:
+        with pytest.raises(ValueError, match="blend must be an integer 1..254"):
+            bank(blend=blend)
+        return
+    bank(blend=blend).save(tmp_path / "bank")
+    assert vk.VeilBank.load(tmp_path / "bank").blend == blend
+
+
 def test_every_truncation_is_refused(tmp_path):
     path = tmp_path / "veils.safetensors"
     bank().save(path)

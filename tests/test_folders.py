@@ -299,6 +299,16 @@ def test_output_names(names, more):
     assert len({_recovered_name(Path(o)) for o in outputs.values()}) == len(outputs)
 
 
+def test_whose_output_is_one_file_with_whose_is_told():
+    outcome = Outcome()
+    same = [(Path("p/a.png"), "a.png"), (Path("p/A.png"), "A.png"), (Path("p/b.png"), "b.png")]
+    assert _distinct(same, outcome) == [same[2]]
+    for problem, (output, other) in zip(outcome.problems, (("a.png", "A.png"), ("A.png", "a.png")), strict=True):
+        assert problem.cause == (
+            f"not written: its output {output} would be one file with that of {other} on some systems; rename one"
+        )
+
+
 def test_photos_of_one_stem_do_not_collide(faces, tmp_path, small_bank):
     """a.png, a.webp and a.png.png: with overwrite they were written into two files."""
     person = faces / "person-000"
