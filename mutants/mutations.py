@@ -143,6 +143,8 @@ def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("lru_cache", "register"))
         ):
             parts = [node]
+        elif isinstance(node, ast.Assert):
+            parts = [node]  # told to type checkers
         elif isinstance(node, ast.keyword) and node.arg == "strict":
             parts = [node]  # of zip: an error where lengths differ, which they never should
         spans += [((p.lineno, p.col_offset), (p.end_lineno, p.end_col_offset)) for p in parts if p]
