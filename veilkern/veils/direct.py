@@ -19,9 +19,8 @@ from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
 from veilkern.veils.way import Way
 
-_DTYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.uint16): torch.uint16}  # of this machine's byte order alone
-_NUMPY = {dtype: theirs for theirs, dtype in _DTYPES.items()}
-_INT64 = np.dtype(np.int64)
+_U8, _U16, _INT64 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int64)  # of this machine's byte order alone
+_DTYPES: dict[np.dtype, torch.dtype] = {_U8: torch.uint8, _U16: torch.uint16}
 
 
 @functools.cache
@@ -46,8 +45,8 @@ def direct(way: Way, bank: VeilBank, resident: Resident, photos: Any, who: Any, 
     address, pixels, dtype, count = source
     wanted, veils, rows = way.plain.get(option), resident.veils.data_ptr(), _rows(bank, who, count)
     run, kernels = _native()
-    kernel = kernels.get((way.op, dtype, wanted))
-    if kernel is None or rows is None or veils == 0:
+    kernel = None if wanted is None else kernels.get((way.op, dtype, wanted))
+    if wanted is None or kernel is None or rows is None or veils == 0:
         return None
     if out is None:
         found, target = _new(photos, wanted)
@@ -119,8 +118,8 @@ def _listed(bank: VeilBank, who: list | tuple) -> array | None:
 def _new(photos: Any, dtype: torch.dtype):
     """An output like these photos, and its address."""
     if type(photos) is np.ndarray:
-        found = np.empty(photos.shape, _NUMPY[dtype])
-        return found, torch.from_numpy(found).data_ptr()
+        made = np.empty(photos.shape, _U8 if dtype is torch.uint8 else _U16)
+        return made, torch.from_numpy(made).data_ptr()
     found = torch.empty_like(photos, dtype=dtype)
     return found, found.data_ptr()
 

@@ -32,7 +32,7 @@ def protect(
     (that dtype, shape and layout). The first call with photos on another device than the bank's copies its veils there,
     where they stay as long as the bank does. Raises TypeError, ValueError, or KeyError for a name without a veil.
     """
-    return apply(PROTECT, images, _checked("protect", bank), _EACH, rows, out, lossless, layout)
+    return apply(PROTECT, images, _checked("protect", bank), _EACH, rows, out, bool(lossless), layout)
 
 
 def recover(
