@@ -1,6 +1,6 @@
-"""Protector: calls of one photo and of 64, as a server makes them; a clone of the photos and integer NumPy beside them.
+"""Protector: calls of one photo and of 64, as a server makes them; a clone and integer NumPy beside them.
 
-`python bench/bench_protector.py` prints ratios from one interleaved run; `copy` is a clone: new memory, as a call makes.
+`python bench/bench_protector.py` prints ratios from one interleaved run; `copy` is a clone: new memory, as of a call.
 With VEILKERN_BENCH_DEVICE=cuda the veils and photos are on the GPU, and `staged` takes photos from the host and back.
 """
 

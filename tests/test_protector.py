@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -212,6 +213,9 @@ def test_memory_that_does_not_lie_whole(photos, bank, lossless):
             assert torch.equal(found, value) and found.stride(1) == (1 if x.stride(1) == 1 else 12 * 9)
             last = protector.protect(x.permute(0, 2, 3, 1), ROWS, lossless=lossless, layout="NHWC")
             assert torch.equal(last.permute(0, 3, 1, 2), value)
+            order = torch.contiguous_format if x.stride(1) == 1 else torch.channels_last  # another than the photos'
+            other = torch.zeros_like(value).contiguous(memory_format=order)
+            assert torch.equal(protector.protect(x, ROWS, lossless=lossless, out=other), value)
             room = torch.zeros(10, 3, 14, 11, dtype=value.dtype)
             assert torch.equal(protector.protect(x, ROWS, lossless=lossless, out=room[1::2, :, 1:13, 1:10]), value)
             assert (room.int() != 0).sum() == (value.int() != 0).sum()  # and nothing beside it
@@ -244,6 +248,11 @@ def test_an_out_that_overlaps_is_refused(photos, bank, kind):
     for given, out, who, what in cases:
         with pytest.raises(ValueError, match=f"out must .*({what})"):
             protector.protect(KINDS[kind](given), who, out=KINDS[kind](out))
+    many = torch.zeros(20 * size, dtype=torch.uint8)  # out lies over the last veils alone
+    behind = vk.Protector(vk.VeilBank(many.view(20, 3, 12, 9), [f"{row}" for row in range(20)], A))
+    with pytest.raises(ValueError, match="out must not overlap veils"):
+        behind.protect(KINDS[kind](photos), ROWS, out=KINDS[kind](many[15 * size :].view(photos.shape)))
+    assert not many.any()
     with pytest.raises(ValueError, match="out must not overlap rows"):
         vk.Protector(bank).protect(KINDS[kind](photos), rows, out=KINDS[kind](memory[3 * size :].view(photos.shape)))
     wide = torch.zeros(10 * size, dtype=torch.uint8).view(torch.uint16)  # same address, values of another width
@@ -286,6 +295,9 @@ def test_wrong_outputs(photos, protector, out, error, message):
         (torch.zeros(3, 12, 9, dtype=torch.uint8), ValueError, r"images must be uint8 \[N, 3, H, W\]"),
         (torch.zeros((), dtype=torch.uint8), ValueError, r"images must be uint8 \[N, 3, H, W\]"),
         (torch.zeros(5, 3, 9, 12, dtype=torch.uint8), ValueError, "veils are 12 x 9, the photos 9 x 12"),
+        (np.zeros((5, 3, 9, 12), np.uint8), ValueError, "veils are 12 x 9, the photos 9 x 12"),
+        (np.zeros((5, 3, 12, 8), np.uint8), ValueError, "veils are 12 x 9, the photos 12 x 8"),
+        (np.zeros((5, 12, 9, 3), np.uint8), ValueError, 'look like .* pass layout="NHWC"'),
         (torch.zeros(5, 12, 9, 3, dtype=torch.uint8), ValueError, 'look like .* pass layout="NHWC"'),
         (
             torch.zeros(5, 1, 12, 9, dtype=torch.uint8),
@@ -323,6 +335,9 @@ def test_memory_that_is_gone(photos, bank):
         ("Dan", KeyError, "no veil for Dan"),
         (["Ada", "Dan", "Eve", "Ada", "Ada"], KeyError, "no veil for Dan, Eve"),
         (["Ada"], ValueError, "rows must have one entry per photo, 5, got 1"),
+        (["Ada"] * 6, ValueError, "rows must have one entry per photo, 5, got 6"),
+        ([0] * 6, ValueError, "rows must have one entry per photo, 5, got 6"),
+        (np.zeros(6, np.int64), ValueError, "rows must have one entry per photo, 5, got 6"),
         ([0, 0, 3, 0, 0], ValueError, r"rows must lie in 0..2 \(there are 3 veils\), got 3"),
         ([0, 0, -1, 0, 0], ValueError, r"rows must lie in 0..2 .*, got -1"),
         ([2**70, 0, 0, 0, 0], ValueError, "rows must lie in 0..2"),
@@ -444,22 +459,62 @@ def test_a_call_sees_one_state(photos, way):
     who = [NAMES[row] for row in ROWS]
     possible = [wanted(photos, bank, bank.rows(who)) for bank in (first, second)]
     x = photos if way == "short" else photos.transpose(2, 3).contiguous().transpose(2, 3)
-    protector, stop, seen = vk.Protector(first), threading.Event(), set()
+    protector, seen, begun = vk.Protector(first), set(), time.monotonic()
+
+    def more() -> bool:
+        """Until both banks have been met, and a thousand swaps at least."""
+        return turns < 1000 or (seen != {0, 1} and time.monotonic() - begun < 60)
 
     def serve():
-        while not stop.is_set():
+        while more():
             found = protector.protect(x, who)
             seen.add(next((i for i, value in enumerate(possible) if torch.equal(found, value)), "a mixture"))
 
     def swap():
-        try:
-            for turn in range(1500):
-                protector.swap((second, first)[turn % 2])
-        finally:
-            stop.set()
+        nonlocal turns
+        while more():
+            protector.swap((second, first)[turns % 2])
+            turns += 1
 
+    turns = 0
     together(serve, serve, swap)
     assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("op", ["protect", "recover"])
+def test_a_call_reads_the_state_once(photos, bank, op):
+    """Another state at every look: a call that looked twice would mix them."""
+    states = [vk.Protector(bank)._state, vk.Protector(vk.VeilBank(veils_of(3, seed=9), NAMES[::-1], A))._state]
+    looks = []
+
+    class Flickering(vk.Protector):
+        @property
+        def _state(self):
+            looks.append(states[len(looks) % 2])
+            return looks[-1]
+
+        @_state.setter
+        def _state(self, state):
+            pass
+
+    protector = Flickering(bank)
+    for x in (photos, photos.numpy(), photos.transpose(2, 3).contiguous().transpose(2, 3)):
+        looks.clear()
+        found, value = getattr(protector, op)(x, "Ada"), getattr(vk, op)(photos, bank, "Ada")
+        assert len(looks) == 1 and torch.equal(as_tensor(found), value)
+
+
+def test_a_change_in_the_middle_of_a_call(photos, bank):
+    """Seen from inside of one: photos that swap the bank when they are read, before any row is looked up."""
+    protector, other = vk.Protector(bank), vk.VeilBank(veils_of(3, seed=9), NAMES[::-1], A)
+
+    class Swapping(Foreign):
+        def __dlpack__(self, **options):
+            protector.swap(other)
+            return super().__dlpack__(**options)
+
+    assert torch.equal(protector.protect(Swapping(photos), "Ada"), vk.protect(photos, bank, "Ada"))
+    assert torch.equal(protector.protect(photos, "Ada"), vk.protect(photos, other, "Ada"))
 
 
 def test_changes_at_once_lose_nothing(bank):
@@ -520,6 +575,19 @@ def test_the_functions_keep_a_copy_per_device(photos, bank, monkeypatch):
     assert len(resident_module._residents) <= before
 
 
+def test_of_two_threads_that_come_first_one_copies(photos, bank, monkeypatch):
+    own, made, plain = vk.VeilBank(bank.veils, NAMES, A), [], resident_module.Resident
+
+    def slowly(*given):
+        made.append(given[1])
+        time.sleep(0.05)
+        return plain(*given)
+
+    monkeypatch.setattr(resident_module, "Resident", slowly)
+    together(*[lambda: vk.protect(photos, own, ROWS)] * 4)
+    assert len(made) == 1
+
+
 class Staged:
     """Veils that are read through Staging; with the CPU in the place of a GPU: the same pieces, slots and buffers."""
 
@@ -551,6 +619,19 @@ def test_staged_in_pieces(photos, bank, max_batch, layout, lossless):
                 assert back is out and torch.equal(out, laid(expected, layout))
     assert apply(PROTECT, photos[:0], bank, staged, [], None, lossless, "NCHW").shape == photos[:0].shape
     assert len(staged.staging.slots) == (2 if max_batch < 5 else 1)
+
+
+@pytest.mark.parametrize("layout,step", [("NCHW", 12 * 9), ("NHWC", 1)])
+def test_staged_photos_keep_their_order(photos, bank, layout, step):
+    """In the buffers values lie as the photos do, so that each copy is one of memory to memory."""
+    seen = []
+
+    def call(photos, veils, rows, a, option, out):
+        seen.extend((photos.stride(1), out.stride(1)))
+        return PROTECT.call(photos, veils, rows, a, option, out)
+
+    apply(PROTECT._replace(call=call), laid(photos, layout), bank, Staged(bank, 3), ROWS, None, False, layout)
+    assert seen == [step] * 4
 
 
 def test_staged_calls_are_checked_before_anything_moves(photos, bank):
