@@ -182,6 +182,8 @@ def test_plain_calls_take_the_short_way(photos, protector, ways, who, layout):
         protector.recover(hidden, WHO[who], layout=layout)
         protector.protect(given, WHO[who], layout=layout, out=np.empty_like(x.numpy()))
         protector.protect(given, "Ada", layout=layout, lossless=True)
+    for given in (x.clone(), x.numpy().copy()):
+        protector.protect(given, WHO[who], layout=layout, out=given)
     assert torch.equal(
         as_tensor(protector.protect(frozen, WHO[who], layout=layout)), protector.protect(x, WHO[who], layout=layout)
     )
@@ -517,9 +519,15 @@ def test_a_change_in_the_middle_of_a_call(photos, bank):
     assert torch.equal(protector.protect(photos, "Ada"), vk.protect(photos, other, "Ada"))
 
 
-def test_changes_at_once_lose_nothing(bank):
-    """Several threads that add and remove: every change counts."""
-    protector = vk.Protector(bank)
+def test_changes_at_once_lose_nothing(bank, monkeypatch):
+    """Several threads that add and remove, each change long enough for the others to begin: every one counts."""
+    protector, plain = vk.Protector(bank), vk.VeilBank.join
+
+    def join(*banks, **options):
+        time.sleep(0.001)
+        return plain(*banks, **options)
+
+    monkeypatch.setattr(vk.VeilBank, "join", join)
 
     def change(number):
         for turn in range(20):
