@@ -60,6 +60,9 @@ TESTS = (
     ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders.py")),
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),
     ("veilkern/veils/bank_file.py", ("tests/test_bank_file.py", "tests/test_bank.py")),
+    ("veilkern/veils/protect.py", ("tests/test_protect.py", "tests/test_protector.py")),
+    ("veilkern/veils/folders.py", ("tests/test_folders.py",)),
+    ("veilkern/veils/[!_]*.py", ("tests/test_protector.py", "tests/test_protect.py")),  # what those two share
     ("veilkern/networks/matching.py", ("tests/test_evaluate.py",)),
     ("veilkern/networks/[!_]*.py", ("tests/test_networks.py",)),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),

@@ -123,7 +123,7 @@ def test_out(photos, bank, kind, layout):
         vk.protect(photos, bank, ROWS, out=torch.zeros(2, 3, 12, 9, dtype=torch.uint8))
     with pytest.raises(TypeError, match="out must be uint8"):
         vk.protect(photos, bank, ROWS, out=torch.zeros(photos.shape))
-    with pytest.raises(TypeError, match="protect: out must be a tensor or a NumPy array, got list"):
+    with pytest.raises(TypeError, match="protect: out must be a tensor or a NumPy array, or have __dlpack__, got list"):
         vk.protect(photos, bank, ROWS, out=[])
 
 
@@ -205,7 +205,9 @@ def test_rows_follow_the_photos_to_their_device(photos, bank):
 
 
 def test_wrong_photos_and_banks(photos, bank):
-    with pytest.raises(TypeError, match="protect: images must be a tensor or a NumPy array, got list"):
+    with pytest.raises(
+        TypeError, match="protect: images must be a tensor or a NumPy array, or have __dlpack__, got list"
+    ):
         vk.protect([photos], bank, ROWS)
     with pytest.raises(TypeError, match="protect: images must be uint8 or uint16, got float64"):
         vk.protect(photos.numpy().astype(float), bank, ROWS)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from veilkern.veils.bank import VeilBank, update_bank
     from veilkern.veils.keyed import read_key
     from veilkern.veils.protect import protect, recover
+    from veilkern.veils.protector import Protector
 
 __all__ = [
     "BackendError",
@@ -37,6 +38,7 @@ __all__ = [
     "OutputError",
     "People",
     "PhotoError",
+    "Protector",
     "VeilBank",
     "VeilkernError",
     "__version__",
@@ -62,6 +64,7 @@ _PLACES = {
     "OutputError": "errors",
     "People": "data.people",
     "PhotoError": "errors",
+    "Protector": "veils.protector",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
     "craft": "crafting.run",

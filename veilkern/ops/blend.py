@@ -34,19 +34,36 @@ def blend(
     TypeError or ValueError naming the argument; rows out of range are ValueError on the CPU; on a GPU, where nobody
     waits to look, such a photo comes out black.
     """
-    images = check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
-    veils = check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
-    check_same_photo("blend", "veils", veils, "images", images)
-    rows = check_rows("blend", rows, len(images), images)
-    a = check_blend("blend", a, 0)
+    a = _check(images, veils, rows, a, lossless, out)
     if out is None:
         return (_blend if runs_now(images) else torch.ops.veilkern.blend)(images, veils, rows, a, lossless)
-    check_tensor("blend", "out", out, [torch.uint16 if lossless else torch.uint8], "[N, 3, H, W]")
-    if out.shape != images.shape:
-        raise ValueError(f"blend: out must be {list(images.shape)}, got {list(out.shape)}")
-    check_same_photo("blend", "out", out, "images", images)
     (_blend_out if runs_now(images) else torch.ops.veilkern.blend_out)(images, veils, rows, a, lossless, out)
     return out
+
+
+def _check(images, veils, rows, a, lossless, out) -> int:
+    check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
+    check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
+    check_same_photo("blend", "veils", veils, "images", images)
+    check_rows("blend", rows, len(images), images)
+    a = check_blend("blend", a, 0)
+    if out is not None:
+        check_tensor("blend", "out", out, [torch.uint16 if lossless else torch.uint8], "[N, 3, H, W]")
+        if out.shape != images.shape:
+            raise ValueError(f"blend: out must be {list(images.shape)}, got {list(out.shape)}")
+        check_same_photo("blend", "out", out, "images", images)
+    return a
+
+
+def check_call(images, veils, rows, a, lossless, out) -> None:
+    """All that `blend` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
+    _check(images, veils, rows, a, lossless, out)
+    _check_places(images, veils, rows, out)
+    check_row_range("blend", rows, len(veils))
+
+
+def _check_places(images, veils, rows, out):
+    check_output("blend", ("out", out), (("images", images), ("veils", veils), ("rows", rows)), same="images")
 
 
 def _fake(images, veils, rows, a, lossless):
@@ -60,7 +77,7 @@ def _blend(images, veils, rows, a, lossless):
 
 
 def _blend_out(images, veils, rows, a, lossless, out):
-    check_output("blend", ("out", out), (("images", images), ("veils", veils), ("rows", rows)), same="images")
+    _check_places(images, veils, rows, out)
     _write(images, veils, rows, a, lossless, out)
 
 

@@ -34,25 +34,43 @@ def recover(
     reflected), as the paper does. out: where to write; it may be a uint8 `protected` itself, value on value, with and
     without the filter, and must not overlap anything else. Raises TypeError or ValueError naming the argument.
     """
-    protected = check_tensor("recover", "protected", protected, [torch.uint8, torch.uint16], "[N, 3, H, W]")
-    veils = check_tensor("recover", "veils", veils, [torch.uint8], "[P, 3, H, W]")
-    check_same_photo("recover", "veils", veils, "protected", protected)
-    rows = check_rows("recover", rows, len(protected), protected)
-    a = check_blend("recover", a, 1)
-    if gaussian_sigma is not None:
-        gaussian_sigma = _check_sigma(gaussian_sigma, protected)
+    a, gaussian_sigma = _check(protected, veils, rows, a, gaussian_sigma, out)
     if out is None:
         return (_recover if runs_now(protected) else torch.ops.veilkern.recover)(
             protected, veils, rows, a, gaussian_sigma
         )
-    check_tensor("recover", "out", out, [torch.uint8], "[N, 3, H, W]")
-    if out.shape != protected.shape:
-        raise ValueError(f"recover: out must be {list(protected.shape)}, got {list(out.shape)}")
-    check_same_photo("recover", "out", out, "protected", protected)
     (_recover_out if runs_now(protected) else torch.ops.veilkern.recover_out)(
         protected, veils, rows, a, gaussian_sigma, out
     )
     return out
+
+
+def _check(protected, veils, rows, a, gaussian_sigma, out) -> tuple[int, float | None]:
+    check_tensor("recover", "protected", protected, [torch.uint8, torch.uint16], "[N, 3, H, W]")
+    check_tensor("recover", "veils", veils, [torch.uint8], "[P, 3, H, W]")
+    check_same_photo("recover", "veils", veils, "protected", protected)
+    check_rows("recover", rows, len(protected), protected)
+    a = check_blend("recover", a, 1)
+    if gaussian_sigma is not None:
+        gaussian_sigma = _check_sigma(gaussian_sigma, protected)
+    if out is not None:
+        check_tensor("recover", "out", out, [torch.uint8], "[N, 3, H, W]")
+        if out.shape != protected.shape:
+            raise ValueError(f"recover: out must be {list(protected.shape)}, got {list(out.shape)}")
+        check_same_photo("recover", "out", out, "protected", protected)
+    return a, gaussian_sigma
+
+
+def check_call(protected, veils, rows, a, gaussian_sigma, out) -> None:
+    """All that `recover` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
+    _check(protected, veils, rows, a, gaussian_sigma, out)
+    _check_places(protected, veils, rows, out)
+    check_row_range("recover", rows, len(veils))
+
+
+def _check_places(protected, veils, rows, out):
+    given = (("protected", protected), ("veils", veils), ("rows", rows))
+    check_output("recover", ("out", out), given, same="protected")
 
 
 def _check_sigma(sigma: float, photos: torch.Tensor) -> float:
@@ -80,8 +98,7 @@ def _recover(protected, veils, rows, a, gaussian_sigma):
 
 
 def _recover_out(protected, veils, rows, a, gaussian_sigma, out):
-    given = (("protected", protected), ("veils", veils), ("rows", rows))
-    check_output("recover", ("out", out), given, same="protected")
+    _check_places(protected, veils, rows, out)
     _write(protected, veils, rows, a, gaussian_sigma, out)
 
 

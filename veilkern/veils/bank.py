@@ -83,6 +83,10 @@ class VeilBank:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._rows_by_name
 
+    def row_of(self, name: str) -> int | None:
+        """The veil row of a name, None where it has no veil."""
+        return self._rows_by_name.get(name)
+
     @property
     def _rows_by_name(self) -> dict[str, int]:
         return self._index  # type: ignore[attr-defined]

@@ -1,0 +1,140 @@
+"""protect and recover of plain photos on the CPU by their addresses: the short way, a few microseconds a call.
+
+It serves what it sees at a glance to be right: photos that lie whole and one after another, rows that are plainly rows,
+an output apart from all else, the C++ kernels not refused. Of anything else it returns None, nothing written, and the
+long way of `apply.py` serves the call or says what is wrong with it. So there is no message here.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from typing import Any
+
+import numpy as np
+import torch
+
+from veilkern.backends import choice
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.resident import Resident
+from veilkern.veils.way import Way
+
+_U8, _U16, _INT64 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int64)  # of this machine's byte order alone
+_DTYPES: dict[np.dtype, torch.dtype] = {_U8: torch.uint8, _U16: torch.uint16}
+
+
+@functools.cache
+def _native() -> tuple[Any, dict]:
+    """The call by addresses, and kernels by op and dtypes; none without the C++ module."""
+    try:
+        from veilkern.backends.cpu.by_address import KERNELS, run_by_address
+    except ImportError:
+        return None, {}
+    return run_by_address, KERNELS
+
+
+def direct(way: Way, bank: VeilBank, resident: Resident, photos: Any, who: Any, out: Any, option: Any, layout: str):
+    """The result as of `apply`, `resident` being the bank's veils on the CPU; or None, and nothing is written."""
+    asked, threads = choice()
+    if asked not in (None, "cpu") or not resident.plain or torch.compiler.is_compiling():
+        return None
+    last, tail = layout == "NHWC", resident.shapes.get(layout)
+    source = _place(photos, tail, last)
+    if source is None or not (option is None or option is True or option is False):
+        return None
+    address, pixels, dtype, count = source
+    wanted, veils, rows = way.plain.get(option), resident.veils.data_ptr(), _rows(bank, who, count)
+    run, kernels = _native()
+    kernel = None if wanted is None else kernels.get((way.op, dtype, wanted))
+    if wanted is None or kernel is None or rows is None or veils == 0:
+        return None
+    if out is None:
+        found, target = _new(photos, wanted)
+    else:
+        found, target = out, _output(out, tail, last, source, wanted, (veils, resident.span), (rows[1], 8 * count))
+    if target is None:
+        return None
+    try:
+        run(
+            kernel, address, (veils, resident.people, resident.strides), rows[1], target,
+            (count, 3, *bank.size), pixels, bank.blend, threads or torch.get_num_threads(),
+        )  # fmt: skip
+    except ValueError:  # a row without a veil, and nothing is written
+        return None
+    return found
+
+
+def _place(photos: Any, tail: tuple[int, ...] | None, last: bool):
+    """Address, whether channels lie side by side, dtype and number (1 or more) of photos of shape [N, *tail] that lie
+    whole and one after another; None for any others. last: whether their layout has the channels last."""
+    if type(photos) is np.ndarray:
+        dtype = _DTYPES.get(photos.dtype)
+        if dtype is None or photos.shape[1:] != tail or not photos.flags.c_contiguous or not len(photos):
+            return None
+        address = torch.from_numpy(photos).data_ptr() if photos.flags.writeable else photos.ctypes.data
+        return address, last, dtype, len(photos)
+    if type(photos) is not torch.Tensor or not photos.is_cpu or photos.layout is not torch.strided:
+        return None
+    if photos.shape[1:] != tail or photos.is_neg():
+        return None
+    pixels = last
+    if not photos.is_contiguous():
+        pixels = True
+        if last or not photos.is_contiguous(memory_format=torch.channels_last):
+            return None
+    address = photos.data_ptr()  # 0: none of them, or their memory is gone
+    return (address, pixels, photos.dtype, len(photos)) if address else None
+
+
+def _rows(bank: VeilBank, who: Any, count: int):
+    """What holds the bank rows of `count` photos, int64, and its address; None where that takes a closer look. Whether
+    each row has a veil is seen by the kernel before it begins."""
+    kind = type(who)
+    if kind is str:
+        row = bank.row_of(who)
+        rows = None if row is None else array("q", (row,)) * count
+    elif kind is list or kind is tuple:
+        rows = _listed(bank, who)
+    elif kind is torch.Tensor:
+        plain = who.dtype is torch.int64 and who.is_cpu and who.layout is torch.strided and who.is_contiguous()
+        return (who, who.data_ptr()) if plain and who.shape == (count,) and not who.is_neg() else None
+    elif kind is np.ndarray:
+        rows = array("q", who.tobytes()) if who.dtype is _INT64 and who.shape == (count,) else None
+    else:
+        return None
+    return None if rows is None or len(rows) != count else (rows, rows.buffer_info()[0])
+
+
+def _listed(bank: VeilBank, who: list | tuple) -> array | None:
+    kinds = {*map(type, who)}
+    try:
+        if kinds == {int}:
+            return array("q", who)
+        return array("q", map(bank.row_of, who)) if kinds == {str} else None
+    except (OverflowError, TypeError):  # beyond int64; a name without a veil, whose row is None
+        return None
+
+
+def _new(photos: Any, dtype: torch.dtype):
+    """An output like these photos, and its address."""
+    if type(photos) is np.ndarray:
+        made = np.empty(photos.shape, _U8 if dtype is torch.uint8 else _U16)
+        return made, torch.from_numpy(made).data_ptr()
+    found = torch.empty_like(photos, dtype=dtype)
+    return found, found.data_ptr()
+
+
+def _output(out: Any, tail, last: bool, source: tuple, dtype: torch.dtype, *others: tuple[int, int]) -> int | None:
+    """The address of an `out` that lies as the photos do and apart from them and from `others` (addresses and bytes),
+    or is the photos themselves."""
+    if type(out) is np.ndarray and not out.flags.writeable:
+        return None
+    place = _place(out, tail, last)
+    address, pixels, given, count = source
+    if place is None or place[1:] != (pixels, dtype, count):
+        return None
+    begin, size = place[0], count * tail[0] * tail[1] * tail[2]
+    end = begin + size * dtype.itemsize
+    same = begin == address and dtype is given
+    apart = all(end <= low or low + length <= begin for low, length in others)
+    return begin if apart and (same or end <= address or address + size * given.itemsize <= begin) else None

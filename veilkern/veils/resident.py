@@ -1,0 +1,63 @@
+"""A bank's veils on a device, put there once, for every call that reads them there."""
+
+from __future__ import annotations
+
+import threading
+from weakref import WeakKeyDictionary
+
+import torch
+
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.way import Way
+
+
+class Resident:
+    """The veils of one bank on one device, uint8 [P, 3, H, W], ready for any stream; the bank's own memory where it is
+    there already, so that a bank that is mapped from a file stays mapped."""
+
+    def __init__(self, bank: VeilBank, device: torch.device):
+        self.veils = bank.veils.to(device)
+        self.version = None if self.veils is bank.veils else _version(bank.veils)
+        self.people, self.strides = len(self.veils), self.veils.stride()
+        height, width = bank.size
+        self.shapes = {"NCHW": (3, height, width), "NHWC": (height, width, 3)}
+        # Bytes from the first value to beyond the last.
+        self.span = 1 + sum(step * (side - 1) for step, side in zip(self.strides, self.veils.shape, strict=True))
+        self.plain = type(self.veils) is torch.Tensor and self.veils.is_cpu and not self.veils.is_neg()
+        if self.veils.is_cuda:  # they may come from work of this stream, and the next call may be on another
+            torch.cuda.current_stream(self.veils.device).synchronize()
+
+    def holds(self, bank: VeilBank) -> bool:
+        """Whether these are the bank's veils as they are now: a copy is not once somebody has written to the bank."""
+        return self.version is None or self.version == _version(bank.veils)
+
+    def run(self, way: Way, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out: torch.Tensor | None):
+        """The op with these veils; photos, rows and out are on their device."""
+        if self.veils.is_cuda and not torch.cuda.is_current_stream_capturing():
+            # Who lets go of the veils, by a hot swap say, may be ahead of this stream. (A graph that captures their
+            # address needs them for as long as it is replayed: that is its owner's to see to.)
+            self.veils.record_stream(torch.cuda.current_stream(self.veils.device))
+        return way.call(photos, self.veils, rows, a, option, out)
+
+
+def _version(veils: torch.Tensor) -> int:
+    """Changes when torch writes to the veils in place; inference tensors do not count."""
+    return 0 if veils.is_inference() else veils._version
+
+
+_residents: WeakKeyDictionary[VeilBank, dict[torch.device, Resident]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def resident_of(bank: VeilBank, device: torch.device) -> Resident:
+    """The bank's veils on a device, copied there at the first call and kept for as long as the bank is."""
+    by_device = _residents.get(bank)
+    found = None if by_device is None else by_device.get(device)
+    if found is not None and found.holds(bank):
+        return found
+    with _lock:  # of two threads that come first, one copies
+        by_device = _residents.setdefault(bank, {})
+        found = by_device.get(device)
+        if found is None or not found.holds(bank):
+            found = by_device[device] = Resident(bank, device)
+        return found
