@@ -17,7 +17,7 @@ from veilkern.veils import resident as resident_module
 from veilkern.veils.apply import apply
 from veilkern.veils.resident import Resident
 from veilkern.veils.staging import Staging
-from veilkern.veils.way import PROTECT, RECOVER
+from veilkern.veils.task import PROTECT, RECOVER
 
 A, NAMES = 51, ["Ada", "Bill_Clinton", "Cleo"]
 ROWS = torch.tensor([2, 0, 1, 1, 0])

@@ -15,7 +15,7 @@ from veilkern.veils.bank import VeilBank
 from veilkern.veils.direct import direct
 from veilkern.veils.resident import Resident
 from veilkern.veils.rows import rows_of
-from veilkern.veils.way import Way
+from veilkern.veils.task import Task
 
 
 class Veils(Protocol):
@@ -24,18 +24,21 @@ class Veils(Protocol):
     def on_cpu(self, bank: VeilBank) -> Resident | None:
         """The veils for photos on the CPU, where they are read from there."""
 
-    def run(self, way: Way, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(self, task: Task, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         """The op over photos [N, 3, H, W] on any device; rows are on theirs."""
 
 
-def apply(way: Way, images: Any, bank: VeilBank, veils: Veils, who: Any, out: Any, option: Any, layout: str) -> Any:
+def apply(task: Task, images: Any, bank: VeilBank, veils: Veils, who: Any, out: Any, option: Any, layout: str) -> Any:
     """Protected or recovered photos, in the kind of array and layout of the photos; see `protect.py`."""
     if type(images) is np.ndarray or (type(images) is torch.Tensor and images.is_cpu):
         here = veils.on_cpu(bank)
-        found = None if here is None else direct(way, bank, here, images, who, out, option, layout)
+        found = None if here is None else direct(task, bank, here, images, who, out, option, layout)
         if found is not None:
             return found
-    photos, target = photos_of(way.name, way.photos, images, layout, bank.size), output_of(way.name, out, layout)
-    rows = rows_of(way.name, who, bank, len(photos) if photos.ndim else 0, photos.device)
-    found = veils.run(way, bank, photos, rows, option, target)
+    photos, target = (
+        photos_of(task.name, task.photos, images, layout, bank.size),
+        output_of(task.name, out, layout),
+    )
+    rows = rows_of(task.name, who, bank, len(photos) if photos.ndim else 0, photos.device)
+    found = veils.run(task, bank, photos, rows, option, target)
     return like(images, found, layout) if out is None else out

@@ -17,7 +17,7 @@ import torch
 from veilkern.backends import choice
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
-from veilkern.veils.way import Way
+from veilkern.veils.task import Task
 
 _U8, _U16, _INT64 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int64)  # of this machine's byte order alone
 _DTYPES: dict[np.dtype, torch.dtype] = {_U8: torch.uint8, _U16: torch.uint16}
@@ -33,7 +33,7 @@ def _native() -> tuple[Any, dict]:
     return run_by_address, KERNELS
 
 
-def direct(way: Way, bank: VeilBank, resident: Resident, photos: Any, who: Any, out: Any, option: Any, layout: str):
+def direct(task: Task, bank: VeilBank, resident: Resident, photos: Any, who: Any, out: Any, option: Any, layout: str):
     """The result as of `apply`, `resident` being the bank's veils on the CPU; or None, and nothing is written."""
     asked, threads = choice()
     if asked not in (None, "cpu") or not resident.plain or torch.compiler.is_compiling():
@@ -43,9 +43,9 @@ def direct(way: Way, bank: VeilBank, resident: Resident, photos: Any, who: Any, 
     if source is None or not (option is None or option is True or option is False):
         return None
     address, pixels, dtype, count = source
-    wanted, veils, rows = way.plain.get(option), resident.veils.data_ptr(), _rows(bank, who, count)
+    wanted, veils, rows = task.plain.get(option), resident.veils.data_ptr(), _rows(bank, who, count)
     run, kernels = _native()
-    kernel = None if wanted is None else kernels.get((way.op, dtype, wanted))
+    kernel = None if wanted is None else kernels.get((task.op, dtype, wanted))
     if wanted is None or kernel is None or rows is None or veils == 0:
         return None
     if out is None:

@@ -9,7 +9,7 @@ from veilkern.veils.arrays import Photos
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident, resident_of
 from veilkern.veils.rows import Rows
-from veilkern.veils.way import PROTECT, RECOVER, Way
+from veilkern.veils.task import PROTECT, RECOVER, Task
 
 _CPU = torch.device("cpu")
 
@@ -62,8 +62,8 @@ class _EachDevice:
     def on_cpu(self, bank: VeilBank) -> Resident:
         return resident_of(bank, _CPU)
 
-    def run(self, way: Way, bank: VeilBank, photos, rows, option, out) -> torch.Tensor:
-        return resident_of(bank, photos.device).run(way, photos, rows, bank.blend, option, out)
+    def run(self, task: Task, bank: VeilBank, photos, rows, option, out) -> torch.Tensor:
+        return resident_of(bank, photos.device).run(task, photos, rows, bank.blend, option, out)
 
 
 _EACH = _EachDevice()

@@ -14,7 +14,7 @@ from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
 from veilkern.veils.rows import Rows
 from veilkern.veils.staging import Staging
-from veilkern.veils.way import PROTECT, RECOVER, Way
+from veilkern.veils.task import PROTECT, RECOVER, Task
 
 
 class Protector:
@@ -151,16 +151,16 @@ class _State:
     def on_cpu(self, bank: VeilBank) -> Resident | None:
         return self.resident if self.staging is None else None
 
-    def run(self, way: Way, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(self, task: Task, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         device = self.resident.veils.device
         if photos.device.type == "cpu" and self.staging is not None:
-            return self.staging.run(way, self.resident, photos, rows, bank.blend, option, out)
+            return self.staging.run(task, self.resident, photos, rows, bank.blend, option, out)
         if photos.device != device:
             places = f"{device}" if self.staging is None else f"{device} or on the host"
-            raise ValueError(f"{way.name}: {way.photos} must be on {places}, with the veils, got {photos.device}")
+            raise ValueError(f"{task.name}: {task.photos} must be on {places}, with the veils, got {photos.device}")
         if photos.is_cuda and torch.cuda.is_current_stream_capturing() and self.resident not in self.captured:
             self.captured.append(self.resident)  # the graph reads these veils whenever it is replayed
-        return self.resident.run(way, photos, rows, bank.blend, option, out)
+        return self.resident.run(task, photos, rows, bank.blend, option, out)
 
 
 def _device_of(device: str | torch.device) -> torch.device:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from veilkern.veils.bank import VeilBank
-from veilkern.veils.way import Way
+from veilkern.veils.task import Task
 
 
 class Resident:
@@ -31,13 +31,13 @@ class Resident:
         """Whether these are the bank's veils as they are now: a copy is not once somebody has written to the bank."""
         return self.version is None or self.version == _version(bank.veils)
 
-    def run(self, way: Way, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out: torch.Tensor | None):
+    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out: torch.Tensor | None):
         """The op with these veils; photos, rows and out are on their device."""
         if self.veils.is_cuda and not torch.cuda.is_current_stream_capturing():
             # Who lets go of the veils, by a hot swap say, may be ahead of this stream. (A graph that captures their
             # address needs them for as long as it is replayed: that is its owner's to see to.)
             self.veils.record_stream(torch.cuda.current_stream(self.veils.device))
-        return way.call(photos, self.veils, rows, a, option, out)
+        return task.call(photos, self.veils, rows, a, option, out)
 
 
 def _version(veils: torch.Tensor) -> int:

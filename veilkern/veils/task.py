@@ -1,4 +1,4 @@
-"""The two ways through a bank, protect and recover, as what their shared code has to know of each."""
+"""The two tasks of a bank, protect and recover, as what their shared code has to know of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from veilkern.ops.blend import check_call as check_blend_call
 from veilkern.ops.recover import check_call as check_recover_call
 
 
-class Way(NamedTuple):
+class Task(NamedTuple):
     """name, photos: of the function and of its photos, for errors. op: of the kernel. call, check: the op, and all of
     its checks, of (photos, veils, rows, a, option, out). plain: options that the kernels by address serve, with the
     dtype that they write. option: lossless of protect, gaussian_sigma of recover."""
@@ -33,5 +33,5 @@ def _recover(photos, veils, rows, a, gaussian_sigma, out):
     return ops.recover(photos, veils, rows, a, gaussian_sigma=gaussian_sigma, out=out)
 
 
-PROTECT = Way("protect", "images", "blend", _blend, check_blend_call, {False: torch.uint8, True: torch.uint16})
-RECOVER = Way("recover", "protected", "recover", _recover, check_recover_call, {None: torch.uint8})
+PROTECT = Task("protect", "images", "blend", _blend, check_blend_call, {False: torch.uint8, True: torch.uint16})
+RECOVER = Task("recover", "protected", "recover", _recover, check_recover_call, {None: torch.uint8})
