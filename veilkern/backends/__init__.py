@@ -33,6 +33,7 @@ class Backend:
     """A backend: its ops by name, the device types it serves ("" for any), and why it is absent, if it is.
 
     limits: of ops that do not serve every call, a function of the op's arguments that gives the reason, or None.
+    lacks: ops that it does not have, with the reason.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Backend:
     detail: str = ""
     reason: str | None = None
     limits: dict[str, Callable[..., str | None]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
 
     @property
     def available(self) -> bool:
@@ -53,7 +55,7 @@ class Backend:
         if self.reason is not None:
             return self.reason
         if op not in self.ops:
-            return "no such op"
+            return self.lacks.get(op, "no such op")
         device = arguments[0].device.type  # type: ignore[attr-defined]
         if self.devices and device not in self.devices:
             return f"serves tensors on {', '.join(self.devices)}"
@@ -68,7 +70,8 @@ def _load(name: str) -> Backend:
         module = importlib.import_module(f"veilkern.backends.{name}")
     except ImportError as error:
         return Backend(name, reason=f"{error}")
-    return Backend(name, module.OPS, module.DEVICES, module.DETAIL, limits=getattr(module, "LIMITS", {}))
+    limits, lacks = (getattr(module, table, {}) for table in ("LIMITS", "LACKS"))
+    return Backend(name, module.OPS, module.DEVICES, module.DETAIL, limits=limits, lacks=lacks)
 
 
 def list_backends() -> list[Backend]:
