@@ -15,7 +15,7 @@ import veilkern as vk
 from veilkern import ops
 from veilkern.backends import list_backends
 from veilkern.testing.compare import EVERY_OP, Tolerance, require_near, require_same_bits
-from veilkern.testing.making import LAYOUTS, laid_out, mixed_photos, offsets_of
+from veilkern.testing.making import LAYOUTS, mixed_photos
 from veilkern.testing.table import TABLE
 
 BACKENDS = [b.name for b in list_backends() if b.available]

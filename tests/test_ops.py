@@ -90,7 +90,8 @@ def test_values(path, entry: Entry, sample):
     require_nothing_else_written(entry, before, arguments)
     if "out" in arguments:
         assert any(result is arguments["out"] for result in found)
-    require_same_bits("a second run", entry.call(again), found)
+    if sample.kind == "ordinary" or not interpreted(path):
+        require_same_bits("a second run", entry.call(again), found)
 
 
 @native

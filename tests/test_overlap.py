@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import interpreted, offsets_of
+from helpers import interpreted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilkern import ops
 from veilkern.ops import _checks
+from veilkern.testing.making import offsets_of
 
 N, SIDE = 4, 6
 UNIT = {"mean": [0.4, 0.5, 0.6], "std": [0.5] * 3}

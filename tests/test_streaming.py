@@ -13,9 +13,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ISAS, LAYOUTS, isas, laid_out, native, serving, threads
+from helpers import ISAS, isas, native, serving, threads
 
 from veilkern import ops
+from veilkern.testing.making import LAYOUTS, laid_out
 
 A = 51
 LARGE = 12 << 20

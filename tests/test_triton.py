@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, LAYOUTS, SLOW, assert_near, batch, laid_out, offsets_of, serving
+from helpers import BACKENDS, SLOW, assert_near, batch, serving
 from test_hull_distance import features
 from test_veil_step import assert_same_step, both
 
 import veilkern as vk
 from veilkern import ops, reference
 from veilkern.filters import gaussian_weights
+from veilkern.testing.making import LAYOUTS, laid_out, offsets_of
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
 ROOT = Path(__file__).parents[1]

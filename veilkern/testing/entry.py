@@ -52,12 +52,14 @@ class Bad:
 @dataclass(frozen=True)
 class Size:
     """One size of the benchmark. words: as its row is called. make(device) -> arguments. moved: bytes that the op must
-    read and write; copied: those that the copy beside it does (0: as many)."""
+    read and write; copied: those that the copy beside it does (0: as many). parts: into how many equal ones (people)
+    the work falls, for rivals too slow for all of it."""
 
     words: str
     make: Callable[..., Arguments]
     moved: int
     copied: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def _boxes(made: Arguments) -> float:
 WITH_GRADIENT = {
     dtype: (plain, Tolerance(largest=plain.largest, least=_boxes)) for dtype, plain in EVERY_OP.items()
 }  # fmt: skip
-SIDES = ((3, 3), (3, 20), (4, 4), (5, 16), (6, 17), (7, 18), (30, 33), (112, 112))  # around packs of 8 and 16
+SIDES = ((3, 3), (3, 20), (4, 4), (5, 16), (6, 17), (7, 18), (30, 33), (30, 112), (112, 112))
 BLOCKS = (((3, 3), 1), ((3, 3), 3), ((2, 5), 2), ((1, 1), 1), ((4, 4), 1), ((2, 3), 1), ((2, 2), 2))
 
 
@@ -34,19 +34,31 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-SAMPLES = (
+def _scale(dtype: torch.dtype) -> Arguments:
+    return {"scale": torch.tensor([1.5, -0.25], dtype=dtype)}
+
+
+def _odd_sides(scaled: bool) -> tuple[Sample, ...]:
+    """Odd and even numbers of rows, widths around whole packs of 8 and 16; for the gradient with a scale."""
+    return tuple(
+        Sample(
+            "odd", f"{h} x {w}, {form}, {_short(dtype)}",
+            lambda h=h, w=w, form=form, dtype=dtype: _images(
+                2, 3, h, w, form=form, dtype=dtype, **(_scale(dtype) if scaled else {})
+            ),
+            light=h < 100,
+        )
+        for (h, w), form, dtype in itertools.product(SIDES, ("consistent", "literal"), EVERY_OP)
+    )  # fmt: skip
+
+
+COMMON = (
     Sample("ordinary", "", _images, traced=True),
     Sample("ordinary", "float64", lambda: _images(dtype=torch.float64)),
     *(
-        Sample("odd", f"{h} x {w}, {form}, {_short(dtype)}",
-               lambda h=h, w=w, form=form, dtype=dtype: _images(2, 3, h, w, form=form, dtype=dtype),
-               light=h < 100)
-        for (h, w), form, dtype in itertools.product(SIDES, ("consistent", "literal"), EVERY_OP)
-    ),
-    *(
         Sample("odd", f"block {block}, stride {stride}, {form}, {_short(dtype)}",
                lambda b=block, s=stride, f=form, d=dtype: _images(2, 2, 11, 9, block=b, stride=s, form=f, dtype=d),
-               light=dtype == torch.float64)
+               light=False)
         for (block, stride), form, dtype in itertools.product(BLOCKS, ("consistent", "literal"), EVERY_OP)
     ),
     Sample("odd", "block as a list", lambda: _images(block=[2, 2])),
@@ -54,7 +66,7 @@ SAMPLES = (
     Sample("one", "photo of one pixel", lambda: _images(1, 1, 1, 1, block=(1, 1))),
     Sample("one", "photo of one channel", lambda: _images(1, 1)),
     *(
-        Sample("strided", layout, lambda layout=layout: _images(layout=layout))
+        Sample("strided", layout, lambda layout=layout: _images(layout=layout), light=layout == "transposed")
         for layout in ("crop", "every_other", "transposed", "reversed_order")
     ),
     Sample("channels_last", "", lambda: _images(layout="channels_last")),
@@ -64,11 +76,13 @@ SAMPLES = (
     Sample("many", "literal", lambda: _images(9, 3, 60, 61, form="literal"), light=False),
     Sample("many", "float64", lambda: _images(9, 3, 60, 61, block=(4, 4), dtype=torch.float64), light=False),
 )  # fmt: skip
+SAMPLES = (*COMMON, *_odd_sides(False))
 GRADIENT_SAMPLES = (
-    *SAMPLES,
+    *COMMON,
+    *_odd_sides(True),
     *(
         Sample("ordinary", f"scale, {form}, {_short(dtype)}", lambda form=form, dtype=dtype: _images(
-            form=form, dtype=dtype, scale=torch.tensor([1.5, -0.25], dtype=dtype)
+            form=form, dtype=dtype, **_scale(dtype)
         ), traced=form == "literal" and dtype == torch.float32)
         for form, dtype in itertools.product(("consistent", "literal"), EVERY_OP)
     ),

@@ -103,7 +103,8 @@ SAMPLES = (
     *(Sample("ordinary", f"{k}, {_short(t)}", lambda k=k, t=t: _people(kind=k, dtype=t), traced=k in ("convex", "self"))
       for k, t in PAIRS),
     *(
-        Sample("ragged", f"{k}, {_short(t)}", lambda k=k, t=t: _people((4, 0, 1, 10, 0, 2), kind=k, dtype=t))
+        Sample("ragged", f"{k}, {_short(t)}", lambda k=k, t=t: _people((4, 0, 1, 10, 0, 2), kind=k, dtype=t),
+               light=(k, t) != ("convex", torch.float64))
         for k, t in PAIRS
     ),
     *(Sample("ragged", f"other counts, {k}, {_short(t)}", lambda k=k, t=t: _apart(k, t), traced=k == "convex")
@@ -114,7 +115,8 @@ SAMPLES = (
     Sample("one", "of one number", lambda: _people((1,), d=1)),
     *(Sample("odd", f"{k}, 37 numbers", lambda k=k: _people((5, 3), d=37, kind=k)) for k in KINDS),
     *(
-        Sample("odd", f"{k}, more photos than numbers", lambda k=k: _people((17,), d=5, kind=k, dtype=torch.float64))
+        Sample("odd", f"{k}, more photos than numbers", lambda k=k: _people((17,), d=5, kind=k, dtype=torch.float64),
+               light=k != "convex")
         for k in ("convex", "centre", "self")
     ),
     *(Sample("strided", k, lambda k=k: _strided(k)) for k in KINDS),
@@ -173,6 +175,7 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
             f"convex, {people} people x {PHOTOS} photos x {DIMENSIONS}",
             lambda device: _problem(device, people),
             3 * 4 * people * PHOTOS * DIMENSIONS,
+            parts=people,
         ),
     )
 

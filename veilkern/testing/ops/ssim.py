@@ -43,24 +43,35 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-SAMPLES = (
+def _odd_sides(scaled: bool) -> tuple[Sample, ...]:
+    """Windows as large as the photo, of one pixel, and in between; for the gradient with a scale."""
+    return tuple(
+        Sample(
+            "odd", f"{h} x {w}, window {window}, {borders}, {_short(dtype)}",
+            lambda h=h, w=w, window=window, borders=borders, dtype=dtype: _pair(
+                2, 3, h, w, window=window, borders=borders, dtype=dtype, **(_scale(dtype) if scaled else {})
+            ),
+        )
+        for ((h, w), window), borders, dtype in itertools.product(SIDES, ("valid", "same"), EVERY_OP)
+    )  # fmt: skip
+
+
+def _scale(dtype: torch.dtype) -> Arguments:
+    return {"scale": torch.tensor([2.0, -0.5], dtype=dtype)}
+
+
+COMMON = (
     Sample("ordinary", "", _pair, traced=True),
     Sample("ordinary", "float64", lambda: _pair(dtype=torch.float64)),
     Sample("ordinary", "5 x 5, same", lambda: _pair(window=5, borders="same")),
-    *(
-        Sample("odd", f"{h} x {w}, window {window}, {borders}, {_short(dtype)}",
-               lambda h=h, w=w, window=window, borders=borders, dtype=dtype: _pair(
-                   2, 3, h, w, window=window, borders=borders, dtype=dtype
-               ))
-        for ((h, w), window), borders, dtype in itertools.product(SIDES, ("valid", "same"), EVERY_OP)
-    ),
     Sample("odd", "window wider than the photo", lambda: _pair(2, 2, 5, 7, window=13, borders="same", sigma=2.0)),
     Sample("empty", "", lambda: _pair(0)),
     Sample("one", "pair", lambda: _pair(1)),
     Sample("one", "pixel", lambda: _pair(1, 1, 1, 1, window=1, dtype=torch.float64)),
     *(
         Sample("strided", f"x {layout}, y {other}",
-               lambda layout=layout, other=other: _pair(layout=layout, y_layout=other, dtype=torch.float64))
+               lambda layout=layout, other=other: _pair(layout=layout, y_layout=other, dtype=torch.float64),
+               light=layout == "transposed")
         for layout, other in (
             ("crop", "dense"), ("every_other", "crop"), ("transposed", "transposed"), ("dense", "reversed_order")
         )
@@ -74,11 +85,13 @@ SAMPLES = (
     Sample("many", "", lambda: _pair(4, 3, 50, 55), light=False),
     Sample("many", "same, float64", lambda: _pair(4, 3, 50, 55, borders="same", dtype=torch.float64), light=False),
 )  # fmt: skip
+SAMPLES = (*COMMON, *_odd_sides(False))
 GRADIENT_SAMPLES = (
-    *SAMPLES,
+    *COMMON,
+    *_odd_sides(True),
     *(
         Sample("ordinary", f"scale, {borders}, {_short(dtype)}", lambda borders=borders, dtype=dtype: _pair(
-            borders=borders, window=5, dtype=dtype, scale=torch.tensor([2.0, -0.5], dtype=dtype)
+            borders=borders, window=5, dtype=dtype, **_scale(dtype)
         ), traced=borders == "same" and dtype == torch.float32)
         for borders, dtype in itertools.product(("valid", "same"), EVERY_OP)
     ),

@@ -14,15 +14,17 @@ from veilkern.testing.making import SIDE, bytes8, laid_out, normal, offsets_of, 
 RATES = {"lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9}
 
 
-def _state(
-    counts=(3, 1, 4), h=8, w=8, *, dtype=torch.float32, layout="dense", gradient_counts=None, **options
+def state(
+    counts=(3, 1, 4), h=8, w=8, *, dtype=torch.float32, layout="dense", gradient_counts=None, seed=0, **options
 ) -> Arguments:
+    """The arguments of a step: people with so many photos of 3 x h x w each, and as many gradients (or
+    gradient_counts)."""
     people, slopes = len(counts), sum(counts if gradient_counts is None else gradient_counts)
     made: Arguments = {
-        "veils": uniform(people, 3, h, w, dtype=dtype),
-        "momentum": normal(people, 3, h, w, seed=1, dtype=dtype),
-        "gradients": 0.01 * normal(slopes, 3, h, w, seed=2, dtype=dtype),
-        "images": bytes8(sum(counts), 3, h, w, seed=3),
+        "veils": uniform(people, 3, h, w, seed=seed, dtype=dtype),
+        "momentum": normal(people, 3, h, w, seed=seed + 1, dtype=dtype),
+        "gradients": 0.01 * normal(slopes, 3, h, w, seed=seed + 2, dtype=dtype),
+        "images": bytes8(sum(counts), 3, h, w, seed=seed + 3),
     }
     made = {name: laid_out(value, layout) for name, value in made.items()}
     made |= {"offsets": offsets_of(counts), "blend": 51} | RATES
@@ -33,17 +35,17 @@ def _everything(dtype: torch.dtype) -> Arguments:
     """Every tensor that may be given."""
     rates = {name: torch.full((3,), rate, dtype=torch.float64) for name, rate in RATES.items()}
     more = {"active": torch.tensor([True, False, True]), "mean_images": uniform(3, 3, 8, 8, seed=5, dtype=dtype)}
-    return _state(dtype=dtype, gradient_counts=(1, 1, 2)) | rates | more
+    return state(dtype=dtype, gradient_counts=(1, 1, 2)) | rates | more
 
 
 def _a_veil_that_is_a_photo() -> Arguments:
-    made = _state(dtype=torch.float64)
+    made = state(dtype=torch.float64)
     made["veils"][1] = made["images"][3].double() / 255
     return made
 
 
 def _not_finite() -> Arguments:
-    made = _state()
+    made = state()
     made["gradients"][3] = float("nan")
     return made
 
@@ -91,37 +93,38 @@ SIDES = (
     ((12, 112), (3, 1, 4), True),  # the last: two tiles of the Triton kernel
 )  # fmt: skip
 SAMPLES = (
-    Sample("ordinary", "", _state, traced=True),
-    Sample("ordinary", "float64", lambda: _state(dtype=torch.float64)),
+    Sample("ordinary", "", state, traced=True),
+    Sample("ordinary", "float64", lambda: state(dtype=torch.float64)),
     Sample("ordinary", "every tensor", lambda: _everything(torch.float32), traced=True),
     Sample("ordinary", "every tensor, float64", lambda: _everything(torch.float64)),
     *(
         Sample("odd", f"{h} x {w}, {sum(counts)} photos, {visual}, {form}, {_short(dtype)}",
-               lambda h=h, w=w, c=counts, v=visual, f=form, d=dtype: _state(c, h, w, visual=v, dtype=d, **f), light)
+               lambda h=h, w=w, c=counts, v=visual, f=form, d=dtype: state(c, h, w, visual=v, dtype=d, **f), light)
         for ((h, w), counts, light), visual, form, dtype in itertools.product(SIDES, ("norm", "mse"), FORMS, EVERY_OP)
     ),
     *(
-        Sample("ragged", f"people without photos, {visual}", lambda v=visual: _state((2, 0, 5, 0), visual=v))
+        Sample("ragged", f"people without photos, {visual}", lambda v=visual: state((2, 0, 5, 0), visual=v))
         for visual in ("norm", "mse")
     ),
-    Sample("ragged", "a gradient a person", lambda: _state((2, 1, 5), gradient_counts=(1, 1, 1))),
-    Sample("ragged", "people without gradients", lambda: _state((2, 1, 5), gradient_counts=(1, 0, 3))),
-    Sample("ragged", "some not active", lambda: _state((2, 0, 5), active=torch.tensor([True, True, False]))),
-    Sample("empty", "nobody", lambda: _state(())),
-    Sample("empty", "no photos", lambda: _state((0, 0))),
-    Sample("one", "photo", lambda: _state((1,))),
-    Sample("one", "photo of 3 x 3", lambda: _state((1,), 3, 3)),
+    Sample("ragged", "a gradient a person", lambda: state((2, 1, 5), gradient_counts=(1, 1, 1))),
+    Sample("ragged", "people without gradients", lambda: state((2, 1, 5), gradient_counts=(1, 0, 3))),
+    Sample("ragged", "some not active", lambda: state((2, 0, 5), active=torch.tensor([True, True, False]))),
+    Sample("empty", "nobody", lambda: state(())),
+    Sample("empty", "no photos", lambda: state((0, 0))),
+    Sample("one", "photo", lambda: state((1,))),
+    Sample("one", "photo of 3 x 3", lambda: state((1,), 3, 3)),
     *(
-        Sample("strided", layout, lambda layout=layout: _state(layout=layout, dtype=torch.float64))
+        Sample("strided", layout, lambda layout=layout: state(layout=layout, dtype=torch.float64),
+               light=layout == "transposed")
         for layout in ("crop", "every_other", "transposed", "reversed_order")
     ),
-    Sample("channels_last", "", lambda: _state(layout="channels_last")),
-    Sample("channels_last", "mse", lambda: _state(layout="channels_last", visual="mse")),
-    Sample("extreme", "a veil that is a photo", _a_veil_that_is_a_photo),
-    Sample("extreme", "a gradient that is not finite", _not_finite),
-    *(Sample("extreme", f"blend {a}", lambda a=a: _state(blend=a)) for a in (0, 255)),
-    Sample("extreme", "a step over all values", lambda: _state(step=2.0)),
-    Sample("many", "", lambda: _state((3, 1, 4), 40, 40), light=False),
+    Sample("channels_last", "", lambda: state(layout="channels_last")),
+    Sample("channels_last", "mse", lambda: state(layout="channels_last", visual="mse"), light=False),
+    Sample("extreme", "a veil that is a photo", _a_veil_that_is_a_photo, light=False),
+    Sample("extreme", "a gradient that is not finite", _not_finite, light=False),
+    *(Sample("extreme", f"blend {a}", lambda a=a: state(blend=a), light=a == 0) for a in (0, 255)),
+    Sample("extreme", "a step over all values", lambda: state(step=2.0), light=False),
+    Sample("many", "", lambda: state((3, 1, 4), 40, 40), light=False),
 )  # fmt: skip
 
 BAD = (
