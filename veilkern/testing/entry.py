@@ -63,13 +63,38 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """Photos of people to run kernels on, on the CPU: images uint8 [N, 3, H, W], veils uint8 [P, 3, H, W], rows int64
+    [N], offsets int64 [P + 1] (N photos), features float32 [N, d] of unit length or zero."""
+
+    images: torch.Tensor
+    veils: torch.Tensor
+    rows: torch.Tensor
+    offsets: torch.Tensor
+    features: torch.Tensor
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One way into an op's kernels. case: its name in the resource report ("": not there). launch: the shape class of
+    launch tables that it falls in ("": not measured by `veilkern tune`). make(work) -> arguments. compared: which of
+    the results must not change with the launch (None: all)."""
+
+    case: str
+    launch: str
+    make: Callable[[Workload], Arguments]
+    compared: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """An op: name in veilkern.ops, launcher's name in the backends, its reference and all that it is tried on.
 
     registered(arguments) -> (name, arguments) of the torch ops that a call comes to. tolerances: none for ops that are
     exact. writes: arguments that it writes, where they are given. unknown: arguments that the reference does not take.
     missing: kind of sample -> why there is none. agree(found, wanted, arguments) raises AssertionError where results
-    (those returned, then those written) are not the reference's. sizes(on_gpu) -> those of the benchmark.
+    (those returned, then those written) are not the reference's. sizes(on_gpu) -> those of the benchmark. calls: ways
+    into its kernels.
     """
 
     name: str
@@ -84,6 +109,12 @@ class Entry:
     missing: Mapping[str, str] = field(default_factory=dict)
     agree: Callable[[Results, Results, Arguments], None] | None = None
     sizes: Callable[[bool], tuple[Size, ...]] = lambda on_gpu: ()
+    calls: tuple[KernelCall, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether every backend gives the same bits."""
+        return not self.tolerances and self.agree is None
 
     def call(self, arguments: Arguments) -> Results:
         """Run the op: what it returns, then what it wrote of `writes` (not out, which it returns)."""

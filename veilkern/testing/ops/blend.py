@@ -6,7 +6,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import Arguments
-from veilkern.testing.entry import Bad, Entry, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Sample, Size, Workload
 from veilkern.testing.making import SIDE, laid_out, mixed_photos, on
 
 
@@ -127,6 +127,14 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
+def _kernel(work: Workload, lossless: bool) -> Arguments:
+    return {"images": work.images, "veils": work.veils, "rows": work.rows, "a": 51, "lossless": lossless}
+
+
+CALLS = (
+    KernelCall("u8", "u8", lambda work: _kernel(work, False)),
+    KernelCall("u16", "u16", lambda work: _kernel(work, True)),
+)
 ENTRIES = (
-    Entry("blend", "blend", reference.blend, SAMPLES, BAD, registered, writes=("out",), sizes=sizes),
+    Entry("blend", "blend", reference.blend, SAMPLES, BAD, registered, writes=("out",), sizes=sizes, calls=CALLS),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import Arguments, Tolerance
-from veilkern.testing.entry import Bad, Entry, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Sample, Size, Workload
 from veilkern.testing.making import SIDE, laid_out, mixed_photos, on
 
 STATISTICS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
@@ -123,9 +123,20 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
+def _kernel(work: Workload, own: torch.dtype, dtype: torch.dtype) -> Arguments:
+    half = [0.5] * 3
+    made = {"images": work.images, "veils": work.veils.to(own) / 255, "rows": work.rows, "a": 51}
+    return made | {"mean": half, "std": half, "dtype": dtype}
+
+
+CALLS = (
+    KernelCall("f32", "", lambda work: _kernel(work, torch.float32, torch.float32)),
+    KernelCall("bf16", "f32", lambda work: _kernel(work, torch.float32, torch.bfloat16)),
+    KernelCall("f64", "f64", lambda work: _kernel(work, torch.float64, torch.float64)),
+)
 ENTRIES = (
     Entry(
         "blend_normalize", "blend_normalize", reference.blend_normalize, SAMPLES, BAD, registered, TOLERANCES,
-        writes=("out",), sizes=sizes,
+        writes=("out",), sizes=sizes, calls=CALLS,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import EVERY_OP, Arguments, Tolerance
-from veilkern.testing.entry import Bad, Entry, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Sample, Size, Workload
 from veilkern.testing.making import SIDE, laid_out, on, uniform
 
 
@@ -146,14 +146,25 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
+def _kernel(work: Workload, dtype: torch.dtype = torch.float32, **options) -> Arguments:
+    return {"images": work.images.to(dtype) / 255} | options
+
+
+CALLS = (KernelCall("loss", "", _kernel),)
+GRADIENT_CALLS = (
+    KernelCall("gradient", "f32", _kernel),
+    KernelCall("any block", "", lambda work: _kernel(work, block=(4, 4), stride=2, form="literal")),
+    KernelCall("f64", "f64", lambda work: _kernel(work, torch.float64)),
+)
 MISSING = {"ragged": "images are one by one: there are no people"}
 ENTRIES = (
     Entry(
         "block_variance", "block_variance", reference.block_variance, SAMPLES, BAD, registered, EVERY_OP,
-        missing=MISSING,
+        missing=MISSING, calls=CALLS,
     ),
     Entry(
         "block_variance_gradient", "block_variance", reference.block_variance_gradient, GRADIENT_SAMPLES, GRADIENT_BAD,
         registered_gradient, WITH_GRADIENT, writes=("out",), missing=MISSING, sizes=sizes,
+        calls=GRADIENT_CALLS,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import Arguments, require_near
-from veilkern.testing.entry import Bad, Entry, Results, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Results, Sample, Size, Workload
 from veilkern.testing.making import normal, offsets_of, on
 
 KINDS = ("convex", "affine", "span", "centre", "self")
@@ -180,9 +180,26 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
+def _kernel(work: Workload, kind: str, width: int = 10) -> Arguments:
+    most = int(work.offsets.diff().max())
+    return {
+        "features": work.features, "clean": work.features.flip(1), "offsets": work.offsets, "kind": kind,
+        "width": max(width, most),
+    }  # fmt: skip
+
+
+FIRST = (0,)  # weights, and with them the gradient, need not be the same
+CALLS = (
+    KernelCall("convex", "narrow f32", lambda work: _kernel(work, "convex"), FIRST),
+    KernelCall("affine", "narrow f64", lambda work: _kernel(work, "affine"), FIRST),
+    KernelCall("centre", "", lambda work: _kernel(work, "centre"), FIRST),
+    KernelCall("100 wide", "wide f32", lambda work: _kernel(work, "convex", 100), FIRST),
+    KernelCall("", "wide f64", lambda work: _kernel(work, "affine", 100), FIRST),
+)
 ENTRIES = (
     Entry(
         "hull_distance", "hull_distance", reference.hull_distance, SAMPLES, BAD, registered, unknown=("out", "width"),
         missing={"channels_last": "features are rows: there are no channels"}, agree=agree, sizes=sizes,
+        calls=CALLS,
     ),
 )  # fmt: skip

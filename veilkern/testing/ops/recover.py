@@ -6,7 +6,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import Arguments
-from veilkern.testing.entry import Bad, Entry, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Sample, Size, Workload
 from veilkern.testing.making import SIDE, laid_out, mixed_photos, on
 
 
@@ -130,6 +130,18 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
+def _kernel(work: Workload, wide: bool = False, sigma: float | None = None) -> Arguments:
+    protected = (work.images.int() * 255).to(torch.uint16) if wide else work.images
+    return {"protected": protected, "veils": work.veils, "rows": work.rows, "a": 51, "gaussian_sigma": sigma}
+
+
+CALLS = (
+    KernelCall("u8", "u8", _kernel),
+    KernelCall("u16", "u16", lambda work: _kernel(work, wide=True)),
+    KernelCall("gaussian", "gaussian", lambda work: _kernel(work, sigma=1.0)),
+)
 ENTRIES = (
-    Entry("recover", "recover", reference.recover, SAMPLES, BAD, registered, writes=("out",), sizes=sizes),
+    Entry(
+        "recover", "recover", reference.recover, SAMPLES, BAD, registered, writes=("out",), sizes=sizes, calls=CALLS,
+    ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import EVERY_OP, Arguments, Tolerance
-from veilkern.testing.entry import Bad, Entry, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Sample, Size, Workload
 from veilkern.testing.making import SIDE, laid_out, normal, on, uniform
 
 # Single precision: the gradients divide by a variance that may be near zero, against C2 = 9e-4.
@@ -166,11 +166,23 @@ def gradient_sizes(on_gpu: bool) -> tuple[Size, ...]:
     return (Size("the same, forward and backward to x", lambda device: _photos(device, pairs), moved),)
 
 
+def _kernel(work: Workload, dtype: torch.dtype = torch.float32) -> Arguments:
+    x = work.images.to(dtype) / 255
+    return {"x": x, "y": x.flip(3)}
+
+
+CALLS = (KernelCall("score", "", _kernel),)
+GRADIENT_CALLS = (
+    KernelCall("gradient", "f32", _kernel),
+    KernelCall("f64", "f64", lambda work: _kernel(work, torch.float64)),
+)
 MISSING = {"ragged": "pairs are one by one: there are no people"}
 ENTRIES = (
-    Entry("ssim", "ssim", reference.ssim, SAMPLES, BAD, registered, EVERY_OP, missing=MISSING, sizes=sizes),
+    Entry(
+        "ssim", "ssim", reference.ssim, SAMPLES, BAD, registered, EVERY_OP, missing=MISSING, sizes=sizes, calls=CALLS,
+    ),
     Entry(
         "ssim_gradient", "ssim", reference.ssim_gradient, GRADIENT_SAMPLES, GRADIENT_BAD, registered_gradient,
-        WITH_GRADIENTS, missing=MISSING, sizes=gradient_sizes,
+        WITH_GRADIENTS, missing=MISSING, sizes=gradient_sizes, calls=GRADIENT_CALLS,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from veilkern import reference
 from veilkern.testing.compare import EVERY_OP, Arguments, require_near
-from veilkern.testing.entry import Bad, Entry, Results, Sample, Size
+from veilkern.testing.entry import Bad, Entry, KernelCall, Results, Sample, Size, Workload
 from veilkern.testing.making import SIDE, bytes8, laid_out, normal, offsets_of, on, uniform
 
 RATES = {"lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9}
@@ -174,9 +174,29 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     return (Size(words, lambda device: _crowd(device, people), read + people * values * 8, copied=2 * read),)
 
 
+def _kernel(
+    work: Workload, dtype: torch.dtype = torch.float32, visual: str = "norm", numbers: bool = False
+) -> Arguments:
+    veils, people = work.veils.to(dtype) / 255, len(work.veils)
+    rates = {"lam": 0.04, "mu": 0.01, "step": 8 / 255, "decay": 1.0}
+    made = {
+        "veils": veils, "momentum": torch.zeros_like(veils), "gradients": work.images.to(dtype) / 255 - 0.5,
+        "images": work.images, "offsets": work.offsets, "blend": 51, "visual": visual,
+    }  # fmt: skip
+    tensors = {name: torch.full((people,), rate, dtype=torch.float64) for name, rate in rates.items()}
+    return made | (rates if numbers else tensors)
+
+
+STEADY = (0, 2)  # statistics and momentum; a veil's pixel whose momentum is near zero may go either way
+CALLS = (
+    KernelCall("norm", "f32", _kernel, STEADY),
+    KernelCall("mse", "", lambda work: _kernel(work, visual="mse"), STEADY),
+    KernelCall("f64", "f64", lambda work: _kernel(work, torch.float64), STEADY),
+    KernelCall("numbers", "", lambda work: _kernel(work, numbers=True), STEADY),
+)
 ENTRIES = (
     Entry(
         "veil_step_", "veil_step_", reference.veil_step_, SAMPLES, BAD, registered, EVERY_OP,
-        writes=("veils", "momentum"), agree=agree, sizes=sizes,
+        writes=("veils", "momentum"), agree=agree, sizes=sizes, calls=CALLS,
     ),
 )  # fmt: skip
