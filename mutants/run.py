@@ -37,7 +37,7 @@ from mutations import Mutant, mutant_at, places_of
 ROOT = Path(__file__).parents[1]
 SURVIVORS = Path(__file__).with_name("survivors.md")
 THRESHOLD = 0.9
-OPS = ("blend", "recover", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
+OPS = sorted(path.stem for path in (ROOT / "veilkern" / "ops").glob("[!_]*.py"))
 # Modules (patterns; the first that fits counts) and the tests that have to notice; a {stem} is the module's own.
 TESTS = (
     ("veilkern/backends/__init__.py", ("tests/test_backends.py",)),

@@ -148,9 +148,9 @@ def same_place(op: str) -> None:
     images, veils, rows = random_batch(op, 64, 97, 97)
     out = torch.full((1, *images.shape[1:]), 7, dtype=dtypes(op)[1])
     if op in ("blend", "lossless"):
-        cpu.blend(images, veils, rows, A, op == "lossless", out.expand_as(images))
+        cpu.OPS["blend"](images, veils, rows, A, op == "lossless", out.expand_as(images))
     else:
-        cpu.recover(images, veils, rows, A, None, out.expand_as(images))
+        cpu.OPS["recover"](images, veils, rows, A, None, out.expand_as(images))
 
 
 @native

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,17 @@ class Backend:
         if self.devices and device not in self.devices:
             return f"serves tensors on {', '.join(self.devices)}"
         return self.limits[op](*arguments) if op in self.limits else None
+
+
+def launchers(package: str, folder: Iterable[str]) -> dict[str, Callable]:
+    """The launchers in a backend's folder, by op: each public module has one, named after it (one that writes in place
+    ends in _, as in torch)."""
+    found = {}
+    for stem in sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")):
+        module = importlib.import_module(f"{package}.{stem}")
+        op = stem if hasattr(module, stem) else f"{stem}_"
+        found[op] = getattr(module, op)
+    return found
 
 
 @functools.cache
