@@ -116,3 +116,69 @@ def test_bad_inputs(entry: Entry, bad):
     arguments = bad.arguments(entry.samples[0].make())
     with pytest.raises(bad.error, match=bad.words):
         entry.call(arguments)
+
+
+def tensors():
+    """(entry, sample, name) of every tensor that an op takes, in each dtype once."""
+    for entry in TABLE.values():
+        seen = set()
+        for sample in (sample for sample in entry.samples if sample.light):
+            for name, value in sample.make().items():
+                key = (name, getattr(value, "dtype", None))
+                if isinstance(value, torch.Tensor) and value.numel() and key not in seen:
+                    seen.add(key)
+                    yield pytest.param(entry, sample, name, id=f"{entry.name}-{name}-{str(value.dtype)[6:]}")
+
+
+def others(made) -> bool:
+    """Whether a call has more tensors than one."""
+    return sum(isinstance(value, torch.Tensor) and value.numel() > 0 for value in made.values()) > 1
+
+
+every_tensor = pytest.mark.parametrize("entry,sample,name", list(tensors()))
+
+
+@every_tensor
+def test_a_sparse_tensor(entry: Entry, sample, name):
+    """TypeError that says what to do, before anything runs."""
+    given = sample.make()
+    if given[name].dtype == torch.uint16:
+        pytest.skip("torch makes no sparse tensor of uint16")
+    with pytest.raises(TypeError, match=rf": {name} must be a dense tensor, .*use .to_dense"):
+        entry.call(given | {name: given[name].to_sparse()})
+
+
+@every_tensor
+def test_a_tensor_whose_memory_is_not_its_values(entry: Entry, sample, name):
+    """Freed storage (the kernels read address 0) and views that torch negates when it reads them."""
+    given = sample.make()
+    given[name].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=rf": {name} must have memory"):
+        entry.call(given)
+    given = sample.make()
+    if given[name].is_floating_point():
+        with pytest.raises(ValueError, match=rf": {name} must hold its own values, .*resolve_neg"):
+            entry.call(given | {name: torch._neg_view(given[name])})
+
+
+@every_tensor
+def test_a_tensor_on_another_device(entry: Entry, sample, name):
+    """ValueError that names an argument; never an error from inside, never a silent copy."""
+    calls = (one.make() for one in (sample, *entry.samples) if one.light)
+    given = next((made for made in calls if name in made and others(made)), None)
+    if given is None:
+        pytest.skip("the only tensor of every call: it says where the op runs")
+    with pytest.raises(ValueError, match=r": (\w+) must be on the device of (\w+), ") as raised:
+        entry.call(given | {name: given[name].to("meta")})
+    assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "entry,sample,name", [p for p in tensors() if p.values[2] in p.values[0].writes and "float" in p.id]
+)
+def test_an_output_that_requires_a_gradient(entry: Entry, sample, name, path):
+    """ValueError on every backend, never torch's error from inside."""
+    given = sample.make()
+    given[name].requires_grad_()
+    with pytest.raises(ValueError, match=rf": {name} must not require a gradient"):
+        entry.call(given)
