@@ -7,10 +7,8 @@ the kernels run on the CPU in Triton's interpreter: slow, the same arithmetic, f
 
 from __future__ import annotations
 
-import triton
-
 from veilkern.backends import launchers
-from veilkern.backends.triton._launch import INTERPRETED, too_old
+from veilkern.backends.triton._launch import INTERPRETED, too_old, triton  # says why where there is none
 from veilkern.backends.triton.hull_distance import limit
 
 DEVICES = ("cpu",) if INTERPRETED else ("cuda",)
