@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import ON_GPU, A, Case, compare, compiled, main, mixed_batch
+from common import case_of, compare, compiled, main, sizes
 
 from veilkern import ops, reference
 
@@ -25,24 +25,18 @@ def eager_float(images, veils, rows, a):
     return torch.add(images * (a / 255), veils[rows] * ((255 - a) / 255)).round_().to(torch.uint8)
 
 
-def rivals(photos: int) -> dict:
-    arguments = (*mixed_batch(photos), A)
-    images = arguments[0]
-    out = torch.empty_like(images)
-    by_compiler = compiled(reference.blend)
+def rivals(made: dict) -> dict:
+    out = torch.empty_like(made["images"])
     return {
-        "veilkern": functools.partial(ops.blend, *arguments, out=out),
-        "eager": functools.partial(reference.blend, *arguments),
-        "eager_float": functools.partial(eager_float, *arguments),
-        "compile": functools.partial(by_compiler, *arguments),
-        "copy": functools.partial(out.copy_, images),
+        "veilkern": functools.partial(ops.blend, **made, out=out),
+        "eager": functools.partial(reference.blend, **made),
+        "eager_float": functools.partial(eager_float, **made),
+        "compile": functools.partial(compiled(reference.blend), **made),
+        "copy": functools.partial(out.copy_, made["images"]),
     }
 
 
-CASES = [
-    Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos), NAMES)
-    for photos in ((4096, 32768) if ON_GPU else (64, 512))
-]
+CASES = [case_of(size, rivals, NAMES) for size in sizes("blend")]
 test_blend = compare("blend", CASES)
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import ON_GPU, Case, compare, compiled, main, on_device
+from common import case_of, compare, compiled, main, sizes
 
 from veilkern import ops, reference
 
@@ -37,8 +37,8 @@ def with_autograd(loss_of, images):
     return loss, images.grad
 
 
-def rivals(count: int) -> dict:
-    images = on_device(torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0)))
+def rivals(made: dict) -> dict:
+    images = made["images"]
     leaf, out = images.clone().requires_grad_(), torch.empty_like(images)
     by_compiler = compiled(reference.block_variance)
     return {
@@ -51,16 +51,7 @@ def rivals(count: int) -> dict:
     }
 
 
-CASES = [
-    Case(
-        f"{count} x 3 x 112 x 112 f32, loss and gradient",
-        2 * 4 * count * 3 * 112 * 112,
-        functools.partial(rivals, count),
-        NAMES,
-    )
-    # on the CPU: in the nearer caches, about as large as the last one, and out of it
-    for count in ((400, 6400) if ON_GPU else (20, 100, 400))
-]
+CASES = [case_of(size, rivals, NAMES) for size in sizes("block_variance_gradient")]
 test_block_variance = compare("block_variance", CASES)
 
 if __name__ == "__main__":

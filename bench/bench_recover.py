@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import ON_GPU, A, Case, compare, compiled, main, mixed_batch, on_device
+from common import case_of, compare, compiled, main, on_device, sizes
 
 from veilkern import ops, reference
 from veilkern.filters import gaussian_taps
@@ -37,17 +37,17 @@ def eager_float_filtered(protected, veils, rows, a, taps):
     )
 
 
-def rivals(photos: int, sigma: float | None) -> dict:
-    images, veils, rows = mixed_batch(photos)
-    protected = ops.blend(images, veils, rows, A)
-    out = torch.empty_like(protected)
+def rivals(made: dict) -> dict:
+    sigma = made["gaussian_sigma"]
+    arguments = [made[name] for name in ("protected", "veils", "rows", "a")]
+    arguments[0] = ops.blend(*arguments)  # the table's are any photos; here ones that were protected
+    out = torch.empty_like(arguments[0])
     by_compiler = compiled(reference.recover)
-    arguments = (protected, veils, rows, A)
     calls = {
         "veilkern": functools.partial(ops.recover, *arguments, gaussian_sigma=sigma, out=out),
         "eager": functools.partial(reference.recover, *arguments, gaussian_sigma=sigma),
         "compile": functools.partial(by_compiler, *arguments, gaussian_sigma=sigma),
-        "copy": functools.partial(out.copy_, protected),
+        "copy": functools.partial(out.copy_, arguments[0]),
     }
     if sigma is None:
         return calls | {"eager_float": functools.partial(eager_float, *arguments)}
@@ -59,19 +59,7 @@ def rivals(photos: int, sigma: float | None) -> dict:
     }
 
 
-SMOOTH = 4096 if ON_GPU else 512  # the reference filters in float64: 8 bytes a value, several times over
-CASES = [
-    Case(f"{photos} photos u8, mixed rows", 2 * photos * 3 * 112 * 112, functools.partial(rivals, photos, None), NAMES)
-    for photos in ((4096, 32768) if ON_GPU else (64, 512))
-]
-CASES.append(
-    Case(
-        f"{SMOOTH} photos u8, Gaussian 5 x 5",
-        2 * SMOOTH * 3 * 112 * 112,
-        functools.partial(rivals, SMOOTH, 1.0),
-        FILTERED,
-    )
-)
+CASES = [case_of(size, rivals, FILTERED if "Gaussian" in size.words else NAMES) for size in sizes("recover")]
 test_recover = compare("recover", CASES)
 
 if __name__ == "__main__":

@@ -18,21 +18,13 @@ except ImportError:  # a bare GPU machine: its row then lacks this rival
     pytorch_msssim = None
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import ON_GPU, Case, compare, compiled, copy_of, main, on_device
+from common import ON_GPU, case_of, compare, compiled, copy_of, main, sizes
 
 from veilkern import ops, reference
 
-PAIRS = 1600 if ON_GPU else 100
-SHAPE = (PAIRS, 3, 112, 112)
 PEER = ("pytorch_msssim",) if pytorch_msssim else ()
 FORWARD = ("veilkern", "eager", "compile", *PEER, *(() if ON_GPU else ("scikit_image",)), "copy")
 WITH_GRADIENT = ("veilkern", "eager", "compile", *PEER, "copy")
-
-
-def pairs():
-    g = torch.Generator().manual_seed(0)
-    x = torch.rand(SHAPE, generator=g)
-    return on_device(x, (x + 0.1 * torch.randn(SHAPE, generator=g)).clamp_(0, 1))
 
 
 def by_scikit_image(x, y):
@@ -42,8 +34,8 @@ def by_scikit_image(x, y):
     return [structural_similarity(a, b, data_range=1.0, **options) for a, b in zip(x, y, strict=True)]
 
 
-def forward() -> dict:
-    x, y = pairs()
+def forward(made: dict) -> dict:
+    x, y = made["x"], made["y"]
     calls = {
         "veilkern": functools.partial(ops.ssim, x, y),
         "eager": functools.partial(reference.ssim, x, y),
@@ -65,8 +57,8 @@ def with_autograd(score_of, x, y):
     return x.grad
 
 
-def with_gradient() -> dict:
-    x, y = pairs()
+def with_gradient(made: dict) -> dict:
+    x, y = made["x"], made["y"]
     leaf = x.clone().requires_grad_()
     calls = {
         "veilkern": functools.partial(with_autograd, ops.ssim, leaf, y),
@@ -80,10 +72,9 @@ def with_gradient() -> dict:
     return calls
 
 
-VALUES = PAIRS * 3 * 112 * 112
 CASES = [
-    Case(f"{PAIRS} pairs of 3 x 112 x 112 f32, 11 x 11", 2 * 4 * VALUES, forward, FORWARD),
-    Case("the same, forward and backward to x", 3 * 4 * VALUES, with_gradient, WITH_GRADIENT),
+    *(case_of(size, forward, FORWARD) for size in sizes("ssim")),
+    *(case_of(size, with_gradient, WITH_GRADIENT) for size in sizes("ssim_gradient")),
 ]
 test_ssim = compare("ssim", CASES)
 

@@ -32,10 +32,11 @@ import pytest
 import torch
 
 import veilkern
+from veilkern.testing.entry import Size
+from veilkern.testing.table import TABLE
 
 DEVICE = os.environ.get("VEILKERN_BENCH_DEVICE", "cpu")
 ON_GPU = DEVICE != "cpu"
-A = 51
 Calls = dict[str, Callable[[], object]]
 
 
@@ -51,6 +52,21 @@ class Case:
     names: tuple[str, ...]
     copied: int = 0
     part: dict[str, float] = field(default_factory=dict)
+
+
+def sizes(op: str) -> tuple[Size, ...]:
+    """Those that the table gives for this device."""
+    return TABLE[op].sizes(ON_GPU)
+
+
+def case_of(size: Size, rivals: Callable[[dict], Calls], names: tuple[str, ...], **more) -> Case:
+    """A case of a size of the table: rivals(arguments) -> calls by name, on the arguments that the table makes."""
+    make = functools.partial(_rivals, rivals, size)
+    return Case(size.words, size.moved, make, names, copied=size.copied, **more)
+
+
+def _rivals(rivals: Callable[[dict], Calls], size: Size) -> Calls:
+    return rivals(size.make(DEVICE))
 
 
 def compiled(function: Callable) -> Callable:
@@ -183,14 +199,6 @@ def compare(op: str, cases: list[Case]):
         benchmark(case.rivals()[rival])
 
     return test
-
-
-def mixed_batch(photos: int, people: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """images, veils, rows: photos of many people mixed, as a serving backend sees them."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (photos, 3, 112, 112), dtype=torch.uint8, generator=generator)
-    veils = torch.randint(0, 256, (people, 3, 112, 112), dtype=torch.uint8, generator=generator)
-    return on_device(images, veils, torch.randint(0, people, (photos,), generator=generator))
 
 
 def main(op: str, cases: list[Case]) -> None:

@@ -1,6 +1,6 @@
 """What the GPU kernels compile to, without a GPU: registers, shared memory, spills, and how wide memory is accessed.
 
-`python bench/resources.py` runs every launcher of the Triton backend on photos of 3 x 112 x 112 with its launches
+`python bench/resources.py` runs every kernel call of the table of ops on photos of 3 x 112 x 112 with its launches
 recorded instead of made, compiles each of them for sm_80, sm_90 and sm_100 with the types and divisibilities of that
 call, and reads the machine code with the disassembler in Triton's wheel. It writes bench/results/resources.md, and
 fails on a spill, on local memory and on bulk accesses narrower than the kernel's ACCESS says. `--json` prints the rows
@@ -29,6 +29,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import create_function_from_signature
 
+from veilkern import backends
+from veilkern.testing.entry import Workload
+from veilkern.testing.table import TABLE
+
 RESULTS = Path(__file__).parent / "results" / "resources.md"
 ARCHES = (80, 90, 100)
 BATCHES = [(1, 1), (2, 1), (15, 3), (16, 16), (17, 2)]  # photos, people
@@ -40,65 +44,43 @@ NAMES = {
 
 
 @functools.cache
-def backend():
-    """veilkern.backends.triton, loaded as on a machine with a GPU, its launches to be recorded."""
+def launching():
+    """veilkern.backends.triton._launch, loaded as on a machine with a GPU, and its backend the one that serves every
+    call, on the CPU too: its launches are to be recorded."""
     there, torch.cuda.is_available = torch.cuda.is_available, lambda: True
     try:
-        return importlib.import_module("veilkern.backends.triton")
+        module = importlib.import_module("veilkern.backends.triton")
     finally:
         torch.cuda.is_available = there
+    chosen = backends.Backend("triton", module.OPS)
+    backends._load = lambda name: chosen
+    return importlib.import_module("veilkern.backends.triton._launch")
+
+
+def workload(count: int, people: int) -> Workload:
+    """`count` photos of 3 x 112 x 112 and as many features of 512 numbers, all zero. Rows and offsets come out of the
+    middle of larger tables, as a loop over batches has them."""
+    images = torch.zeros(count, 3, 112, 112, dtype=torch.uint8)
+    offsets = torch.zeros(people + 2, dtype=torch.int64)[people % 2 :][: people + 1]
+    return Workload(
+        images=images,
+        veils=images[:1].expand(people, -1, -1, -1).contiguous(),
+        rows=torch.zeros(count + 1, dtype=torch.int64)[count % 2 :][:count],
+        offsets=offsets.copy_(torch.linspace(0, count, people + 1)),
+        features=torch.zeros(count, 512),
+    )
 
 
 def cases(count: int = 8, people: int = 2) -> dict[tuple[str, str], list[tuple]]:
-    """(op, case) -> the launches that one call makes, on `count` photos: kernel, positional arguments, options."""
+    """(op, case) -> the launches that each call of the table makes: kernel, positional arguments, options."""
     found: dict[tuple[str, str], list[tuple]] = collections.defaultdict(list)
-    ops = backend()
-    launch = importlib.import_module("veilkern.backends.triton._launch")
-    photos = torch.zeros(count, 3, 112, 112, dtype=torch.uint8)
-    # Rows and offsets out of the middle of larger tables, as a loop over batches has them.
-    rows = torch.zeros(count + 1, dtype=torch.int64)[count % 2 :][:count]
-    offsets = torch.linspace(0, count, people + 2).long()[people % 2 :][: people + 1]
-    bank = photos[:1].expand(people, -1, -1, -1).contiguous()
-
-    def record(op, case, launcher, *arguments):
-        launch.start = lambda kernel, programs, given, options: found[op, case].append((kernel, given, options))
-        launcher(*arguments)
-
-    for case, dtype in (("u8", torch.uint8), ("u16", torch.uint16)):
-        hidden = photos.to(dtype)
-        record("blend", case, ops.blend, photos, bank, rows, 51, case == "u16", hidden)
-        record("recover", case, ops.recover, hidden, bank, rows, 51, None, photos)
-    record("recover", "gaussian", ops.recover, photos, bank, rows, 51, 1.0, photos)
-    image, half = photos.float(), [0.5] * 3
-    for case, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("f64", torch.float64)):
-        own, out = bank.to(max(dtype, torch.float32, key=lambda d: d.itemsize)), image.to(dtype)
-        out = out.contiguous(memory_format=torch.channels_last)
-        record("blend_normalize", case, ops.blend_normalize, photos, own, rows, 51, half, half, False, out)
-    gradient = torch.empty_like(image)
-    record("block_variance", "loss", ops.block_variance, image, (3, 3), 1, "consistent", None, None)
-    record("block_variance", "gradient", ops.block_variance, image, (3, 3), 1, "consistent", None, gradient)
-    record("block_variance", "any block", ops.block_variance, image, (4, 4), 2, "literal", None, gradient)
-    double = image.double()
-    record("block_variance", "f64", ops.block_variance, double, (3, 3), 1, "consistent", None, double)
-    features = torch.zeros(count, 512)
-    for kind in ("convex", "affine", "centre"):
-        record("hull_distance", kind, ops.hull_distance, features, features, offsets, offsets, kind, None, None, 10)
-    record(
-        "hull_distance", "100 wide", ops.hull_distance, features, features, offsets, offsets, "convex", None, None, 100
-    )
-    record("ssim", "score", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, None, None)
-    record("ssim", "gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, gradient)
-    ones = [torch.ones(people, dtype=torch.float64)] * 4
-    record("ssim", "f64", ops.ssim, double, double, 11, 1.5, "valid", 1.0, None, double, double)
-    for case, visual, x, rates in (
-        ("norm", "norm", image, ones), ("mse", "mse", image, ones), ("f64", "norm", double, ones),
-        ("numbers", "norm", image, [0.5] * 4),
-    ):  # fmt: skip
-        own = bank.to(x.dtype)
-        record(
-            "veil_step", case, ops.veil_step_, own, own.clone(), x, photos, offsets, offsets, 51, *rates, None, None,
-            visual, (3, 3), 1, "consistent",
-        )  # fmt: skip
+    launch, work = launching(), workload(count, people)
+    for entry in TABLE.values():
+        for call in entry.calls:
+            if call.case:
+                made = found[entry.launcher.removesuffix("_"), call.case]
+                launch.start = lambda kernel, programs, given, options, made=made: made.append((kernel, given, options))
+                entry.call(call.make(work))
     return found
 
 

@@ -13,6 +13,7 @@ from file_targets import require
 import veilkern as vk
 from veilkern import ops
 from veilkern.errors import VeilkernError
+from veilkern.testing.table import TABLE
 
 FLOATS = (torch.float32, torch.float64)
 CANARY = 0xA5
@@ -29,11 +30,29 @@ class Case:
     def __init__(self, rng: random.Random, draws: dict[str, Callable]):
         self.rng = rng
         self.storages: list[tuple[torch.Tensor, torch.Tensor]] = []  # whole storage, and which of it may be written
-        self.exact, self.compared, self.tame = True, "all", True
+        self.tame = True  # no number that is not finite, huge or tiny
         self.op = rng.choice(sorted(draws))
-        self.positional, self.options = draws[self.op](self)
+        self.entry = TABLE[self.op]
+        self.positional, self.options = draws[self.op](self) if rng.random() < 0.75 else self._sampled()
         if rng.random() < 0.3:
             self._spoil()
+
+    def _sampled(self) -> tuple[dict, dict]:
+        """One of the table's samples, every tensor somewhere in memory of its own."""
+        sample = self.rng.choice([one for one in self.entry.samples if one.light])  # the others are large
+        options: dict = {}
+        for name, value in sample.make().items():
+            if isinstance(value, torch.Tensor) and not (name == "out" and self.op == "blend_normalize"):
+                written = name in self.entry.writes
+                value = self.place(value, written=written, overlapping=not written)
+            elif isinstance(value, torch.Tensor):  # it must stay channels_last
+                self.storages.append((value, torch.ones(value.shape, dtype=torch.bool)))
+            options[name] = value
+        return {}, options
+
+    def argument(self, name: str, default=None):
+        """The argument of that name, however it is given."""
+        return {**self.positional, **self.options}.get(name, default)
 
     def call(self, backend: str, threads: int | None = None, isa: str | None = None):
         """What came: tensors, or the error's class."""
@@ -129,7 +148,6 @@ class Case:
             shift = 0
         if math.prod(shape) > room:
             return None
-        self.compared = "overlap"
         for i, (whole, may) in enumerate(self.storages):
             if whole.untyped_storage().data_ptr() == source.untyped_storage().data_ptr():
                 self.storages[i] = whole, torch.ones_like(may)  # the source may change where out lies over it
@@ -150,7 +168,9 @@ class Case:
                 lambda: value.unsqueeze(0), lambda: value[:0], lambda: value[0], lambda: value[..., :-1],
                 lambda: value.to(self.rng.choice(dtypes)), lambda: value.tolist(),
                 lambda: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy(),  # it has no bfloat16
-                lambda: value.to("meta"), lambda: value.flip(-1),
+                lambda: value.to("meta"),
+                lambda: value if value.dtype == torch.uint16 else value.flip(-1),  # torch flips none of uint16
+
                 lambda: value if value.dtype == torch.uint16 else value.to_sparse(),  # torch makes none of uint16
                 lambda: value.double().requires_grad_(), lambda: torch.cat([value, value]),
                 lambda: torch.empty(()), lambda: torch.zeros(value.shape, dtype=torch.complex64).imag,

@@ -37,7 +37,7 @@ from mutations import Mutant, mutant_at, places_of
 ROOT = Path(__file__).parents[1]
 SURVIVORS = Path(__file__).with_name("survivors.md")
 THRESHOLD = 0.9
-OPS = ("blend", "recover", "blend_normalize", "block_variance", "hull_distance", "ssim", "veil_step")
+OPS = sorted(path.stem for path in (ROOT / "veilkern" / "ops").glob("[!_]*.py"))
 # Modules (patterns; the first that fits counts) and the tests that have to notice; a {stem} is the module's own.
 TESTS = (
     ("veilkern/backends/__init__.py", ("tests/test_backends.py",)),
@@ -45,13 +45,20 @@ TESTS = (
     ("veilkern/backends/*", ()),  # launchers: every op's tests compare their results with the reference, bit by bit
     (
         "veilkern/ops/_checks.py",
-        ("tests/test_checks.py", *(f"tests/test_{op}.py" for op in OPS), "tests/test_overlap.py"),
+        ("tests/test_checks.py", "tests/test_ops.py", *(f"tests/test_{op}.py" for op in OPS), "tests/test_overlap.py"),
     ),
     ("veilkern/ops/_library.py", ("tests/test_backends.py", "tests/test_block_variance.py", "tests/test_ssim.py")),
     (
         "veilkern/ops/[!_]*.py",
-        ("tests/test_{stem}.py", "tests/test_checks.py", "tests/test_backends.py", "tests/test_overlap.py"),
+        (
+            "tests/test_ops.py",
+            "tests/test_{stem}.py",
+            "tests/test_checks.py",
+            "tests/test_backends.py",
+            "tests/test_overlap.py",
+        ),
     ),
+    ("veilkern/testing/*", ("tests/test_ops.py", "tests/test_compare.py")),
     ("veilkern/crafting/config.py", ("tests/test_craft.py",)),
     ("veilkern/crafting/journal.py", ("tests/test_journal.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),

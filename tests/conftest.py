@@ -49,11 +49,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _quick(items) -> set:
-    """The first and the last case of each test, without those that the interpreter or a wait makes long."""
-    cases: dict[str, list] = {}
+    """The first and the last case of each test, without those that the interpreter or a wait makes long; where a test
+    goes over the table of ops, those of each op on each path."""
+    cases: dict[tuple, list] = {}
     for item in items:
         if "triton" not in item.nodeid and not any(item.get_closest_marker(m) for m in ("slow", "large", "thorough")):
-            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            row = (parameters["entry"].name, parameters.get("path")) if "entry" in parameters else ()
+            cases.setdefault((item.nodeid.partition("[")[0], *row), []).append(item)
     return {item for group in cases.values() for item in (group[0], group[-1])}
 
 

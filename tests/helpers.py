@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 import veilkern as vk
 from veilkern import ops
 from veilkern.backends import list_backends
+from veilkern.testing.compare import EVERY_OP, Tolerance, require_near, require_same_bits
+from veilkern.testing.making import LAYOUTS, mixed_photos
+from veilkern.testing.table import TABLE
 
 BACKENDS = [b.name for b in list_backends() if b.available]
 ISAS = ("baseline", "avx2", "avx512")
@@ -23,10 +26,6 @@ native = pytest.mark.skipif(
 )
 large = pytest.mark.skipif(not os.environ.get("VEILKERN_LARGE"), reason="VEILKERN_LARGE is not set: needs 18 GiB")
 MANY = 2**31 // (3 * 112 * 112) + 30  # photos of 3 x 112 x 112: a few more than 2^31 values
-# Largest difference to the float64 reference, as a part of the largest value there.
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
-
-
 SLOW = bool(os.environ.get("VEILKERN_SLOW"))
 INTERPRETED = "triton" in BACKENDS and os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -119,7 +118,8 @@ def _call_on_gpu(op, *arguments, device="cuda", **options):
         return copy
 
     found = op(*(there(a) for a in arguments), **{name: there(value) for name, value in options.items()})
-    changed = [options.get("out"), *(arguments[:2] if op.__name__ == "veil_step_" else ())]
+    written = TABLE[op.__name__].writes
+    changed = [*(options.get(name) for name in written), *(arguments[:2] if op.__name__ == "veil_step_" else ())]
     for value in changed:
         if value is not None:
             value.copy_(moved[id(value)][1])
@@ -145,10 +145,10 @@ def threads(count: int):
 def assert_near(
     found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype, factor: float = 1.0, least: float = 1e-3
 ) -> None:
-    """found (of dtype) is the float64 `wanted` up to TOLERANCES of its largest value (or of `least`), times factor."""
+    """found (of dtype) is the float64 `wanted` up to EVERY_OP of its largest value (or of `least`), times factor."""
     assert found.dtype == dtype and found.shape == wanted.shape, (found.dtype, found.shape, wanted.shape)
-    size = float(wanted.abs().max()) if wanted.numel() else 0.0
-    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=factor * TOLERANCES[dtype] * max(size, least))
+    bound = Tolerance(largest=factor * EVERY_OP[dtype].largest, least=least).bound(wanted)
+    require_near("found", found, wanted, bound)
 
 
 def assert_same_bits_everywhere(call) -> None:
@@ -161,8 +161,7 @@ def assert_same_bits_everywhere(call) -> None:
                     results.append(call())
             results.append(call())
     for result in results[1:]:
-        for a, b in zip(results[0], result, strict=True):
-            assert torch.equal(torch.nan_to_num(a, nan=12345.0), torch.nan_to_num(b, nan=12345.0))
+        require_same_bits("another instruction set, number of threads or run", result, results[0])
 
 
 def opcheck(name: str, arguments: tuple, *, dynamic: bool = True) -> None:
@@ -185,44 +184,14 @@ def every_pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batch(n=5, people=3, side=13, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return (
-        torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=g),
-        torch.randint(0, 256, (people, 3, side, side), dtype=torch.uint8, generator=g),
-        torch.randint(0, people, (n,), generator=g),
-    )
-
-
-def offsets_of(counts) -> torch.Tensor:
-    """Prefix sums of photo counts."""
-    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
+    """images, veils, rows: photos of mixed people."""
+    made = mixed_photos(n, people, side, side, seed=seed)
+    return made["images"], made["veils"], made["rows"]
 
 
 def person_of(counts) -> torch.Tensor:
     """The person of each photo."""
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(list(counts), dtype=torch.int64))
-
-
-LAYOUTS = ("dense", "channels_last", "crop", "every_other", "transposed", "reversed_order")
-
-
-def laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values [N, C, H, W] in another place in memory."""
-    n, c, h, w = values.shape
-    if layout == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    if layout == "crop":
-        room = values.new_zeros((n, c, h + 3, w + 5))
-        view = room[:, :, 2 : h + 2, 1 : w + 1]
-    elif layout == "every_other":
-        view = values.new_zeros((2 * n, c, h, w))[::2]
-    elif layout == "transposed":
-        view = values.new_zeros((n, c, w, h)).transpose(2, 3)
-    elif layout == "reversed_order":
-        view = values.new_zeros((c, n, h, w)).transpose(0, 1)
-    else:
-        return values.contiguous()
-    return view.copy_(values)
 
 
 layouts = st.sampled_from(LAYOUTS)

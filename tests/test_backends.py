@@ -22,7 +22,7 @@ def test_every_backend_is_listed_with_ops_or_a_reason():
     assert listed["reference"].available and served == set(listed["reference"].ops)
     for name in ("cpu", "triton"):
         if listed[name].available:
-            assert served == set(listed[name].ops)
+            assert served == {*listed[name].ops, *listed[name].lacks}
 
 
 def test_by_name():
@@ -129,6 +129,12 @@ def test_what_a_backend_does_not_support_goes_to_the_next_and_is_told(monkeypatc
     assert asked == [((3, 3, 4, 4), 51, False), ((2, 3, 4, 4), 51, False), ((3, 3, 4, 4), 51, False)]
     with vk.use_backend("cpu"), pytest.raises(BackendError, match=r"blend: .*\(cpu: serves no more than 2 photos\)"):
         ops.blend(images, 255 - images, rows, 51)
+
+
+def test_what_a_backend_lacks_is_told():
+    backend = backends.Backend("other", ops={"blend": ops.blend}, lacks={"ssim": "needs numbers of 64 bits"})
+    assert backend.supports("ssim", torch.zeros(1)) == "needs numbers of 64 bits"
+    assert backend.supports("blend", torch.zeros(1)) is None
 
 
 def test_a_device_that_a_backend_does_not_serve():

@@ -78,7 +78,7 @@ def test_veil_step(offsets, which):
     numbers = torch.ones(people, dtype=torch.float64)
     before = veils.clone()
     with pytest.raises(ValueError, match=f"{which} must rise from 0 to 4"):
-        cpu.veil_step_(
+        cpu.OPS["veil_step_"](
             veils, momentum, gradients, images, marks["offsets"], marks["gradient_offsets"], 51, numbers, numbers,
             numbers, numbers, None, None, "norm", (3, 3), 1, "consistent",
         )  # fmt: skip
@@ -92,10 +92,10 @@ def test_rows_that_name_no_veil(row):
     numbers = ((0.0,) * 3, (1.0,) * 3, False)
     normal = torch.full(images.shape, GUARD).contiguous(memory_format=torch.channels_last)
     for call in (
-        lambda: cpu.blend(images, veils, rows, 51, False, out),
-        lambda: cpu.recover(images, veils, rows, 51, None, out),
-        lambda: cpu.recover(images, veils, rows, 51, 1.0, out),
-        lambda: cpu.blend_normalize(images, veils.float(), rows, 51, *numbers, normal),
+        lambda: cpu.OPS["blend"](images, veils, rows, 51, False, out),
+        lambda: cpu.OPS["recover"](images, veils, rows, 51, None, out),
+        lambda: cpu.OPS["recover"](images, veils, rows, 51, 1.0, out),
+        lambda: cpu.OPS["blend_normalize"](images, veils.float(), rows, 51, *numbers, normal),
     ):
         with pytest.raises(ValueError, match="rows must name a veil"):
             call()

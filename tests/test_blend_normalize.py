@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import MANY, assert_same_bits_everywhere, gradcheck, laid_out, large, layouts, native, opcheck
+from helpers import MANY, gradcheck, large, layouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilkern import ops
+from veilkern import ops, reference
 from veilkern.ops.blend_normalize import _add_by_row
+from veilkern.testing.making import laid_out
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 HALF_STEP = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -35,14 +36,21 @@ def formula(images, veils, rows, a, bgr, mean=MEAN, std=STD):
 @pytest.mark.parametrize("bgr", [False, True])
 @pytest.mark.parametrize("veil_dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dtype", list(HALF_STEP))
-def test_values(path, bgr, veil_dtype, dtype):
+def test_the_reference_is_the_formula(bgr, veil_dtype, dtype):
     images, veils, rows = batch(dtype=veil_dtype, h=13, w=37)
-    found = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, bgr=bgr, dtype=dtype)
+    found = reference.blend_normalize(images, veils.double(), rows, 51, mean=MEAN, std=STD, bgr=bgr, dtype=dtype)
     assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
     wanted = formula(images, veils, rows, 51, bgr)
-    # Half a step of the output, and what single precision loses on the way.
-    bound = wanted.abs() * HALF_STEP[dtype] + (1e-6 if veil_dtype == torch.float32 or dtype != torch.float64 else 1e-13)
-    assert ((found.double() - wanted).abs() <= bound).all()
+    assert ((found.double() - wanted).abs() <= wanted.abs() * HALF_STEP[dtype] + 1e-13).all()
+
+
+@pytest.mark.parametrize("layout", ["dense", "channels_last"])
+def test_the_result_is_channels_last(path, layout):
+    """As a network's first layer reads it, in the dtype asked for."""
+    images, veils, rows = batch()
+    for dtype in HALF_STEP:
+        found = ops.blend_normalize(laid_out(images, layout), veils, rows, 51, mean=MEAN, std=STD, dtype=dtype)
+        assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -92,15 +100,6 @@ def test_any_shape(n, people, h, w, a, bgr, layout, veil_layout):
     torch.testing.assert_close(found.double(), formula(images, veils, rows, a, bgr), atol=2e-6, rtol=1e-6)
 
 
-@native
-def test_same_bits_everywhere():
-    images, veils, rows = batch(40, 3, 50, 61)
-    assert_same_bits_everywhere(lambda: [ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)])
-    assert_same_bits_everywhere(
-        lambda: [ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, dtype=torch.float16).float()]
-    )
-
-
 @pytest.mark.parametrize("bgr", [False, True])
 def test_gradient_with_respect_to_veils(path, bgr):
     images, veils, rows = batch(5, 3, dtype=torch.float64)
@@ -128,45 +127,13 @@ def test_gradients_are_added_in_the_order_of_photos():
     assert _add_by_row(values, rows, 4).isnan().flatten(1).any(1).tolist() == [False, False, True, False]
 
 
-def test_out():
+def test_compiles_whole():
     images, veils, rows = batch()
-    wanted = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)
-    out = torch.empty_like(wanted)
-    assert ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, out=out) is out
-    assert torch.equal(out, wanted)
-
-
-def test_torch_schema_and_compile():
-    images, veils, rows = batch()
-    opcheck("blend_normalize", (images, veils, rows, 51, list(MEAN), list(STD), False, torch.float32))
-    opcheck("blend_normalize", (images, veils.requires_grad_(), rows, 51, list(MEAN), list(STD), True, torch.float32))
-    out = torch.empty(images.shape).contiguous(memory_format=torch.channels_last)
-    opcheck("blend_normalize_out", (images, veils.detach(), rows, 51, list(MEAN), list(STD), False, out), dynamic=False)
     compiled = torch.compile(
         lambda i, v, r: ops.blend_normalize(i, v, r, 51, mean=MEAN, std=STD), fullgraph=True, backend="aot_eager"
     )
-    v = veils.detach()
-    assert torch.equal(compiled(images, v, rows), ops.blend_normalize(images, v, rows, 51, mean=MEAN, std=STD))
-
-
-@pytest.mark.parametrize(
-    "change,error,words",
-    [
-        ({"mean": (0,)}, ValueError, "mean must be three numbers"),
-        ({"std": (1, 0, 1)}, ValueError, "std must not be zero"),
-        ({"dtype": torch.int32}, TypeError, "dtype must be float32"),
-        ({"rows": torch.tensor([0, 1, 3, 0])}, ValueError, "rows must lie in 0..1"),
-        ({"veils": torch.zeros(2, 3, 6, 5, dtype=torch.uint8)}, TypeError, "veils must be float32 or float64"),
-        ({"a": 256}, ValueError, "a must lie in 0..255"),
-        ({"out": torch.zeros(4, 3, 6, 5)}, ValueError, "out must be channels_last"),
-        ({"out": torch.zeros(4, 3, 6, 5, dtype=torch.float64)}, TypeError, "out must be float32"),
-    ],
-)
-def test_wrong_arguments(change, error, words):
-    images, veils, rows = batch()
-    arguments = {"images": images, "veils": veils, "rows": rows, "a": 51, "mean": MEAN, "std": STD} | change
-    with pytest.raises(error, match=words):
-        ops.blend_normalize(**arguments)
+    wanted = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)
+    assert torch.equal(compiled(images, veils, rows), wanted)
 
 
 @pytest.mark.large

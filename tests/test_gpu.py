@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import INTERPRETED, offsets_of
+from helpers import INTERPRETED
 
 import veilkern as vk
 from veilkern import ops
+from veilkern.testing.making import offsets_of
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import INTERPRETED, MANY, batch, every_pair, laid_out, large, layouts, native, opcheck
+from helpers import INTERPRETED, MANY, batch, every_pair, large, layouts, native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ import veilkern as vk
 from veilkern import ops, reference
 from veilkern.filters import gaussian_weights
 from veilkern.reference.recover import gaussian_filter
+from veilkern.testing.making import laid_out
 
 
 def formula(hidden, veils, rows, a):
@@ -80,15 +81,6 @@ def test_any_shape(n, people, h, w, a, seed, wide, layout, sigma):
         else:
             wanted = gaussian_filter(wanted, sigma)
     assert torch.equal(ops.recover(laid_out(hidden, layout), veils, rows, a, gaussian_sigma=sigma), wanted)
-
-
-def test_strided_and_out(path):
-    hidden, veils, rows = batch(8, 5, 12)
-    wanted = formula(hidden, veils, rows, 51)
-    assert torch.equal(ops.recover(hidden.to(memory_format=torch.channels_last), veils, rows, 51), wanted)
-    assert torch.equal(ops.recover(hidden[::2], veils, rows[::2], 51), wanted[::2])
-    out = torch.empty_like(hidden)
-    assert ops.recover(hidden, veils, rows, 51, out=out) is out and torch.equal(out, wanted)
 
 
 def test_float_form_inverts_the_float_blend():
@@ -184,14 +176,6 @@ def test_gaussian_as_far_as_the_photo_goes(path, height, width):
         ops.recover(images, veils, rows, 51, gaussian_sigma=side / 2)
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_torch_schema(wide):
-    hidden, veils, rows = batch()
-    hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
-    opcheck("recover", (hidden, veils, rows, 51, None))
-    opcheck("recover_out", (hidden, veils, rows, 51, 1.0, torch.empty_like(veils[rows])), dynamic=False)
-
-
 def test_compiles_whole():
     hidden, veils, rows = batch()
     compiled = torch.compile(
@@ -200,24 +184,6 @@ def test_compiles_whole():
     with vk.use_backend("reference"):
         wanted = ops.recover(hidden, veils, rows, 51, gaussian_sigma=1.0)
     assert torch.equal(compiled(hidden, veils, rows), wanted)
-
-
-@pytest.mark.parametrize(
-    "change,error,words",
-    [
-        ({"protected": torch.zeros(2, 3, 4, 4)}, TypeError, "recover: protected must be uint8 or uint16"),
-        ({"a": 0}, ValueError, "a must lie in 1..255"),
-        ({"rows": torch.tensor([5, 0])}, ValueError, "rows must lie in 0..1"),
-        ({"gaussian_sigma": 0.0}, ValueError, "gaussian_sigma must lie in"),
-        ({"gaussian_sigma": "1"}, TypeError, "gaussian_sigma must be a number"),
-        ({"gaussian_sigma": 9.0}, ValueError, "too far for photos of 4 x 4"),
-        ({"out": torch.zeros(2, 3, 4, 4, dtype=torch.uint16)}, TypeError, "out must be uint8"),
-    ],
-)
-def test_wrong_arguments(change, error, words):
-    hidden, veils, rows = batch(2, 2, 4)
-    with pytest.raises(error, match=words):
-        ops.recover(**({"protected": hidden, "veils": veils, "rows": rows, "a": 51} | change))
 
 
 @pytest.mark.large

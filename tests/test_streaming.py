@@ -13,9 +13,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ISAS, LAYOUTS, isas, laid_out, native, serving, threads
+from helpers import ISAS, isas, native, serving, threads
 
 from veilkern import ops
+from veilkern.testing.making import LAYOUTS, laid_out
 
 A = 51
 LARGE = 12 << 20
@@ -147,9 +148,9 @@ def same_place(op: str) -> None:
     images, veils, rows = random_batch(op, 64, 97, 97)
     out = torch.full((1, *images.shape[1:]), 7, dtype=dtypes(op)[1])
     if op in ("blend", "lossless"):
-        cpu.blend(images, veils, rows, A, op == "lossless", out.expand_as(images))
+        cpu.OPS["blend"](images, veils, rows, A, op == "lossless", out.expand_as(images))
     else:
-        cpu.recover(images, veils, rows, A, None, out.expand_as(images))
+        cpu.OPS["recover"](images, veils, rows, A, None, out.expand_as(images))
 
 
 @native

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, LAYOUTS, SLOW, assert_near, batch, laid_out, offsets_of, serving
+from helpers import BACKENDS, SLOW, assert_near, batch, serving
 from test_hull_distance import features
-from test_veil_step import assert_same_step, both
 
 import veilkern as vk
 from veilkern import ops, reference
 from veilkern.filters import gaussian_weights
+from veilkern.testing.making import LAYOUTS, laid_out, offsets_of
+from veilkern.testing.ops.veil_step import state
+from veilkern.testing.table import TABLE
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
 ROOT = Path(__file__).parents[1]
@@ -169,10 +171,12 @@ def test_any_layout(layout, generator):
 def test_ragged_people(counts, layout):
     """People without photos, the first and the last too; some not active; one gradient a person or one a photo."""
     options = {"active": torch.arange(len(counts)) % 3 != 1, "visual": "mse" if len(counts) % 2 else "norm"}
+    entry = TABLE["veil_step_"]
     for gradient_counts in (None, [1] * len(counts)):
+        made = state(counts, 5, 18, dtype=torch.float64, layout=layout, gradient_counts=gradient_counts, **options)
+        wanted = entry.truth(made)
         with serving("triton"):
-            found, wanted = both(counts, (5, 18), torch.float64, options, layout, gradient_counts)
-        assert_same_step(found, wanted, torch.float64)
+            entry.require(entry.call(made), wanted, made)
 
 
 @pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])

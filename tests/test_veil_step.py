@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import (
-    MANY,
-    assert_near,
-    assert_same_bits_everywhere,
-    counts_with_empty,
-    interpreted,
-    laid_out,
-    large,
-    layouts,
-    native,
-    offsets_of,
-    opcheck,
-)
+from helpers import MANY, counts_with_empty, large, layouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import veilkern as vk
 from veilkern import ops, reference
+from veilkern.testing.making import offsets_of
+from veilkern.testing.ops.veil_step import state
+from veilkern.testing.table import TABLE
 
 COUNTS = (3, 1, 4)
 
@@ -240,59 +231,6 @@ def test_numbers_make_no_tensors(monkeypatch):
     assert [type(r) for r in rates] == [float, float, torch.Tensor, float]
 
 
-def both(counts, side, dtype, options, layout="dense", gradient_counts=None, seed=0):
-    """veils, momentum, statistics by the op and by the float64 reference from the same start."""
-    g = torch.Generator().manual_seed(seed)
-    people, photos = len(counts), sum(counts)
-    gradient_counts = counts if gradient_counts is None else gradient_counts
-    offsets, gradient_offsets = offsets_of(counts), offsets_of(gradient_counts)
-    images = torch.randint(0, 256, (photos, 3, *side), dtype=torch.uint8, generator=g)
-    veils = torch.rand(people, 3, *side, generator=g, dtype=torch.float64).to(dtype)
-    momentum = torch.randn(people, 3, *side, generator=g, dtype=torch.float64).to(dtype)
-    gradients = (0.01 * torch.randn(sum(gradient_counts), 3, *side, generator=g, dtype=torch.float64)).to(dtype)
-    wanted = [t.double().clone() for t in (veils, momentum)]
-    common = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9} | options
-    wanted.append(
-        reference.veil_step_(*wanted, gradients.double(), images, offsets, gradient_offsets=gradient_offsets, **common)
-    )
-    found = [laid_out(veils, layout), laid_out(momentum, layout)]
-    statistics = ops.veil_step_(
-        *found,
-        laid_out(gradients, layout),
-        laid_out(images, layout),
-        offsets,
-        gradient_offsets=gradient_offsets,
-        **common,
-    )
-    return [*found, statistics], wanted
-
-
-def assert_same_step(found, wanted, dtype):
-    veils, momentum, statistics = found
-    known = wanted[2].isfinite()
-    assert torch.equal(statistics.isfinite(), known)
-    for column in range(3):
-        rows = known[:, column]
-        assert_near(statistics[rows, column], wanted[2][rows, column], dtype)
-    assert_near(momentum, wanted[1], dtype)
-    # The sign of a momentum within rounding of zero may go either way; everything else must agree.
-    clear = wanted[1].abs() > 1e3 * torch.finfo(dtype).eps * (1 + wanted[1].abs())
-    assert clear.float().mean() > 0.99 or clear.numel() < 100
-    assert ((veils.double() - wanted[0]).abs()[clear] <= 4 * torch.finfo(dtype).eps).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("visual", ["norm", "mse"])
-@pytest.mark.parametrize("side", [(5, 5), (16, 16), (13, 37), (112, 112)])
-@pytest.mark.parametrize("options", [{}, {"form": "literal"}, {"block": (2, 3), "stride": 2}])
-def test_against_the_reference(path, dtype, visual, side, options):
-    counts = (3, 1, 12)
-    if interpreted(path):
-        side, counts = (min(side[0], 12), side[1]), (3, 1, 4)  # two tiles
-    found, wanted = both(counts, side, dtype, {"visual": visual, **options})
-    assert_same_step(found, wanted, dtype)
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     counts=counts_with_empty,
@@ -305,35 +243,12 @@ def test_against_the_reference(path, dtype, visual, side, options):
 )
 def test_any_people(counts, h, w, layout, double, one_gradient, active):
     """People without photos stay as they are, with NaN statistics; those not active too, with zeros."""
-    dtype = torch.float64 if double else torch.float32
+    entry, dtype = TABLE["veil_step_"], torch.float64 if double else torch.float32
     options = {"active": torch.arange(len(counts)) % 2 == 0} if active else {}
     gradient_counts = [1] * len(counts) if one_gradient else None
-    found, wanted = both(counts, (h, w), dtype, options, layout, gradient_counts, seed=h * w)
-    assert_same_step(found, wanted, dtype)
-
-
-@native
-def test_same_bits_everywhere():
-    veils, _, gradients, images, offsets = setting(torch.float32, side=40)
-
-    def call():
-        v, m = veils.clone(), torch.zeros_like(veils)
-        statistics = ops.veil_step_(v, m, gradients, images, offsets, blend=51, lam=0.05, mu=0.01, step=0.1, decay=1.0)
-        return v, m, statistics
-
-    assert_same_bits_everywhere(call)
-
-
-@pytest.mark.parametrize("optional", [False, True])
-def test_torch_schema(optional):
-    veils, momentum, gradients, images, offsets = setting(torch.float32)
-    lam = torch.full((3,), 0.04, dtype=torch.float64) if optional else None
-    scalars = [lam, None, None, None, [0.0 if optional else 0.04, 0.01, 0.1, 1.0]]
-    more = (torch.tensor([True, False, True]), torch.rand_like(veils)) if optional else (None, None)
-    opcheck(
-        "veil_step_",
-        (veils, momentum, gradients, images, offsets, offsets, 51, *scalars, *more, "norm", [3, 3], 1, "consistent"),
-    )
+    made = state(counts, h, w, dtype=dtype, layout=layout, gradient_counts=gradient_counts, seed=h * w, **options)
+    wanted = entry.truth(made)
+    entry.require(entry.call(made), wanted, made)
 
 
 def test_compiles_whole():
@@ -354,47 +269,6 @@ def test_compiles_whole():
         ops.veil_step_(eager, momentum.clone(), gradients, images, offsets, **options | {"step": step})
         falling(traced, momentum.clone(), step)
         assert torch.equal(traced, eager)
-
-
-@pytest.mark.parametrize(
-    "change,error,words",
-    [
-        ({"veils": torch.zeros(3, 3, 8, 8, dtype=torch.uint8)}, TypeError, "veils must be float32 or float64"),
-        (
-            {"momentum": torch.zeros(2, 3, 8, 8, dtype=torch.float64)},
-            ValueError,
-            "momentum must be float64 \\[3, 3, H, W\\]",
-        ),
-        ({"momentum": None}, TypeError, "momentum must be a tensor"),
-        ({"gradients": None}, TypeError, "gradients must be a tensor"),
-        ({"images": torch.zeros(8, 3, 9, 9, dtype=torch.uint8)}, ValueError, "images must hold photos like veils"),
-        ({"gradients": torch.zeros(5, 3, 8, 8)}, ValueError, "gradient_offsets must be given when gradients"),
-        ({"gradient_offsets": torch.tensor([0, 3, 2, 8])}, ValueError, "gradient_offsets must rise from 0 to 8"),
-        ({"offsets": torch.tensor([0, 3, 4, 9])}, ValueError, "offsets must rise from 0 to 8"),
-        ({"offsets": torch.tensor([0, 8])}, ValueError, "offsets must have 4 entries"),
-        ({"lam": torch.zeros(2)}, ValueError, "lam must be a number or \\[3\\]"),
-        ({"lam": "0.1"}, TypeError, "lam must be a number"),
-        ({"visual": "l1"}, ValueError, "visual must be one of norm, mse"),
-        ({"blend": 1.5}, TypeError, "a must be an integer"),
-        ({"active": torch.ones(3)}, TypeError, "active must be bool"),
-    ],
-)
-def test_wrong_arguments(change, error, words):
-    veils, momentum, gradients, images, offsets = setting()
-    arguments = {
-        "veils": veils,
-        "momentum": momentum,
-        "gradients": gradients,
-        "images": images,
-        "offsets": offsets,
-        "blend": 51,
-        "lam": 0.1,
-        "mu": 0.1,
-        "step": 0.1,
-        "decay": 1.0,
-    }
-    with pytest.raises(error, match=words):
-        ops.veil_step_(**(arguments | change))
 
 
 @pytest.mark.large

@@ -18,62 +18,47 @@ from pathlib import Path
 
 import torch
 
-from veilkern import ops
 from veilkern.backends import use_backend
 from veilkern.backends.launch_tables import FIELDS, file_name, gpu_name, launch_of, tables, trying, user_folder
 from veilkern.data.files import atomic_write, make_folder
+from veilkern.testing.compare import Arguments
+from veilkern.testing.entry import Entry, KernelCall, Workload
+from veilkern.testing.making import on
+from veilkern.testing.table import TABLE
 
 Work = Callable[[], tuple[torch.Tensor, ...]]
-EXACT = ("blend", "recover")  # the same bits by any launch; the others within rounding
+EXACT = {entry.launcher for entry in TABLE.values() if entry.exact}  # the same bits by any launch; others in rounding
+
+
+def workload(photos: int, side: int) -> Workload:
+    """Random photos of people with ten photos each (the last one has the rest), 512 features a photo; on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    people = max(photos // 10, 1)
+    images = torch.randint(0, 256, (photos, 3, side, side), dtype=torch.uint8, generator=generator)
+    return Workload(
+        images=images,
+        veils=images[:people].flip(3),
+        rows=torch.arange(photos) % people,
+        offsets=torch.cat([torch.arange(people) * 10, torch.tensor([photos])]),
+        features=torch.nn.functional.normalize(torch.randn(photos, 512, generator=generator) + 1),
+    )
 
 
 def works(device: torch.device, photos: int, side: int) -> dict[tuple[str, str], Work]:
     """(op, shape class) -> one call on random data, for every class that photos of this size fall into."""
-    generator = torch.Generator().manual_seed(0)
-    people = max(photos // 10, 1)
-    shape = (photos, 3, side, side)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    veils, rows = images[:people].flip(3), (torch.arange(photos) % people).to(device)
-    hidden, plain = ops.blend(images, veils, rows, 51, lossless=True), images.float().div_(255)
-    features = torch.nn.functional.normalize(torch.randn(photos, 512, generator=generator) + 1).to(device)
-    offsets = torch.cat([torch.arange(people) * 10, torch.tensor([photos])]).to(device)
-    half, most = [0.5] * 3, int(offsets.diff().max())
-
-    def mix(own: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor]:
-        return (ops.blend_normalize(images, own, rows, 51, mean=half, std=half, dtype=dtype),)
-
-    def step(dtype: torch.dtype) -> Work:
-        start, slopes, numbers = veils.to(dtype) / 255, plain.to(dtype) - 0.5, [0.04, 0.01, 8 / 255, 1.0]
-        lam, mu, size, decay = (torch.full((people,), n, dtype=torch.float64, device=device) for n in numbers)
-
-        def call():
-            state = start.clone(), torch.zeros_like(start)
-            found = ops.veil_step_(*state, slopes, images, offsets, blend=51, lam=lam, mu=mu, step=size, decay=decay)
-            return found, state[1]
-
-        return call
-
-    def hull(kind: str, width: int) -> Work:
-        return lambda: ops.hull_distance(features, features.flip(1), offsets, kind=kind, width=width)[:1]
-
-    found: dict[tuple[str, str], Work] = {
-        ("blend", "u8"): lambda: (ops.blend(images, veils, rows, 51),),
-        ("blend", "u16"): lambda: (ops.blend(images, veils, rows, 51, lossless=True),),
-        ("recover", "u8"): lambda: (ops.recover(images, veils, rows, 51),),
-        ("recover", "u16"): lambda: (ops.recover(hidden, veils, rows, 51),),
-        ("recover", "gaussian"): lambda: (ops.recover(images, veils, rows, 51, gaussian_sigma=1.0),),
-        ("hull_distance", "narrow f32"): hull("convex", most),
-        ("hull_distance", "narrow f64"): hull("affine", most),
-        ("hull_distance", "wide f32"): hull("convex", 100),
-        ("hull_distance", "wide f64"): hull("affine", 100),
-    }
-    for kind, dtype in (("f32", torch.float32), ("f64", torch.float64)):
-        x, own = plain.to(dtype), veils.to(dtype) / 255
-        found["blend_normalize", kind] = functools.partial(mix, own, torch.bfloat16 if kind == "f32" else dtype)
-        found["block_variance", kind] = functools.partial(ops.block_variance_gradient, x)
-        found["ssim", kind] = functools.partial(ops.ssim_gradient, x, x.flip(3))
-        found["veil_step_", kind] = step(dtype)
+    work, found = workload(photos, side), dict[tuple[str, str], Work]()
+    for entry in TABLE.values():
+        for call in entry.calls:
+            if call.launch:
+                arguments = on(device, call.make(work))
+                found[entry.launcher, call.launch] = functools.partial(_run, entry, call, arguments)
     return found
+
+
+def _run(entry: Entry, call: KernelCall, arguments: Arguments) -> tuple[torch.Tensor, ...]:
+    """The results that must not change with the launch; what is written in place is written into copies."""
+    found = entry.call(arguments | {name: arguments[name].clone() for name in entry.writes if name in arguments})
+    return found if call.compared is None else tuple(found[index] for index in call.compared)
 
 
 def candidates(now: dict[str, int]) -> Iterator[dict[str, int]]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ class Backend:
     """A backend: its ops by name, the device types it serves ("" for any), and why it is absent, if it is.
 
     limits: of ops that do not serve every call, a function of the op's arguments that gives the reason, or None.
+    lacks: ops that it does not have, with the reason.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Backend:
     detail: str = ""
     reason: str | None = None
     limits: dict[str, Callable[..., str | None]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
 
     @property
     def available(self) -> bool:
@@ -53,11 +56,22 @@ class Backend:
         if self.reason is not None:
             return self.reason
         if op not in self.ops:
-            return "no such op"
+            return self.lacks.get(op, "no such op")
         device = arguments[0].device.type  # type: ignore[attr-defined]
         if self.devices and device not in self.devices:
             return f"serves tensors on {', '.join(self.devices)}"
         return self.limits[op](*arguments) if op in self.limits else None
+
+
+def launchers(package: str, folder: Iterable[str]) -> dict[str, Callable]:
+    """The launchers in a backend's folder, by op: each public module has one, named after it (one that writes in place
+    ends in _, as in torch)."""
+    found = {}
+    for stem in sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")):
+        module = importlib.import_module(f"{package}.{stem}")
+        op = stem if hasattr(module, stem) else f"{stem}_"
+        found[op] = getattr(module, op)
+    return found
 
 
 @functools.cache
@@ -68,7 +82,8 @@ def _load(name: str) -> Backend:
         module = importlib.import_module(f"veilkern.backends.{name}")
     except ImportError as error:
         return Backend(name, reason=f"{error}")
-    return Backend(name, module.OPS, module.DEVICES, module.DETAIL, limits=getattr(module, "LIMITS", {}))
+    limits, lacks = (getattr(module, table, {}) for table in ("LIMITS", "LACKS"))
+    return Backend(name, module.OPS, module.DEVICES, module.DETAIL, limits=limits, lacks=lacks)
 
 
 def list_backends() -> list[Backend]:

@@ -27,7 +27,7 @@ _DTYPES: dict[np.dtype, torch.dtype] = {_U8: torch.uint8, _U16: torch.uint16}
 def _native() -> tuple[Any, dict]:
     """The call by addresses, and kernels by op and dtypes; none without the C++ module."""
     try:
-        from veilkern.backends.cpu.by_address import KERNELS, run_by_address
+        from veilkern.backends.cpu._by_address import KERNELS, run_by_address
     except ImportError:
         return None, {}
     return run_by_address, KERNELS

@@ -7,26 +7,11 @@ the kernels run on the CPU in Triton's interpreter: slow, the same arithmetic, f
 
 from __future__ import annotations
 
-import triton
-
-from veilkern.backends.triton._launch import INTERPRETED, too_old
-from veilkern.backends.triton.blend import blend
-from veilkern.backends.triton.blend_normalize import blend_normalize
-from veilkern.backends.triton.block_variance import block_variance
-from veilkern.backends.triton.hull_distance import hull_distance, limit
-from veilkern.backends.triton.recover import recover
-from veilkern.backends.triton.ssim import ssim
-from veilkern.backends.triton.veil_step import veil_step_
+from veilkern.backends import launchers
+from veilkern.backends.triton._launch import INTERPRETED, too_old, triton  # says why where there is none
+from veilkern.backends.triton.hull_distance import limit
 
 DEVICES = ("cpu",) if INTERPRETED else ("cuda",)
 DETAIL = f"Triton {triton.__version__}" + (", interpreted on the CPU" if INTERPRETED else "")
-OPS = {
-    "blend": blend,
-    "blend_normalize": blend_normalize,
-    "recover": recover,
-    "block_variance": block_variance,
-    "hull_distance": hull_distance,
-    "ssim": ssim,
-    "veil_step_": veil_step_,
-}
+OPS = launchers(__name__, __path__)
 LIMITS = dict.fromkeys(OPS, too_old) | {"hull_distance": limit}

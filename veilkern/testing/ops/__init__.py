@@ -1,0 +1,1 @@
+"""What the table says of each op: one module a stem, whose ENTRIES are the public functions of that stem."""
