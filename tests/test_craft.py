@@ -276,11 +276,11 @@ def test_a_gradient_that_is_not_finite_is_reported_with_its_step_whenever_the_ho
     people, config = people_of([2, 6, 3]), vk.CraftConfig(steps=12)
     real = FeatureLoss.__call__
 
-    def poisoned(self, photos, veils, person, rows, own, offsets, out):
-        distance = real(self, photos, veils, person, rows, own, offsets, out)
+    def poisoned(self, photos, veils, plan, turn):
+        distances, gradients = real(self, photos, veils, plan, turn)
         if len(self.clean) == 11:  # not when the others are crafted without her
-            out[rows == 4] = float("nan")
-        return distance
+            gradients[plan.rows[turn, : len(gradients)] == 4] = float("nan")
+        return distances, gradients
 
     monkeypatch.setattr(FeatureLoss, "__call__", poisoned)
     sampler = one_batch(linear_model(), people, config).samplers[1]

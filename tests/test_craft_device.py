@@ -249,19 +249,17 @@ def test_the_slope_is_that_of_the_protected_photo(spec, subspace, blend):
     x = people.images.double() / 255
     veils = torch.rand(3, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     clean = model.embed(x)
-    rows, person, width = torch.tensor([0, 2, 5, 6, 7]), torch.tensor([0, 1, 1, 2, 2]), 7
-    own, offsets = rows - people.offsets[person], torch.tensor([0, 1, 3, 5])
-    config = vk.CraftConfig(alpha=blend / 255, subspace=subspace)
-    loss = FeatureLoss(model, clean, people.offsets, config)
-    filled = torch.arange(width).clamp_max(4)
-    found = torch.empty(5, 3, SIDE, SIDE, dtype=torch.float64)
-    distance = loss(people.images[rows][filled], veils, person[filled], rows, own, offsets, found)
+    samplers = [PhotoSampler(keyed.stream(KEY, f"{p}", "photos"), n, 2) for p, n in enumerate((1, 5, 3))]
+    plan = draw(samplers, [0, 1, 2], people.offsets, 2, 4, x.device)  # five photos in two pieces
+    rows, own, person = plan.rows[1, :5], plan.own[1], plan.person[:5]
+    loss = FeatureLoss(model, clean, people.offsets, vk.CraftConfig(alpha=blend / 255, subspace=subspace))
+    distance, found = loss(people.images[plan.rows[1]], veils, plan, 1)
     mixed = (blend / 255 * x[rows] + (1 - blend / 255) * veils[person]).requires_grad_()
     given = mixed.flip(1) if model.input.bgr else mixed
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (model.input.mean, model.input.std))
     features = nn.functional.normalize(model.module((given * model.input.value_range - mean) / std))
     wanted, _, _ = vk.reference.hull_distance(
-        features, clean, offsets, clean_offsets=people.offsets, kind=subspace, own=own
+        features, clean, plan.offsets, clean_offsets=people.offsets, kind=subspace, own=own
     )
     (slope,) = torch.autograd.grad(wanted.sum(), mixed)
     tolerance = {"rtol": 1e-6, "atol": 1e-6 * slope.abs().max().item()}

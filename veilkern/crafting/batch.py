@@ -84,8 +84,7 @@ class IdentityBatch:
         """One step of whoever is active, on the photos of `turn` 0, 1, .. of the plan. The host waits for nothing."""
         config, count = self.config, plan.own.shape[1]
         photos = self.images[plan.rows[turn]]
-        distances, gradients = self._feature_gradients(photos, plan, turn)
-        photos = photos[:count]
+        distances, gradients = self.feature_loss(photos, self.veils, plan, turn)
         distance = sums_in_order(distances[:, None], torch.arange(count, device=photos.device), plan.offsets)[:, 0]
         total = distance = distance / plan.offsets.diff().clamp_min(1)
         if self.contour is not None:
@@ -97,7 +96,7 @@ class IdentityBatch:
             self.veils,
             self.momentum,
             gradients,
-            photos,
+            photos[:count],
             plan.offsets,
             blend=config.blend,
             lam=config.lam,
@@ -113,17 +112,6 @@ class IdentityBatch:
         ).unbind(1)
         total = total - config.lam * visual + config.mu * variance
         self.watch.see(step, distance, torch.where(size.isfinite(), total, size))
-
-    def _feature_gradients(self, photos: torch.Tensor, plan: Plan, turn: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances [n] of the step's n photos and their gradients with respect to the protected photos [n, 3, H, W],
-        `width` photos in the network at a time."""
-        rows, own = plan.rows[turn, : plan.own.shape[1]], plan.own[turn]
-        gradients, distances = self.veils.new_empty((len(own), *self.veils.shape[1:])), []
-        pieces = zip(*(part.split(self.width) for part in (photos, plan.person)), plan.pieces, strict=True)
-        parts = zip(*(part.split(self.width) for part in (rows, own, gradients)), strict=True)
-        for (images, person, offsets), (place, chosen, out) in zip(pieces, parts, strict=True):
-            distances.append(self.feature_loss(images, self.veils, person, place, chosen, offsets, out))
-        return torch.cat(distances), gradients
 
     def _ended(self, step: int) -> dict[int, int]:
         """Who ended in the steps since the last look, now that `step` are done: the steps that each of them took."""

@@ -6,6 +6,7 @@ import torch
 
 from veilkern import ops
 from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.sampler import Plan
 from veilkern.errors import ModelError
 from veilkern.networks.face_model import FaceModel
 
@@ -22,7 +23,7 @@ class FeatureLoss:
         counts = offsets.diff()
         self.offsets, self.most = offsets.to(clean.device), int(counts.max())
         std = model.input.normalisation["std"]
-        # Of each channel of a photo: how much the network's input changes with it.
+        # A slope at the network's input, divided by these, is one at the photo: of each channel in the photo's order.
         self.std = clean.new_tensor(std[::-1] if model.input.bgr else std).view(3, 1, 1)
         self.weights: torch.Tensor | None = None  # of the convex hull: where each photo's next search starts
         if config.subspace == "convex":
@@ -30,35 +31,40 @@ class FeatureLoss:
             self.weights = torch.repeat_interleave(even, counts, 0).to(clean)
 
     def __call__(
-        self,
-        photos: torch.Tensor,
-        veils: torch.Tensor,
-        person: torch.Tensor,
-        rows: torch.Tensor,
-        own: torch.Tensor,
-        offsets: torch.Tensor,
-        out: torch.Tensor,
-    ) -> torch.Tensor:
-        """Distances [n]; writes their gradients with respect to the protected photos to out [n, 3, H, W].
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances [n] of the n photos of a step, and their gradients with respect to the protected photos, [n, 3, H,
+        W] like veils.
 
-        photos uint8 [width, 3, H, W], of which the first n count, and person int64 [width] (see `Plan`); veils [P, 3,
-        H, W] in [0, 1]; rows, own int64 [n], offsets int64 [P + 1]: of the n photos, person by person. ModelError when
-        the network fails or passes no gradient. The host reads nothing.
+        photos: uint8 [M, 3, H, W], rows `turn` of the plan, one piece of them in the network at a time; veils [P, 3, H,
+        W] in [0, 1]. The host waits for nothing. ModelError when the network fails or passes no gradient.
         """
-        spec, count = self.model.input, len(out)
-        mixed = ops.blend_normalize(photos, veils, person, self.config.blend, dtype=veils.dtype, **spec.normalisation)
+        width, count = len(photos) // len(plan.pieces), plan.own.shape[1]
+        rows, own = plan.rows[turn, :count], plan.own[turn]
+        gradients, distances = veils.new_empty((count, *veils.shape[1:])), []
+        for i, offsets in enumerate(plan.pieces):
+            piece = slice(i * width, (i + 1) * width)
+            mixed, features = self._features(photos[piece], veils, plan.person[piece])
+            features = features[: len(own[piece])]
+            distance, slope = self._distance(features.detach(), rows[piece], own[piece], offsets)
+            (gradient,) = torch.autograd.grad(features, mixed, slope)
+            gradient = gradient[: len(features)]
+            torch.div(gradient.flip(1) if self.model.input.bgr else gradient, self.std, out=gradients[piece])
+            distances.append(distance)
+        return torch.cat(distances), gradients
+
+    def _features(self, photos, veils, person) -> tuple[torch.Tensor, torch.Tensor]:
+        """The protected photos as the network takes them, and their features."""
+        normalisation = self.model.input.normalisation
+        mixed = ops.blend_normalize(photos, veils, person, self.config.blend, dtype=veils.dtype, **normalisation)
         mixed = mixed.contiguous().requires_grad_()  # many a network's .view fails on channels_last
-        features = self.model.embed_normalised(mixed)[:count]
+        features = self.model.embed_normalised(mixed)
         if not features.requires_grad:
             raise ModelError(
                 f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
                 "detach in its forward?); a veil cannot be crafted through it"
             )
-        distance, slope = self._distance(features.detach(), rows, own, offsets)
-        (gradient,) = torch.autograd.grad(features, mixed, slope)
-        gradient = gradient[:count]
-        torch.div(gradient.flip(1) if spec.bgr else gradient, self.std, out=out)
-        return distance
+        return mixed, features
 
     def _distance(self, features, rows, own, offsets) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances and their slopes with respect to the features; remembers the weights."""
