@@ -267,16 +267,19 @@ def test_the_slope_is_that_of_the_protected_photo(spec, subspace, blend):
     torch.testing.assert_close(distance, wanted.detach(), rtol=1e-6, atol=1e-9)
 
 
-def test_a_network_that_flattens_by_view():
-    """As many do; a photo whose channels lie side by side, as blend_normalize writes them, has no such view."""
+class Flat(nn.Module):
+    """A line on flattened photos, which are made flat, or changed, in a way that not every tensor allows."""
 
-    class View(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.line = nn.Linear(3 * SIDE * SIDE, 12)
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.line = how, nn.Linear(3 * SIDE * SIDE, 12)
 
-        def forward(self, x):
-            return self.line(x.view(len(x), -1))
+    def forward(self, x):
+        return self.line(self.how(x))
 
-    result = vk.craft(vk.FaceModel(View(), size=SIDE), some_people(), vk.CraftConfig(steps=2), key=KEY, progress=False)
+
+@pytest.mark.parametrize("how", [lambda x: x.view(len(x), -1), lambda x: x.mul_(2).flatten(1)], ids=["view", "write"])
+def test_networks_get_an_input_that_they_can_view_and_write_to(how):
+    model = vk.FaceModel(Flat(how), size=SIDE, mean=(0.5,) * 3)
+    result = vk.craft(model, some_people(), vk.CraftConfig(steps=2), key=KEY, progress=False)
     assert len(result.bank) == 3

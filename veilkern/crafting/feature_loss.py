@@ -54,11 +54,11 @@ class FeatureLoss:
         return torch.cat(distances), gradients
 
     def _features(self, photos, veils, person) -> tuple[torch.Tensor, torch.Tensor]:
-        """The protected photos as the network takes them, and their features."""
+        """The protected photos as the network takes them, and their features, which depend on them."""
         normalisation = self.model.input.normalisation
         mixed = ops.blend_normalize(photos, veils, person, self.config.blend, dtype=veils.dtype, **normalisation)
-        mixed = mixed.contiguous().requires_grad_()  # many a network's .view fails on channels_last
-        features = self.model.embed_normalised(mixed)
+        # A copy goes in: many a network's .view fails on channels_last, and some write to their input.
+        features = self.model.embed_normalised(mixed.requires_grad_().contiguous())
         if not features.requires_grad:
             raise ModelError(
                 f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
