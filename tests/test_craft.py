@@ -235,9 +235,10 @@ def ended_after(config, history, failed=()) -> list[int]:
 def test_the_watch_keeps_the_first_step_in_which_a_person_ended():
     nan, inf = float("nan"), float("inf")
     config = vk.CraftConfig(patience=1, stop_distance=0.4, stop_improvement=0.0)
-    told = [[0.1, 1.0], [0.1, nan], [inf, 1.0], [0.9, 1.0], [0.1, nan], [0.9, 1.0]]  # then nan for everybody
-    history = [torch.tensor(told), torch.tensor([*told[:3], [0.1, 0.9], *told[4:]]), torch.full((6, 2), nan)]
-    assert ended_after(config, history, failed=[5]) == [2, -1, -1, -3, -1, 1]
+    told = [[0.1, 1.0], [0.1, nan], [inf, 1.0], [0.9, 1.0], [0.1, nan], [0.9, 1.0]]
+    second = torch.tensor([*told[:3], [0.1, 0.9], *told[4:]])
+    assert ended_after(config, [torch.tensor(told), second, torch.full((6, 2), nan)], [5]) == [2, -1, -1, -3, -1, 1]
+    assert ended_after(config, [torch.tensor([[0.1, 1.0]] * 2)] * 4, [1]) == [2, 1]  # settled again and again
 
 
 @pytest.mark.parametrize("look", [1, 7])

@@ -258,13 +258,16 @@ def test_the_slope_is_that_of_the_protected_photo(spec, subspace, blend):
     given = mixed.flip(1) if model.input.bgr else mixed
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (model.input.mean, model.input.std))
     features = nn.functional.normalize(model.module((given * model.input.value_range - mean) / std))
-    wanted, _, _ = vk.reference.hull_distance(
+    wanted, weights, _ = vk.reference.hull_distance(
         features, clean, plan.offsets, clean_offsets=people.offsets, kind=subspace, own=own
     )
     (slope,) = torch.autograd.grad(wanted.sum(), mixed)
     tolerance = {"rtol": 1e-6, "atol": 1e-6 * slope.abs().max().item()}
     torch.testing.assert_close(found, slope, **tolerance)
     torch.testing.assert_close(distance, wanted.detach(), rtol=1e-6, atol=1e-9)
+    if subspace == "convex":  # the next search starts where these ended, and that of other photos where it would
+        torch.testing.assert_close(loss.weights[rows], weights, rtol=0, atol=1e-4)
+        assert (loss.weights[[i for i in range(9) if i not in rows.tolist()]].max(1).values < 0.34).all()
 
 
 class Flat(nn.Module):
