@@ -62,7 +62,10 @@ TESTS = (
     ("veilkern/crafting/config.py", ("tests/test_craft.py",)),
     ("veilkern/crafting/journal.py", ("tests/test_journal.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
-    ("veilkern/crafting/[!_]*.py", ("tests/test_craft.py", "tests/test_journal.py", "tests/test_contour.py")),
+    (
+        "veilkern/crafting/[!_]*.py",
+        ("tests/test_craft_device.py", "tests/test_craft.py", "tests/test_journal.py", "tests/test_contour.py"),
+    ),
     ("veilkern/veils/keyed.py", ("tests/test_keyed.py", "tests/test_craft.py")),
     ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders.py")),
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -12,8 +13,10 @@ import veilkern as vk
 from veilkern import reference
 from veilkern.crafting.batch import IdentityBatch
 from veilkern.crafting.config import SUBSPACES
+from veilkern.crafting.feature_loss import FeatureLoss
 from veilkern.crafting.run import _batches
-from veilkern.crafting.sampler import PhotoSampler
+from veilkern.crafting.sampler import PhotoSampler, draw
+from veilkern.crafting.watch import Watch
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.ops.hull_distance import KINDS
@@ -168,7 +171,7 @@ def one_batch(model, people, config, generations=None) -> IdentityBatch:
 
 @pytest.mark.parametrize("change", [{}, {"photos_per_step": 0}, {"photos_per_step": 2, "lam": 0.5}, {"mu": 1.0}])
 def test_a_step_is_down_the_slope_of_the_mean_loss(change):
-    """The first step of each person against autograd of eq. 13 in float64, person by person."""
+    """The first step of each person against autograd of eq. 13 in float64, person by person. The third has ended."""
     config = (
         vk.CraftConfig(lam=0.3, **{"photos_per_step": 1, **change}) if "lam" not in change else vk.CraftConfig(**change)
     )
@@ -177,7 +180,9 @@ def test_a_step_is_down_the_slope_of_the_mean_loss(change):
     start = batch.veils.clone()
     twin = one_batch(model, people, config)  # draws the same photos
     drawn = [draws.next() for draws in twin.samplers]
-    found = batch._step(0, torch.tensor([True, True, False]))
+    batch.watch.ended[2] = 1
+    batch._step(0, draw(batch.samplers, batch.running, batch.offsets, 1, 4, start.device), 0)
+    found = batch.watch.history[0].view(2, 3).T
     assert torch.equal(batch.veils[2], start[2])
     net = model.module.double()
     for p in (0, 1):
@@ -208,27 +213,86 @@ def test_finished_veils_are_rounded():
 
 
 def test_what_counts_as_settled():
-    batch = one_batch(
-        linear_model(), people_of([2] * 5), vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
-    )
+    config = vk.CraftConfig(patience=2, stop_distance=0.4, stop_improvement=0.1)
     near, flat = [0.39, 1.0], [0.41, 1.0]  # distance and total, steadily
     falls, rises = [[0.3, -1.0]] * 2 + [[0.3, -1.2]] * 2, [[0.3, 1.0]] * 2 + [[0.3, 1.2]] * 2
     slow = [[0.3, -1.0]] * 2 + [[0.3, -1.05]] * 2
     history = [torch.tensor([near, flat, falls[i], rises[i], slow[i]]) for i in range(4)]
-    assert not batch._settled(history[:3]).any()  # too early
-    assert batch._settled(history).tolist() == [True, False, False, True, True]
+    assert ended_after(config, history[:3]) == [0] * 5  # too early
+    assert ended_after(config, history) == [4, 0, 0, 4, 4]
+    assert ended_after(dataclasses.replace(config, early_stop=False), history) == [0] * 5
     mostly_far = [torch.tensor([[d, 1.0]] * 5) for d in (0.1, 0.1, 0.1, 0.9)]
-    assert not batch._settled(mostly_far).any()
+    assert ended_after(config, mostly_far) == [0] * 5
 
 
-def test_who_stops_early_is_finished_at_once(sample_model, people):
+def ended_after(config, history, failed=()) -> list[int]:
+    """What the watch says of persons whose steps gave this: [P, 2] each, distance and total."""
+    watch = Watch(len(history[0]), failed, config, torch.device("cpu"))
+    for step, figures in enumerate(history):
+        watch.see(step, *figures.T)
+    return watch.read()
+
+
+def test_the_watch_keeps_the_first_step_in_which_a_person_ended():
+    nan, inf = float("nan"), float("inf")
+    config = vk.CraftConfig(patience=1, stop_distance=0.4, stop_improvement=0.0)
+    told = [[0.1, 1.0], [0.1, nan], [inf, 1.0], [0.9, 1.0], [0.1, nan], [0.9, 1.0]]
+    second = torch.tensor([*told[:3], [0.1, 0.9], *told[4:]])
+    assert ended_after(config, [torch.tensor(told), second, torch.full((6, 2), nan)], [5]) == [2, -1, -1, -3, -1, 1]
+    assert ended_after(config, [torch.tensor([[0.1, 1.0]] * 2)] * 4, [1]) == [2, 1]  # settled again and again
+
+
+@pytest.mark.parametrize("look", [1, 7])
+def test_who_stops_early_is_finished_at_the_next_look(sample_model, people, look):
     config = vk.CraftConfig(steps=60, stop_improvement=0.1, patience=5)
-    batch = IdentityBatch(sample_model, people, config, KEY, [0] * 4, 4)
-    bar, told = Progress(4 * 60, None), []
+    batch = IdentityBatch(sample_model, people, config, KEY, [0] * 4, 4, look)
+    bar, told, done = Progress(4 * 60, None), [], []
+    step = batch._step
+    batch._step = lambda *plan: (step(*plan), done.append(plan))
     for record, veil in batch.run(bar):
         told.append(record["steps"])
-        assert record["steps"] == int(batch.taken.max()) < 60 and veil.dtype == torch.uint8
+        assert record["steps"] < 60 and veil.dtype == torch.uint8
+        assert 0 <= len(done) - record["steps"] < look and len(done) % look == 0
     assert len(told) == 4 and len(set(told)) > 1 and bar.done == 4 * 60
+
+
+def crafted_when_the_host_looks(monkeypatch, look, model, people, config):
+    monkeypatch.setattr("veilkern.crafting.run._LOOK", {"cpu": look})
+    return vk.craft(model, people, config, key=KEY, progress=False)
+
+
+@pytest.mark.parametrize("change", [{}, {"subspace": "convex", "photos_per_step": 2}, {"photos_per_step": 0}])
+def test_when_the_host_looks_changes_no_bit(sample_model, people, monkeypatch, change):
+    ragged = people.take([0, 6, 7, 12, 13, 14, 15, 16, 18, 19, 20])
+    config = vk.CraftConfig(**{"steps": 40, "stop_improvement": 0.1, "patience": 5, **change})
+    first, *others = (
+        crafted_when_the_host_looks(monkeypatch, look, sample_model, ragged, config) for look in (1, 3, 1000)
+    )
+    assert len({record["steps"] for record in first.report}) > 1  # they end in different steps
+    for other in others:
+        assert torch.equal(other.bank.veils, first.bank.veils) and other.report == first.report
+
+
+def test_a_gradient_that_is_not_finite_is_reported_with_its_step_whenever_the_host_looks(monkeypatch):
+    """The third photo of the second person has no gradient; who draws it when is up to the key."""
+    people, config = people_of([2, 6, 3]), vk.CraftConfig(steps=12)
+    real = FeatureLoss.__call__
+
+    def poisoned(self, photos, veils, plan, turn):
+        distances, gradients = real(self, photos, veils, plan, turn)
+        if len(self.clean) == 11:  # not when the others are crafted without her
+            gradients[plan.rows[turn, : len(gradients)] == 4] = float("nan")
+        return distances, gradients
+
+    monkeypatch.setattr(FeatureLoss, "__call__", poisoned)
+    sampler = one_batch(linear_model(), people, config).samplers[1]
+    step = next(i for i in range(1, 7) if sampler.next().tolist() == [2])
+    others = vk.craft(linear_model(), people.take([0, 1, 8, 9, 10]), config, key=KEY, progress=False).bank
+    for look in (1, 5, 12):
+        found = crafted_when_the_host_looks(monkeypatch, look, linear_model(), people, config)
+        assert found.report[1]["status"] == f"failed: the gradient was not finite in step {step}"
+        assert found.report[1]["steps"] == step and found.bank.names == others.names
+        assert torch.equal(found.bank.veils, others.veils) and found.bank.records == others.records
 
 
 @pytest.mark.parametrize("per_step", [1, 3, 0])

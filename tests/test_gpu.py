@@ -8,6 +8,9 @@ from helpers import INTERPRETED
 
 import veilkern as vk
 from veilkern import ops
+from veilkern.crafting.batch import IdentityBatch
+from veilkern.progress import Progress
+from veilkern.samples import load_model, synthetic_people
 from veilkern.testing.making import offsets_of
 
 pytestmark = [
@@ -338,3 +341,40 @@ def test_a_protector_on_the_gpu_serves_many_threads(protected):
     )
     with pytest.raises(ValueError, match="images must be on cpu, with the veils, got cuda"):
         vk.Protector(bank).protect(images.cuda(), rows)
+
+
+def craft_batch(people, look=4):
+    """A batch of persons on the GPU, 9 steps, on a network that computes in float32."""
+    model = load_model()
+    model.module.cuda()
+    config = vk.CraftConfig(steps=9, subspace="convex", photos_per_step=3, patience=2)
+    return IdentityBatch(model, people, config, b"sixteen bytes at least", [0] * len(people), 16, look)
+
+
+def test_a_craft_step_does_not_wait(monkeypatch):
+    """What tests/test_craft_device.py shows on a device without values, with the driver's own watch."""
+    people = synthetic_people(3, 4, seed=1)
+    list(craft_batch(people).run(Progress(27, None)))  # compiles, and makes the tables that are kept
+    batch = craft_batch(people)
+    monkeypatch.setattr(batch, "_finish", lambda *_: iter(()))
+    step, steps = batch._step, []
+
+    def watched(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(arguments[0])
+
+    monkeypatch.setattr(batch, "_step", watched)
+    list(batch.run(Progress(27, None)))
+    assert steps == list(range(9))
+
+
+def test_a_craft_has_the_same_bits_again_whenever_the_host_looks():
+    people = synthetic_people(3, 4, seed=1)
+    first, *others = (list(craft_batch(people, look).run(Progress(27, None))) for look in (1, 1, 4, 9))
+    veils = {record["name"]: veil for record, veil in first}
+    for other in others:
+        assert len(other) == 3 and all(torch.equal(veil, veils[record["name"]]) for record, veil in other)

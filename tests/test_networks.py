@@ -62,6 +62,22 @@ def test_input_spec():
     torch.testing.assert_close(seen["x"], wanted)
 
 
+def test_photos_that_are_normalised_already(sample_model):
+    """What blend_normalize writes for a network's input, at alpha = 1 and with veils, gives what `embed` gives."""
+    photos = (X * 255).to(torch.uint8)
+    for spec in ({}, {"mean": (1, 2, 3), "std": (2, 4, 5), "bgr": True, "value_range": 255}):
+        model = vk.FaceModel(sample_model.module, **spec)
+        for a in (255, 51):
+            ready = vk.ops.blend_normalize(photos, X.flip(0), torch.arange(2), a, **model.input.normalisation)
+            wanted = model.embed(a / 255 * (photos / 255) + (1 - a / 255) * X.flip(0))
+            torch.testing.assert_close(model.embed_normalised(ready.requires_grad_()), wanted, atol=1e-5, rtol=1e-4)
+            assert torch.autograd.grad(model.embed_normalised(ready).sum(), ready)[0].any()
+    with pytest.raises(
+        ValueError, match=r"FaceModel.embed_normalised: x must be \[N, 3, 112, 112\], got \[2, 3, 112, 9"
+    ):
+        sample_model.embed_normalised(X[..., :9])
+
+
 @pytest.mark.parametrize("spec", [{}, {"std": (2, 2, 2)}, {"std": (1, 1, 2)}, {"mean": (0, 0, 1)}, {"value_range": 2}])
 def test_each_part_of_the_input_alone(spec):
     """What is not stated changes nothing; each part counts without the others."""

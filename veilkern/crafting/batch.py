@@ -1,8 +1,9 @@
 """IdentityBatch: some persons' veils optimised together, from the keyed start to the record of each.
 
-It draws photos, asks the network for gradients and lets `veil_step_` do the rest. A person's bits do not depend on who
-else is in the batch: the network always gets the same number of photos (see `padded`), the ops keep photos and persons
-apart, and every sum has a fixed order.
+It draws photos, asks the network for gradients and lets `veil_step_` do the rest. Everything stays on the network's
+device: every `look` steps one copy goes in (which photos) and one comes out (who has ended); nowhere else does the host
+wait. A person's bits do not depend on who else is in the batch: the network always gets the same number of photos (see
+`padded`), the ops keep photos and persons apart, and every sum has a fixed order.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import torch
 from veilkern import ops
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.contour import ContourLoss
-from veilkern.crafting.features import fixed_features, padded
+from veilkern.crafting.feature_loss import FeatureLoss
+from veilkern.crafting.features import fixed_features
 from veilkern.crafting.records import figures_of
-from veilkern.crafting.sampler import PhotoSampler
+from veilkern.crafting.sampler import PhotoSampler, Plan, draw
+from veilkern.crafting.sums import sums_in_order
+from veilkern.crafting.watch import Watch
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
-from veilkern.errors import ModelError
 from veilkern.networks.face_model import FaceModel
 from veilkern.progress import Progress
 from veilkern.veils import keyed
 
 
 class IdentityBatch:
-    """Some persons crafted together. generations: one a person. width: photos in the network at a time."""
+    """Some persons crafted together. generations: one a person. width: photos in the network at a time. look: the host
+    looks who has ended every so many steps, which changes no bit of any result: the device looks in every step."""
 
     def __init__(
         self,
@@ -36,8 +40,9 @@ class IdentityBatch:
         key: bytes,
         generations: list[int],
         width: int,
+        look: int = 1,
     ):
-        self.model, self.config, self.width = model, config, width
+        self.model, self.config, self.width, self.look = model, config, width, look
         self.names, self.generations = people.names, generations
         self.offsets, self.counts = people.offsets, people.counts
         device = model.device
@@ -54,138 +59,82 @@ class IdentityBatch:
         ]
         self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
         self.mean_images = (self.mean_images / 255).float()
+        self.feature_loss = FeatureLoss(model, self.clean, self.offsets, config)
         self.contour = ContourLoss(self.images, self.offsets, config.blend) if config.nu else None
-        self.weights: torch.Tensor | None = None
-        self.taken = torch.zeros(len(self.names), dtype=torch.int64)
-        self.failed: dict[int, str] = {}
-        for p, part in enumerate(self.clean.split(self.counts.tolist())):
-            if not bool(part.isfinite().all()):
-                self.failed[p] = CLEAN_FAILED
+        finite = torch.stack([part.isfinite().all() for part in self.clean.split(self.counts.tolist())]).tolist()
+        self.failed = {p: CLEAN_FAILED for p, usable in enumerate(finite) if not usable}
+        self.running = [p for p, usable in enumerate(finite) if usable]
+        self.watch = Watch(len(self.names), list(self.failed), config, device)
 
     def run(self, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
-        """All steps. Yields each person's record and veil (uint8 [3, H, W]; None: failed) as soon as she is finished,
+        """All steps. Yields each person's record and veil (uint8 [3, H, W]; None: failed) when she is found finished,
         which may be long before the others are."""
-        people, history = len(self.names), []
-        active = torch.ones(people, dtype=torch.bool)
-        active[list(self.failed)] = False
-        yield from self._finish(~active, bar)
-        for step in range(self.config.steps):
-            if not bool(active.any()):
-                return
-            history.append(self._step(step, active))
-            self.taken += active
-            bar.advance(int(active.sum()))
-            ended = active & ~history[-1].isfinite().all(1)
-            for p in ended.nonzero().flatten().tolist():
-                self.failed[p] = f"failed: the gradient was not finite in step {step + 1}"
-            if self.config.early_stop:
-                ended |= active & self._settled(history)
-            if step + 1 == self.config.steps:
-                ended = active
-            yield from self._finish(ended, bar)
-            active = active & ~ended
+        yield from self._finish(dict.fromkeys(self.failed, 0), 0, bar)
+        step, last = 0, self.config.steps
+        while self.running and step < last:
+            ahead = min(self.look, last - step)
+            plan = draw(self.samplers, self.running, self.offsets, ahead, self.width, self.veils.device)
+            for turn in range(ahead):
+                self._step(step, plan, turn)
+                step += 1
+                bar.advance(len(self.running))
+            yield from self._finish(self._ended(step), step, bar)
 
-    def _step(self, step: int, active: torch.Tensor) -> torch.Tensor:
-        """One step of the active persons; returns [P, 2], their feature distance and total loss."""
-        config, people = self.config, len(self.names)
-        drawn = [
-            sampler.next() + self.offsets[p] if active[p] else torch.zeros(0, dtype=torch.int64)
-            for p, sampler in enumerate(self.samplers)
-        ]
-        rows, counts = torch.cat(drawn), torch.tensor([len(d) for d in drawn])
-        person = torch.repeat_interleave(torch.arange(people), counts)
-        gradients, distances = self.veils.new_empty((len(rows), *self.veils.shape[1:])), []
-        for place in torch.arange(len(rows)).split(self.width):
-            distance, gradients[place[0] : place[-1] + 1] = self._feature_gradient(rows[place], person[place])
-            distances.append(distance)
-        faded = torch.zeros(people, device=self.veils.device)
+    def _step(self, step: int, plan: Plan, turn: int) -> None:
+        """One step of whoever is active, on the photos of `turn` 0, 1, .. of the plan. The host waits for nothing."""
+        config, count = self.config, plan.own.shape[1]
+        photos = self.images[plan.rows[turn]]
+        distances, gradients = self.feature_loss(photos, self.veils, plan, turn)
+        distance = sums_in_order(distances[:, None], torch.arange(count, device=photos.device), plan.offsets)[:, 0]
+        total = distance = distance / plan.offsets.diff().clamp_min(1)
         if self.contour is not None:
             faded, slope = self.contour(self.veils)
-            gradients += config.nu * slope[person.to(slope.device)]
+            gradients += config.nu * slope[plan.person[:count]]
+            total = total + config.nu * faded
         # veil_step_ takes each person's mean, first photo to last: sums by index_add_ have no order on a GPU.
-        statistics = ops.veil_step_(
+        size, visual, variance = ops.veil_step_(
             self.veils,
             self.momentum,
             gradients,
-            self.images[rows.to(self.images.device)],
-            _prefix(counts, self.veils),
+            photos[:count],
+            plan.offsets,
             blend=config.blend,
             lam=config.lam,
             mu=config.mu,
             step=config.step_at(step),
             decay=config.decay,
-            active=active.to(self.veils.device),
+            active=self.watch.active,
             mean_images=self.mean_images,
             visual=config.visual,
             block=config.block,
             stride=config.block_stride,
             form=config.variance,
-        ).cpu()
-        parts = torch.cat(distances).cpu().split(counts.tolist())
-        distance = torch.stack([part.sum() / max(len(part), 1) for part in parts])
-        total = distance - config.lam * statistics[:, 1] + config.mu * statistics[:, 2] + config.nu * faded.cpu()
-        return torch.stack([distance, torch.where(statistics[:, 0].isfinite(), total, statistics[:, 0])], 1)
+        ).unbind(1)
+        total = total - config.lam * visual + config.mu * variance
+        self.watch.see(step, distance, torch.where(size.isfinite(), total, size))
 
-    def _feature_gradient(self, rows: torch.Tensor, person: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances [n] of photos `rows` and their gradients with respect to the protected photos [n, 3, H, W]."""
-        device, alpha = self.veils.device, self.config.blend / 255
-        with torch.no_grad():
-            mixed = alpha * (self.images[rows.to(device)].float() / 255) + (1 - alpha) * self.veils[person.to(device)]
-        mixed = padded(mixed, self.width).requires_grad_()
-        features = self.model.embed(mixed)[: len(rows)]
-        if not features.requires_grad:
-            raise ModelError(
-                f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
-                "detach in its forward?); a veil cannot be crafted through it"
-            )
-        distance, slope = self._distance(features.detach(), rows, person)
-        (gradient,) = torch.autograd.grad(features, mixed, slope)
-        return distance, gradient[: len(rows)]
-
-    def _distance(self, features: torch.Tensor, rows: torch.Tensor, person: torch.Tensor):
-        """Distance and slope of features of photos `rows`; remembers the hull weights as the next start."""
-        device = features.device
-        if self.weights is None and self.config.subspace == "convex":
-            most = int(self.counts.max())
-            self.weights = (torch.arange(most) < self.counts[:, None]).float() / self.counts[:, None]
-            self.weights = self.weights[torch.repeat_interleave(torch.arange(len(self.names)), self.counts)].to(device)
-        start = None if self.weights is None else self.weights[rows.to(device)]
-        offsets = _prefix(torch.bincount(person, minlength=len(self.names)), features)
-        own = (rows - self.offsets[person]).to(device)
-        distance, weights, slope = ops.hull_distance(
-            features,
-            self.clean,
-            offsets,
-            clean_offsets=self.offsets.to(device),
-            kind=self.config.subspace,
-            weights=start,
-            own=own,
-        )
-        if self.weights is not None:
-            self.weights[rows.to(device)] = weights
-        return distance, slope
-
-    def _settled(self, history: list[torch.Tensor]) -> torch.Tensor:
-        """Persons that meet the early-stop criterion of CraftConfig."""
-        config, n = self.config, self.config.patience
-        if len(history) < 2 * n:
-            return torch.zeros(len(self.names), dtype=torch.bool)
-        before, now = torch.stack(history[-2 * n : -n]).mean(0), torch.stack(history[-n:]).mean(0)
-        better = before[:, 1] - now[:, 1]
-        return (now[:, 0] <= config.stop_distance) & (better <= config.stop_improvement * before[:, 1].abs())
+    def _ended(self, step: int) -> dict[int, int]:
+        """Who ended in the steps since the last look, now that `step` are done: the steps that each of them took."""
+        ended = self.watch.read()
+        taken = {p: abs(ended[p]) or step for p in self.running if ended[p] or step == self.config.steps}
+        self.failed |= {p: f"failed: the gradient was not finite in step {-ended[p]}" for p in taken if ended[p] < 0}
+        self.running = [p for p in self.running if p not in taken]
+        return taken
 
     def finished(self) -> torch.Tensor:
         """The veils as they are kept, uint8 [P, 3, H, W]."""
         return (self.veils * 255).round().to(torch.uint8)
 
-    def _finish(self, ended: torch.Tensor, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
-        """Records and veils of these persons (bool [P]), measured on the protected photos that the 8-bit veils give."""
-        persons = ended.nonzero().flatten().tolist()
+    def _finish(self, taken: dict[int, int], step: int, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
+        """Records and veils of these persons (with the steps they took, `step` being done), measured on the protected
+        photos that the 8-bit veils give."""
+        if not taken:
+            return
         veils = self.finished()
-        features = self._features_under(veils, [p for p in persons if p not in self.failed])
-        for p in persons:
-            bar.advance(self.config.steps - int(self.taken[p]))
-            record = self._record(p, veils[p], features.get(p))
+        features = self._features_under(veils, [p for p in taken if p not in self.failed])
+        for p in taken:
+            bar.advance(self.config.steps - step)
+            record = self._record(p, taken[p], veils[p], features.get(p))
             yield record, None if record["status"].startswith("failed") else veils[p].cpu()
 
     def _features_under(self, veils: torch.Tensor, persons: list[int]) -> dict[int, torch.Tensor]:
@@ -199,13 +148,13 @@ class IdentityBatch:
         features = fixed_features(self.model, hidden, self.width)
         return dict(zip(persons, features.split(self.counts[persons].tolist()), strict=True))
 
-    def _record(self, p: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict:
+    def _record(self, p: int, taken: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict:
         config, part = self.config, slice(int(self.offsets[p]), int(self.offsets[p + 1]))
         record: dict = {
             "name": self.names[p],
             "photos": int(self.counts[p]),
             "status": self.failed.get(p, ""),
-            "steps": int(self.taken[p]),
+            "steps": taken,
         }
         if self.generations[p]:
             record["generation"] = self.generations[p]
@@ -221,7 +170,3 @@ class IdentityBatch:
 
 
 CLEAN_FAILED = "failed: the network's features of the clean photos are not finite"
-
-
-def _prefix(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(like.device)

@@ -8,7 +8,8 @@ y = alpha b + (1 - alpha) c. So photos are blurred once, and a step blurs one pl
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+
+from veilkern.crafting.sums import sums_in_order
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SIGMA = 2.0  # pixels, of the blur that craft watches
@@ -111,7 +112,5 @@ class ContourLoss:
         return loss, torch.stack([weight * slope for weight in LUMA], 1)
 
     def _sum(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted sums [P, k] of each person's rows of values [R, k], first to last: index_add_ has no order."""
-        return F.embedding_bag(
-            self.order, values, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )
+        """Sums [P, k] of each person's rows of values [R, k], weighted."""
+        return sums_in_order(values, self.order, self.offsets, weights)

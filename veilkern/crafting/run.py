@@ -30,6 +30,10 @@ from veilkern.veils.compatibility import refuse_differences
 
 _WIDTH = {"cpu": 4}  # photos in the network at a time: on a CPU more gain little, and fewer leave fewer places empty
 _WIDTH_ELSEWHERE = 16
+# Steps between two looks at who has ended. On a CPU a look costs nothing; elsewhere the host waits for the device at
+# each, and without one the photos of whoever has ended go through the network for nothing. The veils are the same.
+_LOOK = {"cpu": 1}
+_LOOK_ELSEWHERE = 8
 OUT_OF_MEMORY = "failed: out of memory"
 
 
@@ -121,6 +125,7 @@ class _Run:
         self.header = describe(model, people.images.shape[2:], config, self.key)
         self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
         self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
+        self.look = _LOOK.get(model.device.type, _LOOK_ELSEWHERE)
         self.bar = Progress(0, None)
         self.records: dict[str, dict] = {}
         self.veils: dict[str, torch.Tensor] = {}
@@ -183,7 +188,7 @@ class _Run:
         batch's tensors any more, not even an exception's frames: whoever tries again has the memory."""
         generations = [self.generations[name] for name in people.names]
         try:
-            batch = IdentityBatch(self.model, people, self.config, self.key, generations, self.width)
+            batch = IdentityBatch(self.model, people, self.config, self.key, generations, self.width, self.look)
             for record, veil in batch.run(self.bar):
                 self._keep(record, veil)
                 done.add(record["name"])

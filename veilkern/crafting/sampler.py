@@ -1,6 +1,9 @@
-"""PhotoSampler: which photos of a person a step looks at."""
+"""Which photos of each person a step looks at: drawn on the host some steps ahead, sent to the device in one copy."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,3 +31,58 @@ class PhotoSampler:
                 self.queue = [i for i in order if i not in drawn] + [i for i in order if i in drawn]
             drawn.append(self.queue.pop(0))
         return torch.tensor(sorted(drawn))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The photos of the next S steps of some of P persons, n a step, as int64 tensors on the device.
+
+    rows [S, M] among all photos and person [M]: person by person, filled up to whole pieces of `width` photos by the
+    last one (see `features.padded`). own [S, n]: rows, counted from the person's first photo. offsets [P + 1]: of each
+    person's photos among the n; pieces [M / width, P + 1]: among those of each piece that are no filling.
+    """
+
+    rows: torch.Tensor
+    person: torch.Tensor
+    own: torch.Tensor
+    offsets: torch.Tensor
+    pieces: torch.Tensor
+
+
+def draw(
+    samplers: Sequence[PhotoSampler],
+    running: Sequence[int],
+    offsets: torch.Tensor,
+    steps: int,
+    width: int,
+    device: torch.device,
+) -> Plan:
+    """The plan of the next `steps` steps of the persons `running` (in rising order, at least one).
+
+    samplers: one a person; offsets int64 [P + 1] on the host: of each person's photos among all. The host draws, and
+    does not wait for the device.
+    """
+    people = len(samplers)
+    counts = torch.zeros(people, dtype=torch.int64)
+    for p in running:
+        counts[p] = samplers[p].per_step
+    person = torch.repeat_interleave(torch.arange(people), counts)
+    own = torch.stack([torch.cat([samplers[p].next() for p in running]) for _ in range(steps)])
+    pieces = torch.stack([_marks(torch.bincount(piece, minlength=people)) for piece in person.split(width)])
+    filled = torch.arange(len(pieces) * width).clamp_max(len(person) - 1)
+    rows = (own + offsets[person])[:, filled]
+    return Plan(*_sent([rows, person[filled], own, _marks(counts), pieces], device))
+
+
+def _marks(counts: torch.Tensor) -> torch.Tensor:
+    """Where each of some runs of `counts` begins, and the last ends."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _sent(tensors: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """The tensors on the device, in one copy that the host does not wait for."""
+    whole = torch.cat([t.flatten() for t in tensors])
+    if device.type == "cuda":
+        whole = whole.pin_memory()  # from other memory the host would wait until the copy is made
+    parts = whole.to(device, non_blocking=True).split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]

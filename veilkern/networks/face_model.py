@@ -79,12 +79,24 @@ class FaceModel:
         Raises ModelError when the network fails or returns something else than [N, d]. Values that are not finite are
         passed on: see `features`.
         """
+        self._check_size("embed", x)
+        return self._embed(self._prepare(x))
+
+    def embed_normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """As `embed`, of photos that are what the network takes already: normalised and in its order of channels, as
+        `ops.blend_normalize(.., **model.input.normalisation)` writes them. Differentiable with respect to x."""
+        self._check_size("embed_normalised", x)
+        return self._embed(x)
+
+    def _check_size(self, name: str, x: torch.Tensor) -> None:
         if x.shape[1:] != (3, *self.input.size):
             raise ValueError(
-                f"FaceModel.embed: x must be [N, 3, {self.input.size[0]}, {self.input.size[1]}], got {list(x.shape)}"
+                f"FaceModel.{name}: x must be [N, 3, {self.input.size[0]}, {self.input.size[1]}], got {list(x.shape)}"
             )
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
         try:
-            out = self.module(self._prepare(x))
+            out = self.module(x)
         except (RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -23,3 +23,9 @@ class InputSpec:
             raise ValueError(f"FaceModel: mean and std must have three numbers, got {self.mean} and {self.std}")
         if min(self.std) <= 0 or self.value_range <= 0:
             raise ValueError(f"FaceModel: std and value_range must be positive, got {self.std} and {self.value_range}")
+
+    @property
+    def normalisation(self) -> dict:
+        """mean, std and bgr as `ops.blend_normalize` takes them: for values in [0, 1], value_range folded in."""
+        mean, std = ([value / self.value_range for value in values] for values in (self.mean, self.std))
+        return {"mean": mean, "std": std, "bgr": self.bgr}

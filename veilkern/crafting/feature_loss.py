@@ -1,0 +1,83 @@
+"""FeatureLoss: L_fea of photos under their persons' veils, and its slope, through the network."""
+
+from __future__ import annotations
+
+import torch
+
+from veilkern import ops
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.sampler import Plan
+from veilkern.errors import ModelError
+from veilkern.networks.face_model import FaceModel
+
+
+class FeatureLoss:
+    """Distance of protected photos' features to the hull of their person's clean features.
+
+    clean: features float32 [N, d] of all photos, on the device of the network, where everything stays; offsets: int64
+    [P + 1] on the host, person p's photos are offsets[p]:offsets[p + 1].
+    """
+
+    def __init__(self, model: FaceModel, clean: torch.Tensor, offsets: torch.Tensor, config: CraftConfig):
+        self.model, self.clean, self.config = model, clean, config
+        counts = offsets.diff()
+        self.offsets, self.most = offsets.to(clean.device), int(counts.max())
+        std = model.input.normalisation["std"]
+        # A slope at the network's input, divided by these, is one at the photo: of each channel in the photo's order.
+        self.std = clean.new_tensor(std[::-1] if model.input.bgr else std).view(3, 1, 1)
+        self.weights: torch.Tensor | None = None  # of the convex hull: where each photo's next search starts
+        if config.subspace == "convex":
+            even = (torch.arange(self.most) < counts[:, None]) / counts[:, None]
+            self.weights = torch.repeat_interleave(even, counts, 0).to(clean)
+
+    def __call__(
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances [n] of the n photos of a step, and their gradients with respect to the protected photos, [n, 3, H,
+        W] like veils.
+
+        photos: uint8 [M, 3, H, W], rows `turn` of the plan, one piece of them in the network at a time; veils [P, 3, H,
+        W] in [0, 1]. The host waits for nothing. ModelError when the network fails or passes no gradient.
+        """
+        width, count = len(photos) // len(plan.pieces), plan.own.shape[1]
+        rows, own = plan.rows[turn, :count], plan.own[turn]
+        gradients, distances = veils.new_empty((count, *veils.shape[1:])), []
+        for i, offsets in enumerate(plan.pieces):
+            piece = slice(i * width, (i + 1) * width)
+            mixed, features = self._features(photos[piece], veils, plan.person[piece])
+            features = features[: len(own[piece])]
+            distance, slope = self._distance(features.detach(), rows[piece], own[piece], offsets)
+            (gradient,) = torch.autograd.grad(features, mixed, slope)
+            gradient = gradient[: len(features)]
+            torch.div(gradient.flip(1) if self.model.input.bgr else gradient, self.std, out=gradients[piece])
+            distances.append(distance)
+        return torch.cat(distances), gradients
+
+    def _features(self, photos, veils, person) -> tuple[torch.Tensor, torch.Tensor]:
+        """The protected photos as the network takes them, and their features, which depend on them."""
+        normalisation = self.model.input.normalisation
+        mixed = ops.blend_normalize(photos, veils, person, self.config.blend, dtype=veils.dtype, **normalisation)
+        # A copy goes in: many a network's .view fails on channels_last, and some write to their input.
+        features = self.model.embed_normalised(mixed.requires_grad_().contiguous())
+        if not features.requires_grad:
+            raise ModelError(
+                f"{self.model.name}: the network passes no gradient to its input (torch.no_grad, inference_mode or "
+                "detach in its forward?); a veil cannot be crafted through it"
+            )
+        return mixed, features
+
+    def _distance(self, features, rows, own, offsets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances and their slopes with respect to the features; remembers the weights."""
+        distance, weights, slope = ops.hull_distance(
+            features,
+            self.clean,
+            offsets,
+            clean_offsets=self.offsets,
+            kind=self.config.subspace,
+            weights=None if self.weights is None else self.weights[rows],
+            own=own,
+            width=self.most,
+        )
+        if self.weights is not None:
+            self.weights[rows] = weights
+        return distance, slope
