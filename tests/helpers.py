@@ -173,8 +173,10 @@ def opcheck(name: str, arguments: tuple, *, dynamic: bool = True) -> None:
 
 
 def gradcheck(path: str, call, inputs, **options) -> bool:
-    """torch's gradcheck; along random directions where the interpreter would need minutes for every entry."""
-    return torch.autograd.gradcheck(call, inputs, fast_mode=path == "triton" and INTERPRETED, **options)
+    """torch's gradcheck, a hundred times as strict as it is by itself; along random directions where the interpreter
+    would need minutes for every entry."""
+    fast = path == "triton" and INTERPRETED
+    return torch.autograd.gradcheck(call, inputs, fast_mode=fast, **{"rtol": 1e-5, "atol": 1e-7} | options)
 
 
 def every_pair() -> tuple[torch.Tensor, torch.Tensor]:

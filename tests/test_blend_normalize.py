@@ -110,6 +110,17 @@ def test_gradient_with_respect_to_veils(path, bgr):
     )
 
 
+def test_the_defaults(path):
+    """Red first, float32."""
+    images, veils, rows = batch(2, 2)
+    found = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)
+    wanted = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, bgr=False, dtype=torch.float32)
+    other = ops.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD, bgr=True)
+    assert torch.equal(found, wanted) and not torch.equal(found, other)
+    plain = reference.blend_normalize(images, veils, rows, 51, mean=MEAN, std=STD)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_are_added_in_the_order_of_photos():
     """One after the other, so that every run has the same bits; a row that is no veil's is left out."""
     g = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import veilkern as vk
-from veilkern import reference
+from veilkern import ops, reference
 from veilkern.crafting.batch import IdentityBatch
 from veilkern.crafting.config import SUBSPACES
 from veilkern.crafting.feature_loss import FeatureLoss
@@ -152,7 +152,7 @@ def people_of(counts, side=8, seed=0) -> vk.People:
     )
 
 
-def test_waves_bound_the_photos_of_a_step_and_those_held():
+def test_batches_bound_the_photos_of_a_step_and_those_held():
     config = vk.CraftConfig(photos_in_flight=4)
     assert _batches(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
     assert _batches(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
@@ -167,6 +167,28 @@ def linear_model(side=8, features=6) -> vk.FaceModel:
 
 def one_batch(model, people, config, generations=None) -> IdentityBatch:
     return IdentityBatch(model, people, config, KEY, generations or [0] * len(people), 4)
+
+
+def test_the_search_in_the_hull_goes_on_where_it_was(monkeypatch):
+    """Each photo's first search starts at the hull's centre, every later one at the weights found before."""
+    given, found, real = [], [], ops.hull_distance
+
+    def watched(*arguments, **options):
+        result = real(*arguments, **options)
+        if options.get("weights") is not None:  # a step's, not that of a record
+            given.append(options["weights"].clone())
+            found.append(result[1].clone())
+        return result
+
+    monkeypatch.setattr(ops, "hull_distance", watched)
+    config = vk.CraftConfig(steps=3, subspace="convex", photos_per_step=0, early_stop=False)
+    vk.craft(linear_model(), people_of([1, 3]), config, key=KEY, progress=False)
+    even = torch.tensor([[1, 0, 0], *[[1 / 3] * 3] * 3])
+    torch.testing.assert_close(given[0], even)
+    assert len(given) == 3 and torch.equal(given[1], found[0]) and torch.equal(given[2], found[1])
+    assert not torch.equal(given[1], given[0])
+    cut = vk.craft(linear_model(), people_of([1, 3]), vk.CraftConfig(steps=3), key=KEY, progress=False)
+    assert len(given) == 3 and cut.report  # the centre has no weights to find
 
 
 @pytest.mark.parametrize("change", [{}, {"photos_per_step": 0}, {"photos_per_step": 2, "lam": 0.5}, {"mu": 1.0}])
