@@ -51,14 +51,16 @@ TESTS = (
     (
         "veilkern/ops/[!_]*.py",
         (
-            "tests/test_ops.py",
             "tests/test_{stem}.py",
+            "tests/test_ops.py",
             "tests/test_checks.py",
             "tests/test_backends.py",
             "tests/test_overlap.py",
         ),
     ),
-    ("veilkern/testing/*", ("tests/test_ops.py", "tests/test_compare.py")),
+    ("veilkern/reference/*", ("tests/test_{stem}.py", "tests/test_ops.py")),
+    ("veilkern/testing/compare.py", ("tests/test_compare.py",)),
+    ("veilkern/testing/*", ()),  # samples for tests
     ("veilkern/crafting/config.py", ("tests/test_craft.py",)),
     ("veilkern/crafting/journal.py", ("tests/test_journal.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
