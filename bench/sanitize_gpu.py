@@ -30,8 +30,8 @@ def every_op(n: int, people: int, height: int, width: int) -> None:
         ops.blend_normalize(images, veils / 255.0, rows, 51, mean=[0.5] * 3, std=[0.5] * 3, dtype=dtype)
     for block, stride in (((3, 3), 1), ((2, 4), 3)):
         ops.block_variance_gradient(x, block=block, stride=stride, form="literal")
-    for kind in ("convex", "affine", "span", "centre", "self"):
-        ops.hull_distance(features, clean, offsets, kind=kind, width=n)
+    for subspace in ("convex", "affine", "span", "centre", "self"):
+        ops.hull_distance(features, clean, offsets, subspace=subspace, width=n)
     ops.ssim_gradient(x, y, window=5, borders="same")
     for visual in ("norm", "mse"):
         state = veils / 255.0, torch.zeros_like(veils, dtype=torch.float32), x - 0.5, images, offsets

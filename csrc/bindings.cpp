@@ -104,15 +104,15 @@ void launch_ssim(Address x, Strides x_strides, Address y, Strides y_strides, Add
 }
 
 template <class T>
-void launch_hull_distance(Address features, Address clean, Address offsets, Address clean_offsets, Sizes sizes, int kind,
+void launch_hull_distance(Address features, Address clean, Address offsets, Address clean_offsets, Sizes sizes, int subspace,
                           Address start, Address own, Address distance, Address weights, std::int64_t width,
                           Address gradient, int threads) {
   const auto [people, count, clean_count, dimensions] = sizes;
-  if (kind < 0 || kind > static_cast<int>(HullKind::self)) throw std::invalid_argument("no such kind of hull");
+  if (subspace < 0 || subspace > static_cast<int>(Subspace::self)) throw std::invalid_argument("no such subspace");
   const py::gil_scoped_release unlocked;
   hull_distance<T>({at<const T>(features), at<const T>(clean), at<const std::int64_t>(offsets),
                     at<const std::int64_t>(clean_offsets), people, dimensions, count, clean_count},
-                   static_cast<HullKind>(kind), at<const T>(start), at<const std::int64_t>(own), at<T>(distance),
+                   static_cast<Subspace>(subspace), at<const T>(start), at<const std::int64_t>(own), at<T>(distance),
                    at<T>(weights), width, at<T>(gradient), threads);
 }
 

@@ -118,10 +118,10 @@ def _hull_distance(case: Case):
     clean_counts = counts if rng.random() < 0.5 else [rng.choice((1, 2, 6, 9)) for _ in counts]
     features = case.floats(sum(counts), d, dtype=dtype, low=-1)
     clean = case.floats(sum(clean_counts), d, dtype=dtype, low=-0.5)
-    options: dict = {"kind": rng.choice(("convex", "affine", "span", "centre", "self"))}
+    options: dict = {"subspace": rng.choice(("convex", "affine", "span", "centre", "self"))}
     if clean_counts is not counts or rng.random() < 0.3:
         options["clean_offsets"] = case.offsets(clean_counts)
-    if options["kind"] == "self" and rng.random() < 0.7:
+    if options["subspace"] == "self" and rng.random() < 0.7:
         rows = [rng.randrange(max(m, 1)) for n, m in zip(counts, clean_counts, strict=True) for _ in range(n)]
         options["own"] = case.place(torch.tensor(rows, dtype=torch.int64))
     if rng.random() < 0.3:
@@ -244,7 +244,7 @@ def _compare(label: str, case: Case, found, plain: Case, wanted) -> None:
     """The results are the reference's, as nearly as they can be."""
     pairs = list(zip(found, wanted, strict=True))
     if case.op == "hull_distance":
-        if case.argument("kind", "convex") in ("affine", "span"):
+        if case.argument("subspace", "convex") in ("affine", "span"):
             return  # ill conditioned where there are more photos than dimensions
         pairs = pairs[:1]  # weights need not be the same
     if case.op == "veil_step_":

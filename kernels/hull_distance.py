@@ -188,12 +188,12 @@ def finish(features, clean, weights, distance, gradient, number, count, dimensio
 
 @triton.jit
 def solve(features, clean, start, weights, centre, gram, vectors, cross, number, count, dimensions, width, ridge,
-          features_n, features_d, clean_n, clean_d, start_n, start_m, KIND: tl.constexpr,
+          features_n, features_d, clean_n, clean_d, start_n, start_m, SUBSPACE: tl.constexpr,
           MOST: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
     """Weights of every feature of the person: convex, affine or span."""
     dtype: tl.constexpr = gram.dtype.element_ty
     j, lane = tl.arange(0, MOST), tl.arange(0, GROUP)
-    centre_of(clean, centre, count, dimensions, clean_n, clean_d, KIND != "span", MOST, CHUNK)
+    centre_of(clean, centre, count, dimensions, clean_n, clean_d, SUBSPACE != "span", MOST, CHUNK)
     tl.debug_barrier()
     bound = tl.zeros([MOST], dtype)  # sums of absolute values in a row: the largest bounds the largest eigenvalue
     for k in range(0, count):
@@ -217,7 +217,7 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
         tl.debug_barrier()
         live = (here < number)[None, :]
         across = tl.load(cross + lane[None, :] * MOST + j[:, None], mask=live & valid, other=0.0)
-        if KIND == "convex":
+        if SUBSPACE == "convex":
             share = tl.full([1, 1], 1.0, dtype) / count
             w = tl.where(valid, share, 0.0) + across * 0
             if start is not None:
@@ -227,9 +227,9 @@ def solve(features, clean, start, weights, centre, gram, vectors, cross, number,
             w = fista(gram, vectors, across, w, live, wanted, largest, count, width, 2000, MOST, GROUP)
         else:
             w = conjugate(
-                gram, vectors, across, live, ridge, count, width, 8 * count + 64, KIND == "affine", MOST, GROUP
+                gram, vectors, across, live, ridge, count, width, 8 * count + 64, SUBSPACE == "affine", MOST, GROUP
             )
-            if KIND == "affine":
+            if SUBSPACE == "affine":
                 w = tl.where(valid, w + tl.full([1, 1], 1.0, dtype) / count, 0.0)
         place = weights + here[None, :] * width + j[:, None]
         tl.store(place, w.to(weights.dtype.element_ty), mask=live & (j < width)[:, None])
@@ -272,7 +272,7 @@ def hull_distance_kernel(
     features, clean, offsets, clean_offsets, start, own, distance, weights, gradient, centre, gram, vectors, cross,
     people, photos, clean_photos, dimensions, width, ridge: "fp64",
     features_n, features_d, clean_n, clean_d, start_n, start_m,
-    KIND: tl.constexpr, MOST: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr,
+    SUBSPACE: tl.constexpr, MOST: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     person = tl.program_id(0).to(tl.int64)
     begin, end = span_of(offsets, person, photos)
@@ -287,9 +287,9 @@ def hull_distance_kernel(
     clean += clean_begin * clean_n
     weights += begin * width
     j = tl.arange(0, MOST)
-    if KIND == "centre" or KIND == "self":
+    if SUBSPACE == "centre" or SUBSPACE == "self":
         for i in range(0, number):
-            if KIND == "centre":
+            if SUBSPACE == "centre":
                 w = tl.where(j < count, 1.0, 0.0).to(weights.dtype.element_ty) / count
             else:
                 chosen = i
@@ -305,7 +305,7 @@ def hull_distance_kernel(
         solve(
             features, clean, start, weights, centre + person * dimensions, gram + person * width * width,
             vectors + person * (MOST * GROUP), cross + person * (MOST * GROUP), number, count, dimensions, width,
-            tolerance, features_n, features_d, clean_n, clean_d, start_n, start_m, KIND, MOST, GROUP, CHUNK,
+            tolerance, features_n, features_d, clean_n, clean_d, start_n, start_m, SUBSPACE, MOST, GROUP, CHUNK,
         )  # fmt: skip
     tl.debug_barrier()
     finish(

@@ -19,7 +19,7 @@ from veilkern.crafting.sampler import PhotoSampler, draw
 from veilkern.crafting.watch import Watch
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
-from veilkern.ops.hull_distance import KINDS
+from veilkern.ops.hull_distance import SUBSPACES as SUBSPACES_OF_THE_OP
 from veilkern.progress import Progress
 from veilkern.reference.contour import contour_loss
 
@@ -591,7 +591,7 @@ def test_wrong_arguments(sample_model, people):
 
 
 def test_config():
-    assert set(SUBSPACES) == set(KINDS)
+    assert set(SUBSPACES) == set(SUBSPACES_OF_THE_OP)
     assert vk.CraftConfig().blend == 51 and vk.CraftConfig(alpha=100 / 255).blend == 100
     with pytest.warns(UserWarning, match="alpha 0.3 rounded to 76/255"):
         assert vk.CraftConfig(alpha=0.3).blend == 76

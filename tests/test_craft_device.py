@@ -259,7 +259,7 @@ def test_the_slope_is_that_of_the_protected_photo(spec, subspace, blend):
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (model.input.mean, model.input.std))
     features = nn.functional.normalize(model.module((given * model.input.value_range - mean) / std))
     wanted, weights, _ = vk.reference.hull_distance(
-        features, clean, plan.offsets, clean_offsets=people.offsets, kind=subspace, own=own
+        features, clean, plan.offsets, clean_offsets=people.offsets, subspace=subspace, own=own
     )
     (slope,) = torch.autograd.grad(wanted.sum(), mixed)
     tolerance = {"rtol": 1e-6, "atol": 1e-6 * slope.abs().max().item()}

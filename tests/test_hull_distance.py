@@ -65,7 +65,8 @@ def test_convex_is_the_optimum(path, dtype, tolerance):
 def test_span_is_least_squares_and_affine_in_between(path):
     f, clean, offsets, _ = features((5, 3))
     distance = {
-        kind: ops.hull_distance(f, clean, offsets, kind=kind)[0] for kind in ("convex", "affine", "span", "centre")
+        subspace: ops.hull_distance(f, clean, offsets, subspace=subspace)[0]
+        for subspace in ("convex", "affine", "span", "centre")
     }
     for i in range(8):
         p = 0 if i < 5 else 1
@@ -82,27 +83,29 @@ def test_span_is_least_squares_and_affine_in_between(path):
     assert (distance["convex"] <= distance["centre"] + 1e-9).all()
 
 
-@pytest.mark.parametrize("kind", ["affine", "span", "convex"])
-def test_repeated_photos_are_solvable(path, kind):
+@pytest.mark.parametrize("subspace", ["affine", "span", "convex"])
+def test_repeated_photos_are_solvable(path, subspace):
     f, clean, offsets, _ = features((4,))
     clean[1:] = clean[0]
-    distance, weights, _ = ops.hull_distance(f, clean, offsets, kind=kind)
+    distance, weights, _ = ops.hull_distance(f, clean, offsets, subspace=subspace)
     assert distance.isfinite().all() and weights.isfinite().all()
-    if kind != "span":
+    if subspace != "span":
         torch.testing.assert_close(distance, (f - clean[0]).square().sum(1), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])
-def test_gradient_is_the_envelope(path, kind):
+@pytest.mark.parametrize("subspace", ["convex", "affine", "span", "centre", "self"])
+def test_gradient_is_the_envelope(path, subspace):
     f, clean, offsets, _ = features((3, 2))
-    distance, weights, gradient = ops.hull_distance(f, clean, offsets, kind=kind)
+    distance, weights, gradient = ops.hull_distance(f, clean, offsets, subspace=subspace)
     person = [0, 0, 0, 1, 1]
     for i, p in enumerate(person):
         hull = clean[offsets[p] : offsets[p + 1]]
         residual = f[i] - weights[i, : len(hull)] @ hull
         torch.testing.assert_close(distance[i], residual.square().sum())
         torch.testing.assert_close(gradient[i], 2 * residual)
-    assert gradcheck(path, lambda x: ops.hull_distance(x, clean, offsets, kind=kind)[0], f.requires_grad_(), atol=1e-4)
+    assert gradcheck(
+        path, lambda x: ops.hull_distance(x, clean, offsets, subspace=subspace)[0], f.requires_grad_(), atol=1e-4
+    )
 
 
 def test_other_photo_counts_and_a_warm_start(path):
@@ -111,7 +114,7 @@ def test_other_photo_counts_and_a_warm_start(path):
     again, _, _ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, weights=weights)
     torch.testing.assert_close(again, distance, atol=1e-9, rtol=0)
     own = torch.tensor([4, 0, 2])
-    found = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind="self", own=own)[0]
+    found = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, subspace="self", own=own)[0]
     torch.testing.assert_close(found, (f - clean[torch.tensor([4, 0, 7])]).square().sum(1))
 
 
@@ -123,28 +126,28 @@ def test_inside_the_hull_is_zero_and_empty_is_empty(path):
     assert none[0].shape == (0,) and none[2].shape == (0, 16)
 
 
-KINDS = ["convex", "affine", "span", "centre", "self"]
+SUBSPACES = ["convex", "affine", "span", "centre", "self"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
     d=st.integers(1, 40),
-    kind=st.sampled_from(KINDS),
+    subspace=st.sampled_from(SUBSPACES),
     double=st.booleans(),
     seed=st.integers(0, 100),
 )
-def test_any_people(counts, d, kind, double, seed):
+def test_any_people(counts, d, subspace, double, seed):
     """People without photos, with one, with more photos than dimensions or lanes."""
-    clean_counts = counts if kind == "self" else [max(1, c // 2) for c in counts]
+    clean_counts = counts if subspace == "self" else [max(1, c // 2) for c in counts]
     f, clean, offsets, clean_offsets = features(counts, clean_counts, d, seed)
-    wanted = reference.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+    wanted = reference.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, subspace=subspace)
     dtype = torch.float64 if double else torch.float32
     distance, weights, gradient = ops.hull_distance(
-        f.to(dtype), clean.to(dtype), offsets, clean_offsets=clean_offsets, kind=kind
+        f.to(dtype), clean.to(dtype), offsets, clean_offsets=clean_offsets, subspace=subspace
     )
     slack = torch.full_like(wanted[0], 1e-8 if double else 4e-6)
-    if kind in ("affine", "span") and not double:  # the ridge, 1.2e-5, and the rounding of Gram matrices weigh with w^2
+    if subspace in ("affine", "span") and not double:  # the ridge, 1.2e-5, and rounded Gram matrices weigh with w^2
         slack = 2e-5 * (1 + weights.double().square().sum(1))
     assert ((distance.double() - wanted[0]).abs() <= slack).all()
     person = person_of(counts)
@@ -189,16 +192,22 @@ def test_compiles_whole_with_its_gradient():
         torch.autograd.grad(ops.hull_distance(eager, clean, offsets)[0].sum(), eager, create_graph=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_photos_without_a_clean_feature_are_refused(path, kind):
+@pytest.mark.parametrize("subspace", SUBSPACES)
+def test_photos_without_a_clean_feature_are_refused(path, subspace):
     """Of any person, first or last; a person without photos needs none."""
     for counts, clean_counts in (((2, 1), (0, 3)), ((1, 2), (3, 0)), ((0, 1, 0), (2, 0, 2))):
         f, clean, offsets, clean_offsets = features(counts, clean_counts)
         with pytest.raises(ValueError, match="clean_offsets must give every person with photos at least one clean"):
-            ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind, own=offsets.new_zeros(len(f)))
+            ops.hull_distance(
+                f, clean, offsets, clean_offsets=clean_offsets, subspace=subspace, own=offsets.new_zeros(len(f))
+            )
     f, clean, offsets, clean_offsets = features((2, 0), (3, 0))
     own = offsets.new_zeros(2)
-    assert ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind, own=own)[0].isfinite().all()
+    assert (
+        ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, subspace=subspace, own=own)[0]
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -223,16 +232,16 @@ def test_clean_features_whose_squares_overflow(path, dtype, large):
     f, clean, offsets, clean_offsets = features((2, 3), (2, 1))
     f, clean = f.to(dtype), clean.to(dtype)
     clean[2] = large
-    distance, *_ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind="affine")
+    distance, *_ = ops.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, subspace="affine")
     assert distance[:2].isfinite().all() and not distance[2:].isfinite().any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_features_that_are_not_finite(path, kind):
+@pytest.mark.parametrize("subspace", SUBSPACES)
+def test_features_that_are_not_finite(path, subspace):
     """NaN for that photo, not an error of the solver's."""
     f, clean, offsets, _ = features((3, 2))
     f[1, 0] = float("nan")
-    distance, _, gradient = ops.hull_distance(f, clean, offsets, kind=kind)
+    distance, _, gradient = ops.hull_distance(f, clean, offsets, subspace=subspace)
     assert distance[1].isnan() and distance[[0, 2, 3, 4]].isfinite().all() and gradient[0].isfinite().all()
 
 
@@ -249,13 +258,13 @@ def test_more_than_2_to_31_values(generator):
     features = torch.nn.functional.normalize(torch.randn(each, d, generator=generator)).repeat(people, 1)
     clean, clean_offsets = features[: 2 * people].clone(), 2 * torch.arange(people + 1)
     offsets = each * torch.arange(people + 1)
-    distance, _, gradient = ops.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, kind="centre")
+    distance, _, gradient = ops.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, subspace="centre")
     for i, p in ((0, 0), (len(features) - 1, people - 1)):
         alone = ops.hull_distance(
             features[i : i + 1],
             clean[2 * p : 2 * p + 2],
             offsets_of((1,)),
             clean_offsets=offsets_of((2,)),
-            kind="centre",
+            subspace="centre",
         )
         assert torch.equal(distance[i : i + 1], alone[0]) and torch.equal(gradient[i : i + 1], alone[2])

@@ -116,8 +116,8 @@ def test_people_with_many_clean_features(kind):
     features = torch.nn.functional.normalize(torch.randn(2, 40, generator=g, dtype=torch.float64) + 1)
     offsets, clean_offsets = offsets_of((2, 0)), offsets_of((67, 3))
     with serving("triton"):
-        found = ops.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, kind=kind)
-    wanted = reference.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+        found = ops.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, subspace=kind)
+    wanted = reference.hull_distance(features, clean, offsets, clean_offsets=clean_offsets, subspace=kind)
     torch.testing.assert_close(found[0], wanted[0], atol=1e-8, rtol=0)
     torch.testing.assert_close(found[2], wanted[2], atol=1e-5, rtol=0)
 
@@ -187,11 +187,11 @@ def test_ragged_hulls(kind, counts, d):
     """One feature, one dimension, more photos than dimensions, nobody."""
     clean_counts = counts if kind == "self" else [max(1, c // 2) for c in counts]
     f, clean, offsets, clean_offsets = features(counts, clean_counts, d)
-    wanted = reference.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, kind=kind)
+    wanted = reference.hull_distance(f, clean, offsets, clean_offsets=clean_offsets, subspace=kind)
     for dtype, slack in ((torch.float64, 1e-8), (torch.float32, 4e-6)):
         with serving("triton"):
             distance, weights, gradient = ops.hull_distance(
-                f.to(dtype), clean.to(dtype), offsets, clean_offsets=clean_offsets, kind=kind
+                f.to(dtype), clean.to(dtype), offsets, clean_offsets=clean_offsets, subspace=kind
             )
         size = 1.0 if dtype == torch.float64 else 1 + 5 * weights.double().square().sum(1)
         assert ((distance.double() - wanted[0]).abs() <= slack * size).all()

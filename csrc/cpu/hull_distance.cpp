@@ -16,7 +16,7 @@
 namespace veilkern {
 
 template <class T>
-void hull_distance(const Hulls<T>& hulls, HullKind kind, const T* start, const std::int64_t* own, T* distance,
+void hull_distance(const Hulls<T>& hulls, Subspace subspace, const T* start, const std::int64_t* own, T* distance,
                    T* weights, std::int64_t width, T* gradient, int threads) {
   const auto person_hull = VEILKERN_CHOOSE(person_hull<T>);
   most_of("offsets", hulls.offsets, hulls.people, hulls.count);
@@ -24,13 +24,13 @@ void hull_distance(const Hulls<T>& hulls, HullKind kind, const T* start, const s
   if (most > width) throw std::invalid_argument("weights must have room for the most clean features of a person");
   run_parts(static_cast<int>(hulls.people), threads, [&](int person) {
     const Scratch<T> scratch(baseline::hull_values<T>(most, hulls.dimensions));
-    person_hull(hulls, person, kind, start, own, distance, weights, width, gradient, scratch.data());
+    person_hull(hulls, person, subspace, start, own, distance, weights, width, gradient, scratch.data());
   });
 }
 
-template void hull_distance<float>(const Hulls<float>&, HullKind, const float*, const std::int64_t*, float*, float*,
+template void hull_distance<float>(const Hulls<float>&, Subspace, const float*, const std::int64_t*, float*, float*,
                                    std::int64_t, float*, int);
-template void hull_distance<double>(const Hulls<double>&, HullKind, const double*, const std::int64_t*, double*, double*,
+template void hull_distance<double>(const Hulls<double>&, Subspace, const double*, const std::int64_t*, double*, double*,
                                     std::int64_t, double*, int);
 
 }  // namespace veilkern

@@ -3,7 +3,7 @@
 
 namespace veilkern {
 
-enum class HullKind { convex, affine, span, centre, self };
+enum class Subspace { convex, affine, span, centre, self };
 
 // Features [N, d] of people by offsets [P + 1], their clean features [M, d] by clean_offsets; rows lie `dimensions` apart.
 template <class T>
@@ -17,7 +17,7 @@ struct Hulls {
 // own: which clean feature of the person belongs to the photo (`self`), or null for its own place. std::invalid_argument,
 // with nothing written, where offsets do not rise from 0 to N and M or a person has more than `width` clean features.
 template <class T>
-void hull_distance(const Hulls<T>& hulls, HullKind kind, const T* start, const std::int64_t* own, T* distance,
+void hull_distance(const Hulls<T>& hulls, Subspace subspace, const T* start, const std::int64_t* own, T* distance,
                    T* weights, std::int64_t width, T* gradient, int threads);
 
 }  // namespace veilkern

@@ -316,7 +316,7 @@ void linear_weights(const Hull<T>& hull, const T* features, std::int64_t dimensi
 }
 
 template <class T>
-void person_hull(const Hulls<T>& hulls, std::int64_t person, HullKind kind, const T* start, const std::int64_t* own,
+void person_hull(const Hulls<T>& hulls, std::int64_t person, Subspace subspace, const T* start, const std::int64_t* own,
                  T* distance, T* weights, std::int64_t width, T* gradient, T* memory) {
   constexpr int lanes = Pack<T>::lanes;
   const std::int64_t begin = hulls.offsets[person], number = hulls.offsets[person + 1] - begin, d = hulls.dimensions;
@@ -325,17 +325,17 @@ void person_hull(const Hulls<T>& hulls, std::int64_t person, HullKind kind, cons
   T* const w = weights + begin * width;
   if (number == 0) return;
   std::memset(w, 0, sizeof(T) * static_cast<std::size_t>(number * width));
-  if (kind == HullKind::centre || kind == HullKind::self) {
+  if (subspace == Subspace::centre || subspace == Subspace::self) {
     for (std::int64_t i = 0; i < number; ++i)
       for (std::int64_t j = 0; j < count; ++j)
-        w[i * width + j] = kind == HullKind::centre          ? T(1) / static_cast<T>(count)
+        w[i * width + j] = subspace == Subspace::centre          ? T(1) / static_cast<T>(count)
                            : j == (own ? own[begin + i] : i) ? T(1)
                                                              : T(0);
   } else {
     const Hull<T> hull = place_hull(count, d, memory);
-    gram_of(hull, clean, d, kind == HullKind::convex);
-    if (kind != HullKind::convex) {
-      linear_weights(hull, features, d, number, kind == HullKind::affine, w, width);
+    gram_of(hull, clean, d, subspace == Subspace::convex);
+    if (subspace != Subspace::convex) {
+      linear_weights(hull, features, d, number, subspace == Subspace::affine, w, width);
     } else {
       const T largest = largest_row(hull);
       for (std::int64_t i = 0; i < number; i += lanes)

@@ -73,7 +73,7 @@ class FeatureLoss:
             self.clean,
             offsets,
             clean_offsets=self.offsets,
-            kind=self.config.subspace,
+            subspace=self.config.subspace,
             weights=None if self.weights is None else self.weights[rows],
             own=own,
             width=self.most,

@@ -12,7 +12,7 @@ from veilkern.crafting.contour import ContourLoss, contour
 def figures_of(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
     """The record's figures of one person under the finished veil."""
     own = torch.tensor([0, len(images)], device=images.device)
-    distance, _, _ = ops.hull_distance(features, clean, own, kind=config.subspace)
+    distance, _, _ = ops.hull_distance(features, clean, own, subspace=config.subspace)
     x, v = images.float() / 255, veil.float() / 255
     mixed = alpha * x + (1 - alpha) * v
     gap = x - mixed

@@ -9,7 +9,7 @@ from veilkern.backends import serve
 from veilkern.ops._checks import MAX_SIZE, check_choice, check_device, check_offset_range, check_offsets, check_tensor
 from veilkern.ops._library import register, register_autograd, runs_now
 
-KINDS = ("convex", "affine", "span", "centre", "self")
+SUBSPACES = ("convex", "affine", "span", "centre", "self")
 
 
 def hull_distance(
@@ -18,7 +18,7 @@ def hull_distance(
     offsets: torch.Tensor,
     *,
     clean_offsets: torch.Tensor | None = None,
-    kind: str = "convex",
+    subspace: str = "convex",
     weights: torch.Tensor | None = None,
     own: torch.Tensor | None = None,
     width: int | None = None,
@@ -26,11 +26,11 @@ def hull_distance(
     """D_i = min_w ||Y^T w - f_i||^2: distance [N], weights w [N, m], gradient [N, d] = 2 (f - Y^T w).
 
     features float32 or float64 [N, d], those of person p at offsets[p]:offsets[p + 1] (int64 [P + 1]); clean [M, d] of
-    the same dtype by clean_offsets (default: offsets). kind: `convex` (w >= 0, sum w = 1), `affine` (sum w = 1), `span`
-    (least squares, eq. 5), `centre` (w = 1 / n), `self` (the photo's own clean feature, or the person's row own[i],
-    int64 [N]). weights: a start [N, m] for `convex`. width: m, at least the most clean features of one person; by
-    default that of weights, or that number itself, which is read from clean_offsets: on a GPU the host then waits, and
-    torch.compile(fullgraph=True) cannot, so give one of the two there. The distance is differentiable (once) with
+    the same dtype by clean_offsets (default: offsets). subspace: `convex` (w >= 0, sum w = 1), `affine` (sum w = 1),
+    `span` (least squares, eq. 5), `centre` (w = 1 / n), `self` (the photo's own clean feature, or the person's row
+    own[i], int64 [N]). weights: a start [N, m] for `convex`. width: m, at least the most clean features of one person;
+    by default that of weights, or that number itself, which is read from clean_offsets: on a GPU the host then waits,
+    and torch.compile(fullgraph=True) cannot, so give one of the two there. The distance is differentiable (once) with
     respect to features. Raises TypeError or ValueError naming the argument.
     """
     op, floats = "hull_distance", [torch.float32, torch.float64]
@@ -47,7 +47,7 @@ def hull_distance(
     clean_offsets = offsets if same else check_offsets(op, "clean_offsets", clean_offsets, "features", features)
     if len(clean_offsets) != len(offsets):
         raise ValueError(f"{op}: clean_offsets must have {len(offsets)} entries like offsets, got {len(clean_offsets)}")
-    check_choice(op, "kind", kind, KINDS)
+    check_choice(op, "subspace", subspace, SUBSPACES)
     if weights is not None:
         weights = check_tensor(op, "weights", weights, [features.dtype], f"[{len(features)}, m]").detach()
         check_device(op, "weights", weights, "features", features)
@@ -61,7 +61,7 @@ def hull_distance(
         own = check_tensor(op, "own", own, [torch.int64], f"[{len(features)}]")
         check_device(op, "own", own, "features", features)
     run = _hull_distance if runs_now(features, clean) else torch.ops.veilkern.hull_distance
-    return run(features, clean.detach(), offsets, clean_offsets, kind, weights, own, width)
+    return run(features, clean.detach(), offsets, clean_offsets, subspace, weights, own, width)
 
 
 def _most(clean_offsets: torch.Tensor) -> int:
@@ -76,14 +76,14 @@ def _counts(offsets: torch.Tensor) -> np.ndarray:
     return marks[1:] - marks[:-1]
 
 
-def _hull_distance(features, clean, offsets, clean_offsets, kind, weights, own, width):
-    _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width)
+def _hull_distance(features, clean, offsets, clean_offsets, subspace, weights, own, width):
+    _check_values(features, clean, offsets, clean_offsets, subspace, weights, own, width)
     if not len(features):
         return features.new_zeros(0), features.new_zeros((0, width)), features.new_zeros(features.shape)
-    return serve("hull_distance", features.detach(), clean, offsets, clean_offsets, kind, weights, own, width)
+    return serve("hull_distance", features.detach(), clean, offsets, clean_offsets, subspace, weights, own, width)
 
 
-def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, width) -> None:
+def _check_values(features, clean, offsets, clean_offsets, subspace, weights, own, width) -> None:
     """What depends on values. On the CPU only: elsewhere it would make the host wait."""
     if features.device.type != "cpu":
         return
@@ -103,11 +103,11 @@ def _check_values(features, clean, offsets, clean_offsets, kind, weights, own, w
         chosen = own.numpy()
         if ((chosen < 0) | (chosen >= np.repeat(clean_counts, counts))).any():
             raise ValueError(f"{op}: own must name a clean feature of the person, 0..count - 1, got {chosen[:20]}")
-    elif kind == "self" and (clean_counts != counts).any():
+    elif subspace == "self" and (clean_counts != counts).any():
         raise ValueError(f"{op}: own must say which clean feature belongs to which photo when the counts differ")
 
 
-def _fake(features, clean, offsets, clean_offsets, kind, weights, own, width):
+def _fake(features, clean, offsets, clean_offsets, subspace, weights, own, width):
     count = features.shape[0]
     return features.new_empty(count), features.new_empty((count, width)), features.new_empty(features.shape)
 
@@ -125,7 +125,7 @@ def _backward(ctx, upstream, *ignored):
 
 
 register(
-    "hull_distance(Tensor features, Tensor clean, Tensor offsets, Tensor clean_offsets, str kind, Tensor? weights, "
+    "hull_distance(Tensor features, Tensor clean, Tensor offsets, Tensor clean_offsets, str subspace, Tensor? weights, "
     "Tensor? own, int width) -> (Tensor, Tensor, Tensor)",
     _hull_distance,
     _fake,

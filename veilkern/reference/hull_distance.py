@@ -11,7 +11,7 @@ def hull_distance(
     offsets: torch.Tensor,
     *,
     clean_offsets: torch.Tensor | None = None,
-    kind: str = "convex",
+    subspace: str = "convex",
     weights: torch.Tensor | None = None,
     own: torch.Tensor | None = None,
     iterations: int = 2000,
@@ -19,8 +19,8 @@ def hull_distance(
     """D_i = min_w ||Y^T w - f_i||^2 for the photos f_i of each person, Y that person's clean features.
 
     features [N, d], person p at rows offsets[p]:offsets[p + 1]; clean [M, d], rows by clean_offsets (default: offsets).
-    kind: `convex` w >= 0, sum w = 1; `affine` sum w = 1; `span` any w; `centre` w = 1 / n; `self` w picks row own[i]
-    of the person (default: the photo's own place). weights [N, m]: a start for `convex`.
+    subspace: `convex` w >= 0, sum w = 1; `affine` sum w = 1; `span` any w; `centre` w = 1 / n; `self` w picks row
+    own[i] of the person (default: the photo's own place). weights [N, m]: a start for `convex`.
     Returns the distance [N], the weights [N, m] (m the most clean features of a person, zero beyond a person's own)
     and the gradient [N, d] of the distance with respect to f: 2 (f - Y^T w), by the envelope theorem; the solver is
     never differentiated through. The distance is differentiable with respect to features, once.
@@ -29,9 +29,9 @@ def hull_distance(
     person = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
     with torch.no_grad():
         hull, valid = _padded(clean, clean_offsets)
-        if kind in ("convex", "affine", "span"):
-            w = _solve(features.detach(), hull, valid, person, kind, weights, iterations)
-        elif kind == "centre":
+        if subspace in ("convex", "affine", "span"):
+            w = _solve(features.detach(), hull, valid, person, subspace, weights, iterations)
+        elif subspace == "centre":
             w = (valid.to(clean.dtype) / valid.sum(1, keepdim=True))[person]
         else:
             place = torch.arange(len(features), device=offsets.device) - offsets[person] if own is None else own
@@ -50,22 +50,22 @@ def _padded(clean: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, t
     return clean[index] * valid[..., None], valid
 
 
-def _solve(features, hull, valid, person, kind, start, iterations):
-    if kind == "convex":
+def _solve(features, hull, valid, person, subspace, start, iterations):
+    if subspace == "convex":
         # Where sum w = 1, everything may be measured from the centre; that leaves what sets the photos apart, and FISTA
         # far fewer steps.
         centre = hull.sum(1, keepdim=True) / valid.sum(1).clamp_min(1)[:, None, None]
         hull, features = (hull - centre) * valid[..., None], features - centre[person, 0]
     gram = hull @ hull.mT  # [P, m, m], fixed per person
     cross = torch.einsum("nd,nmd->nm", features, hull[person])
-    if kind == "convex":
+    if subspace == "convex":
         length = features.square().sum(1) + gram.abs().sum(2).amax(1)[person] if gram.numel() else features[:, 0]
         return _simplex_fista(gram, cross, valid, person, start, length, iterations)
     # A ridge far below the features' scale keeps repeated photos solvable; own rows only, the rest stays zero.
     ridge = 100 * torch.finfo(gram.dtype).eps
     size = gram.shape[1]
     system = gram + torch.eye(size, dtype=gram.dtype, device=gram.device) * (ridge + (~valid)[:, None].to(gram.dtype))
-    if kind == "span":
+    if subspace == "span":
         return torch.linalg.solve_ex(system[person], cross).result  # NaN for what is not finite
     one = valid.to(gram.dtype)[..., None]
     bordered = torch.cat([torch.cat([system, one], 2), torch.cat([one.mT, torch.zeros_like(one[:, :1])], 2)], 1)

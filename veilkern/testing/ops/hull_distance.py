@@ -11,7 +11,7 @@ from veilkern.testing.compare import Arguments, require_near
 from veilkern.testing.entry import Bad, Entry, KernelCall, Results, Sample, Size, Workload
 from veilkern.testing.making import normal, offsets_of, on
 
-KINDS = ("convex", "affine", "span", "centre", "self")
+SUBSPACES = ("convex", "affine", "span", "centre", "self")
 SLACK = {torch.float32: 4e-6, torch.float64: 1e-8}  # of the distance between features of unit length
 
 
@@ -28,28 +28,28 @@ def _people(counts=(3, 2), clean_counts=None, d=16, *, dtype=torch.float32, **op
     return made | ({} if clean_counts is None else {"clean_offsets": offsets_of(clean_counts)}) | options
 
 
-def _strided(kind: str) -> Arguments:
-    made = _people((4, 2), kind=kind)
+def _strided(subspace: str) -> Arguments:
+    made = _people((4, 2), subspace=subspace)
     wide = torch.stack([made["features"], made["clean"]], 2).repeat_interleave(2, 0)
     return made | {"features": wide[::2, :, 0], "clean": wide[::2, :, 1], "offsets": offsets_of((4, 2, 1))[:3]}
 
 
-def _flat(kind: str) -> Arguments:
+def _flat(subspace: str) -> Arguments:
     """Clean features that are all the same."""
-    made = _people((4,), kind=kind, dtype=torch.float64)
+    made = _people((4,), subspace=subspace, dtype=torch.float64)
     return made | {"clean": made["clean"][:1].expand(4, -1).contiguous()}
 
 
-def _not_finite(kind: str) -> Arguments:
-    made = _people(kind=kind, dtype=torch.float64)
+def _not_finite(subspace: str) -> Arguments:
+    made = _people(subspace=subspace, dtype=torch.float64)
     made["features"][1, 0] = float("nan")
     return made
 
 
-def _apart(kind: str, dtype: torch.dtype) -> Arguments:
+def _apart(subspace: str, dtype: torch.dtype) -> Arguments:
     """Photos and clean features in other counts, with a start and room for more weights."""
-    made = _people((2, 1, 0), (5, 3, 4), kind=kind, dtype=dtype, own=torch.tensor([4, 0, 2]))
-    return made | ({"weights": torch.full((3, 5), 0.2, dtype=dtype)} if kind == "convex" else {"width": 6})
+    made = _people((2, 1, 0), (5, 3, 4), subspace=subspace, dtype=dtype, own=torch.tensor([4, 0, 2]))
+    return made | ({"weights": torch.full((3, 5), 0.2, dtype=dtype)} if subspace == "convex" else {"width": 6})
 
 
 def _clean_offsets(made: Arguments) -> torch.Tensor:
@@ -59,10 +59,10 @@ def _clean_offsets(made: Arguments) -> torch.Tensor:
 def agree(found: Results, wanted: Results, made: Arguments) -> None:
     """The distance is the reference's; the weights need not be, but distance and gradient are those of the weights, and
     there is none beyond a person's own."""
-    (distance, weights, gradient), truth, kind = found, wanted[0], made.get("kind", "convex")
+    (distance, weights, gradient), truth, subspace = found, wanted[0], made.get("subspace", "convex")
     double = distance.dtype == torch.float64
     slack = torch.full_like(truth, SLACK[distance.dtype])
-    if kind in ("affine", "span") and not double:  # the ridge, 1.2e-5, and the rounding of Gram matrices weigh with w^2
+    if subspace in ("affine", "span") and not double:  # the ridge, 1.2e-5, and rounded Gram matrices weigh with w^2
         slack = 2e-5 * (1 + weights.double().square().sum(1))
     require_near("distance", distance, truth, slack)
     clean_offsets = _clean_offsets(made).tolist()
@@ -74,11 +74,11 @@ def agree(found: Results, wanted: Results, made: Arguments) -> None:
         require_near(f"gradient of feature {i}", gradient[i], 2 * residual, bound)
         beyond = weights[i, len(hull) :]
         require_near(f"weights of feature {i} beyond its person", beyond, torch.zeros_like(beyond))
-    if kind in ("convex", "affine", "centre"):
+    if subspace in ("convex", "affine", "centre"):
         known = weights.isfinite().all(1)
         total = weights[known].double().sum(1)
         require_near("sum of weights", total, torch.ones_like(total), 1e-4)
-    if kind == "convex":
+    if subspace == "convex":
         require_near("negative weights", weights.clamp_max(0).nan_to_num(), torch.zeros_like(weights))
 
 
@@ -87,7 +87,7 @@ def registered(made: Arguments) -> list[tuple[str, tuple]]:
     clean_offsets = _clean_offsets(made)
     most = int(clean_offsets.diff().max()) if len(clean_offsets) > 1 else 0
     rest = (
-        made["clean"], made["offsets"], clean_offsets, made.get("kind", "convex"), made.get("weights"),
+        made["clean"], made["offsets"], clean_offsets, made.get("subspace", "convex"), made.get("weights"),
         made.get("own"), made.get("width", most),
     )  # fmt: skip
     features = made["features"]
@@ -98,33 +98,36 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-PAIRS = tuple(itertools.product(KINDS, SLACK))
+PAIRS = tuple(itertools.product(SUBSPACES, SLACK))
 SAMPLES = (
-    *(Sample("ordinary", f"{k}, {_short(t)}", lambda k=k, t=t: _people(kind=k, dtype=t), traced=k in ("convex", "self"))
-      for k, t in PAIRS),
     *(
-        Sample("ragged", f"{k}, {_short(t)}", lambda k=k, t=t: _people((4, 0, 1, 10, 0, 2), kind=k, dtype=t),
+        Sample("ordinary", f"{k}, {_short(t)}", lambda k=k, t=t: _people(subspace=k, dtype=t),
+               traced=k in ("convex", "self"))
+        for k, t in PAIRS
+    ),
+    *(
+        Sample("ragged", f"{k}, {_short(t)}", lambda k=k, t=t: _people((4, 0, 1, 10, 0, 2), subspace=k, dtype=t),
                light=(k, t) != ("convex", torch.float64))
         for k, t in PAIRS
     ),
     *(Sample("ragged", f"other counts, {k}, {_short(t)}", lambda k=k, t=t: _apart(k, t), traced=k == "convex")
       for k, t in PAIRS),
-    *(Sample("empty", f"{k}, no photos", lambda k=k: _people((0,), (3,), kind=k)) for k in ("convex", "affine")),
+    *(Sample("empty", f"{k}, no photos", lambda k=k: _people((0,), (3,), subspace=k)) for k in ("convex", "affine")),
     Sample("empty", "nobody", lambda: _people(())),
-    *(Sample("one", k, lambda k=k: _people((1,), kind=k)) for k in KINDS),
+    *(Sample("one", k, lambda k=k: _people((1,), subspace=k)) for k in SUBSPACES),
     Sample("one", "of one number", lambda: _people((1,), d=1)),
-    *(Sample("odd", f"{k}, 37 numbers", lambda k=k: _people((5, 3), d=37, kind=k)) for k in KINDS),
+    *(Sample("odd", f"{k}, 37 numbers", lambda k=k: _people((5, 3), d=37, subspace=k)) for k in SUBSPACES),
     *(
-        Sample("odd", f"{k}, more photos than numbers", lambda k=k: _people((17,), d=5, kind=k, dtype=torch.float64),
-               light=k != "convex")
+        Sample("odd", f"{k}, more photos than numbers",
+               lambda k=k: _people((17,), d=5, subspace=k, dtype=torch.float64), light=k != "convex")
         for k in ("convex", "centre", "self")
     ),
-    *(Sample("strided", k, lambda k=k: _strided(k)) for k in KINDS),
+    *(Sample("strided", k, lambda k=k: _strided(k)) for k in SUBSPACES),
     *(Sample("extreme", f"a flat hull, {k}", lambda k=k: _flat(k)) for k in ("convex", "affine")),
     *(Sample("extreme", f"not finite, {k}", lambda k=k: _not_finite(k)) for k in ("centre", "self")),
     *(
         Sample("many", f"{k}, {_short(t)}",
-               lambda k=k, t=t: _people((10, 1, 17, 3), d=70, kind=k, dtype=t), light=False)
+               lambda k=k, t=t: _people((10, 1, 17, 3), d=70, subspace=k, dtype=t), light=False)
         for k, t in PAIRS
     ),
 )  # fmt: skip
@@ -136,7 +139,7 @@ BAD = (
     Bad({"offsets": torch.tensor([0, 2, 7])}, ValueError, "offsets must rise from 0 to 5"),
     Bad({"offsets": torch.tensor([0, 3, 2, 5])}, ValueError, "offsets must rise from 0 to 5"),
     Bad({"offsets": torch.tensor([0, 3, 5], dtype=torch.int32)}, TypeError, "offsets must be int64"),
-    Bad({"kind": "cone"}, ValueError, "kind must be one of"),
+    Bad({"subspace": "cone"}, ValueError, "subspace must be one of"),
     Bad({"clean": torch.zeros(6, 16)}, ValueError, "clean_offsets must be given"),
     Bad({"clean_offsets": torch.tensor([0, 5])}, ValueError, "clean_offsets must have 3 entries like offsets"),
     Bad({"clean_offsets": torch.tensor([0, 0, 5])}, ValueError, "clean_offsets must give every person with photos"),
@@ -145,9 +148,9 @@ BAD = (
     Bad({"weights": torch.zeros(5, 4), "width": 3}, ValueError, r"weights must be \[5, 3\]"),
     Bad({"width": 2}, ValueError, "width must have room for the most clean features of a person, 3, got 2"),
     Bad({"width": 2.0}, ValueError, "width must be an integer"),
-    Bad({"kind": "self", "own": torch.tensor([0, 1, 3, 0, 0])}, ValueError, "own must name a clean feature of the per"),
+    Bad({"subspace": "self", "own": torch.tensor([0, 1, 3, 0, 0])}, ValueError, "own must name a clean feature of"),
     Bad(
-        {"kind": "self", "clean_offsets": torch.tensor([0, 2, 5])}, ValueError,
+        {"subspace": "self", "clean_offsets": torch.tensor([0, 2, 5])}, ValueError,
         "own must say which clean feature belongs to which photo",
     ),
 )  # fmt: skip
@@ -180,10 +183,10 @@ def sizes(on_gpu: bool) -> tuple[Size, ...]:
     )
 
 
-def _kernel(work: Workload, kind: str, width: int = 10) -> Arguments:
+def _kernel(work: Workload, subspace: str, width: int = 10) -> Arguments:
     most = int(work.offsets.diff().max())
     return {
-        "features": work.features, "clean": work.features.flip(1), "offsets": work.offsets, "kind": kind,
+        "features": work.features, "clean": work.features.flip(1), "offsets": work.offsets, "subspace": subspace,
         "width": max(width, most),
     }  # fmt: skip
 
