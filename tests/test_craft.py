@@ -145,6 +145,15 @@ def test_photos_in_flight_bounds_the_batch(people):
     assert _batches(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
 
 
+@pytest.mark.parametrize("seed,fine", [(0, True), (129, True), (2**64 - 1, True), (2**64, False), (-1, False)])
+def test_seeds_are_numbers_of_eight_bytes(seed, fine):
+    if fine:
+        assert vk.CraftConfig(seed=seed).seed == seed
+    else:
+        with pytest.raises(ValueError, match=r"seed must lie in 0\.\.2\^64 - 1"):
+            vk.CraftConfig(seed=seed)
+
+
 def people_of(counts, side=8, seed=0) -> vk.People:
     g = torch.Generator().manual_seed(seed)
     return vk.People.from_images(
@@ -166,7 +175,7 @@ def linear_model(side=8, features=6) -> vk.FaceModel:
 
 
 def one_batch(model, people, config, generations=None) -> IdentityBatch:
-    return IdentityBatch(model, people, config, KEY, generations or [0] * len(people), 4)
+    return IdentityBatch(model, people, config, KEY, generations or [0] * len(people), 4, 1)
 
 
 def test_the_search_in_the_hull_goes_on_where_it_was(monkeypatch):

@@ -459,6 +459,16 @@ def test_a_report_is_never_replaced_unasked(evaluation, people, small_bank, tmp_
     assert {p.name for p in folder.iterdir()} == set(FILES)
 
 
+def test_nobody_is_named_where_all_are_alike(evaluation):
+    """One person is the worst; several of the same figure are not."""
+    record = evaluation.persons[0]
+    for names, worst in ((["a"], "a"), (["a", "b"], None)):
+        found = run._overall([{**record, "name": name} for name in names])
+        assert {entry["name"] for entry in found["worst"].values()} == {worst}
+    other = {**record, "name": "b", "contour2": record["contour2"] + 0.1}
+    assert run._overall([{**record, "name": "a"}, other])["worst"]["contour2"]["name"] == "b"
+
+
 def test_worst_photos_and_persons_come_first(evaluation):
     contours = sorted((abs(v) for p in evaluation.photos.values() for v in p["contour2"]), reverse=True)
     worst = worst_photos(evaluation, "contour2", 3)

@@ -146,6 +146,17 @@ def test_names_are_listed_with_the_reason_and_printed_on_one_line(tmp_path):
     assert "\\n" in str(Problem("a", "b\nc"))
 
 
+def test_what_was_done_to_a_photo_is_told(tmp_path):
+    """Converted or made smaller: a notice with the file's name, for each."""
+    (tmp_path / "ann").mkdir()
+    for name, size in (("grey.png", (112, 112)), ("large.png", (224, 224))):
+        mode = "L" if name == "grey.png" else "RGB"
+        Image.new(mode, size, 7 if mode == "L" else (1, 2, 3)).save(tmp_path / "ann" / name)
+    found = vk.read_people(tmp_path, size=(112, 112), resize=True, convert=True)
+    told = {Path(notice.file).name for notice in found.notices if "duplicate" not in notice.cause}
+    assert len(found.images) == 2 and {"grey.png", "large.png"} <= told
+
+
 def test_repr_shows_no_pixels():
     people = vk.People.from_images([torch.zeros((6, 3, 112, 112), dtype=torch.uint8)] * 4)
     assert repr(people) == "People(4 persons, 24 photos of 112 x 112, 0 problems, 0 notices)"

@@ -40,7 +40,7 @@ class IdentityBatch:
         key: bytes,
         generations: list[int],
         width: int,
-        look: int = 1,
+        look: int,
     ):
         self.model, self.config, self.width, self.look = model, config, width, look
         self.names, self.generations = people.names, generations
