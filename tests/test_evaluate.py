@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import veilkern as vk
 from veilkern.cli import app
 from veilkern.evaluate import contour, evaluate, identify, psnr, ranks_against, run, ssim, verdict
+from veilkern.evaluate.metrics import blurred_luma
 from veilkern.evaluate.report import FILES, format_number, worst_first, write_report
 from veilkern.evaluate.verdict import LEVELS, QUESTIONS, THRESHOLDS, person_level
 from veilkern.evaluate.views import blurred_views, contact_sheet, views, worst_photos
@@ -503,6 +504,12 @@ def test_blurred_views_show_a_negative_as_a_positive():
     blurred, leaked = blurred_views(x, 255 - x)
     assert blurred.shape == x.shape and blurred.dtype == torch.uint8
     assert (blurred.int() - leaked.int()).abs().max() <= 2 and blurred.min() == 0 and blurred.max() == 255
+    # From the 1st to the 99th percentile to 0..255, however faint it is.
+    faint = 100 + x // 16
+    luma = blurred_luma(faint, 2.0)
+    low, high = (np.quantile(luma.numpy(), q, axis=(1, 2), keepdims=True) for q in (0.01, 0.99))
+    wanted = np.clip((luma.numpy() - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(blurred_views(faint, faint)[0][:, 0].numpy(), wanted, atol=0.51)
     flat = torch.full_like(x, 9)
     assert blurred_views(x, flat)[1].shape == x.shape
 

@@ -179,6 +179,14 @@ def test_wrong_arguments(change, error):
         vk.FaceModel(Net()).embed(torch.zeros(1, 3, 64, 64))
 
 
+def test_a_loaded_network_is_loaded_as_it_is_or_restated():
+    model = vk.FaceModel(Net(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), name="mine")
+    assert vk.FaceModel.load(model) is model
+    other = vk.FaceModel.load(model, bgr=True, value_range=255)
+    assert other.input == InputSpec(model.input.size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), True, 255.0)
+    assert other.name == "mine" and model.input.bgr is False
+
+
 def test_fingerprint():
     net = Net()
     one = vk.FaceModel(net).fingerprint
@@ -336,6 +344,34 @@ def test_parameter_counts_are_the_published_ones(name):
     with torch.device("meta"):
         net = IResNet(iresnet.DEPTHS[name])
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+STAGES = {  # of insightface's arcface_torch, and of IR of 50, 100 and 152 layers
+    "iresnet18": (2, 2, 2, 2), "iresnet34": (3, 4, 6, 3), "iresnet50": (3, 4, 14, 3), "iresnet100": (3, 13, 30, 3),
+    50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("excite", [False, True])
+def test_parameters_of_the_residual_networks(name, excite):
+    """Convolutions without bias, two numbers a channel of a batch norm, one of a PReLU."""
+    old = isinstance(name, str)
+    if old and excite:
+        return
+    with torch.device("meta"):
+        net = IResNet(iresnet.DEPTHS[name]) if old else IR(ir.DEPTHS[name], excite)
+    wanted = 9 * 3 * 64 + 3 * 64
+    inputs = 64
+    for depth, width in zip(STAGES[name], (64, 128, 256, 512), strict=True):
+        for place in range(depth):
+            wanted += 9 * inputs * width + 9 * width * width + 2 * inputs + (5 if old else 3) * width
+            wanted += 2 * width * (width // 16) if excite else 0
+            # A shortcut of its own: where the size changes (arcface_torch), or the number of channels (IR).
+            wanted += inputs * width + 2 * width if (place == 0 if old else inputs != width) else 0
+            inputs = width
+    wanted += 2 * 512 + 512 * 7 * 7 * 512 + 512 + 2 * 512
+    assert sum(p.numel() for p in net.parameters()) == wanted
 
 
 def convolution(inputs, outputs, side=1, groups=1, linear=False):
