@@ -237,6 +237,24 @@ def test_in_place(photos, bank, protector):
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_an_out_beside_the_veils_and_one_byte_in_them(photos, bank, kind):
+    """Before the first byte and behind the last is apart; a byte further is not."""
+    size = photos[0].numel()
+    memory = torch.zeros(13 * size, dtype=torch.uint8)  # room for five photos, the veils of three, five photos
+    memory[5 * size : 8 * size] = bank.veils.flatten()
+    near = vk.Protector(vk.VeilBank(memory[5 * size : 8 * size].view(3, 3, *SIZE), NAMES, A))
+    for place, apart in ((0, True), (1, False), (8 * size - 1, False), (8 * size, True)):
+        out = KINDS[kind](memory[place : place + 5 * size].view(photos.shape))
+        if apart:
+            near.protect(KINDS[kind](photos), ROWS, out=out)
+            assert torch.equal(torch.as_tensor(out), wanted(photos, bank))
+        else:
+            with pytest.raises(ValueError, match="out must not overlap veils"):
+                near.protect(KINDS[kind](photos), ROWS, out=out)
+        assert torch.equal(memory[5 * size : 8 * size], bank.veils.flatten())
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
 def test_an_out_that_overlaps_is_refused(photos, bank, kind):
     """And nothing is written: neither over the photos, nor the rows, nor the veils."""
     size = photos[0].numel()
