@@ -79,6 +79,7 @@ TESTS = (
     ("veilkern/networks/[!_]*.py", ("tests/test_networks.py",)),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/data/marks.py", ("tests/test_folders.py", "tests/test_photos.py")),
+    ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
     ("veilkern/data/png.py", ("tests/test_photos.py",)),
     ("veilkern/cli/bank.py", ("tests/test_bank_cli.py",)),
     ("veilkern/cli/*", ()),  # its tests start it as a process of its own, which imports what is on disk

@@ -602,6 +602,9 @@ def test_wrong_arguments(sample_model, people):
 def test_config():
     assert set(SUBSPACES) == set(SUBSPACES_OF_THE_OP)
     assert vk.CraftConfig().blend == 51 and vk.CraftConfig(alpha=100 / 255).blend == 100
+    assert [vk.CraftConfig(alpha=a / 255).blend for a in (1, 2, 253, 254)] == [1, 2, 253, 254]
+    with pytest.warns(UserWarning, match="rounded to"):
+        assert [vk.CraftConfig(alpha=alpha).blend for alpha in (1e-9, 1 - 1e-9)] == [1, 254]
     with pytest.warns(UserWarning, match="alpha 0.3 rounded to 76/255"):
         assert vk.CraftConfig(alpha=0.3).blend == 76
     config = vk.CraftConfig(block=[4, 5], steps=7)

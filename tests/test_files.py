@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from veilkern.data.files import atomic_write, inside, is_plain_name, locked
+from veilkern.data.files import atomic_write, inside, is_plain_name, locked, make_folder
 from veilkern.errors import OutputError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and signals of Unix")
@@ -173,6 +173,14 @@ def test_whatever_stops_a_write_leaves_the_old_file(tmp_path, error):
     with pytest.raises(OutputError if isinstance(error, OSError) else type(error)):
         atomic_write(tmp_path / "a", parts())
     assert (tmp_path / "a").read_bytes() == b"old" and temporaries(tmp_path) == []
+
+
+def test_a_folder_is_made_with_its_parents_once(tmp_path):
+    for _ in range(2):
+        assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file: the output folder cannot be made: File exists"):
+        make_folder(tmp_path / "file")
 
 
 @pytest.mark.parametrize("place", ["absent/a", "file/a", "folder"])

@@ -440,6 +440,18 @@ def test_cut_anywhere_a_journal_keeps_what_is_whole(tmp_path):
             Journal.open(path)
 
 
+def test_what_a_death_left_of_a_part_goes_with_the_next(tmp_path):
+    """However long it is: the next part lies where it began, and nothing of it lies behind."""
+    for left in (1, 40, 5000):
+        path = tmp_path / f"journal-{left}"
+        _, states = filled(path, 2)
+        path.write_bytes(states[2] + b"\x55" * left)
+        journal = Journal.take_up(path, True)
+        journal.append({"name": "p2"}, torch.full((3, SIDE, SIDE), 2, dtype=torch.uint8))
+        again = Journal.take_up(path, True)
+        assert list(again.entries) == ["p0", "p1", "p2"] and again.problems == []
+
+
 def test_damage_costs_the_entry_it_is_in(tmp_path):
     path = tmp_path / "j"
     _, states = filled(path)

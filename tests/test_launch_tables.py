@@ -92,6 +92,18 @@ def test_a_damaged_table_is_an_error_that_names_the_file(folder, monkeypatch, te
         launches.launch_of("blend", "u8", torch.device("cpu"))
 
 
+def test_a_launch_on_trial_is_that_of_its_class_alone():
+    device, entry = torch.device("cpu"), {"block": 32, "num_warps": 1}
+    usual = {(op, kind): launches.launch_of(op, kind, device) for op in ("blend", "recover") for kind in ("u8", "u16")}
+    with launches.trying("blend", "u8", entry):
+        for (op, kind), known in usual.items():
+            assert launches.launch_of(op, kind, device) == (entry if (op, kind) == ("blend", "u8") else known)
+        with launches.trying("recover", "u16", entry):
+            assert launches.launch_of("recover", "u16", device) == entry
+        assert launches.launch_of("blend", "u8", device) == entry
+    assert all(launches.launch_of(*place, device) == known for place, known in usual.items())
+
+
 def test_what_a_number_may_be(tmp_path):
     """Powers of two, but for what counts registers and slots."""
     for name in ("block", "tile", "group", "chunk", "num_warps", "registers", "slots_per_processor"):

@@ -179,6 +179,20 @@ def test_wrong_arguments(change, error):
         vk.FaceModel(Net()).embed(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    "network,needed",
+    [
+        (iresnet, ("layer1.0.bn1.weight", "fc.weight", "features.weight")),
+        (ir, ("input_layer.0.weight", "body.0.res_layer.0.weight", "output_layer.3.weight")),
+    ],
+)
+def test_a_layout_is_known_by_all_of_its_marks(network, needed):
+    marks = dict.fromkeys(needed, torch.zeros(1))
+    assert network.matches(marks)
+    for name in needed:
+        assert not network.matches({n: v for n, v in marks.items() if n != name})
+
+
 def test_a_loaded_network_is_loaded_as_it_is_or_restated():
     model = vk.FaceModel(Net(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), name="mine")
     assert vk.FaceModel.load(model) is model
@@ -405,6 +419,46 @@ def test_parameters_of_mobilefacenet(shape, width, depths, stem, embedding):
     wanted += convolution(2 * width, 512) + convolution(512, 512, 7, 512, linear=True)
     wanted += 512 * embedding + 2 * embedding
     assert sum(p.numel() for p in net.parameters()) == wanted
+
+
+@pytest.mark.parametrize("excite", [False, True])
+def test_blocks_add_their_input(excite):
+    """With its other branch at zero a block gives back its input, or what its shortcut makes of it."""
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def silent(block, last):
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.zero_()
+        return block.eval()
+
+    with torch.no_grad():
+        for stride in (1, 2):
+            block = mobilefacenet.Bottleneck(16, 32, 16, stride)
+            found = silent(block, block.project.bn)(x)
+            assert torch.equal(found, x if stride == 1 else torch.zeros(2, 16, 4, 4))
+            for outputs in (16, 24):
+                block = iresnet.Block(16, outputs, stride)
+                shortcut = x if block.downsample is None else block.downsample.eval()(x)
+                assert (block.downsample is None) == (stride == 1 and outputs == 16)
+                assert torch.equal(silent(block, block.bn3)(x), shortcut)
+                block = ir.Block(16, outputs, stride, excite)
+                wanted = x[..., ::stride, ::stride] if outputs == 16 else block.shortcut_layer.eval()(x)
+                assert torch.equal(silent(block, block.res_layer[4])(x), wanted)
+
+
+def test_a_networks_own_folder_comes_first(tmp_path, monkeypatch):
+    """Before whatever lies on the path already."""
+    for folder, number in (("path", 1), ("net", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "beside_the_network.py").write_text(f"NUMBER = {number}\n")
+    (tmp_path / "net" / "net.py").write_text(
+        "import torch\nfrom beside_the_network import NUMBER\n"
+        "def load():\n    assert NUMBER == 2\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    assert vk.FaceModel.load(f"{tmp_path / 'net' / 'net.py'}:load", size=2).input.size == (2, 2)
 
 
 def arcface_names(state):

@@ -180,6 +180,8 @@ def test_people_take_and_split():
     "change,words",
     [
         ({"images": torch.zeros(2, 3, 4, 4)}, "images must be uint8"),
+        ({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, "images must be uint8"),
+        ({"images": torch.zeros(2, 3, 4, dtype=torch.uint8)}, "images must be uint8"),
         ({"offsets": torch.tensor([0, 1])}, "offsets must rise from 0 to 2"),
         ({"names": ["a", "b"]}, "offsets must be int64 \\[3\\]"),
         ({"files": []}, "files must have 2 entries"),
