@@ -92,3 +92,15 @@ def test_results_are_compared_by_the_coarsest_dtype():
 def test_a_bad_input_is_a_good_one_with_changes():
     bad = Bad({"a": 1, "out": lambda good: good["x"] + 1}, ValueError, "words")
     assert bad.arguments({"a": 0, "x": 5}) == {"a": 1, "x": 5, "out": 6}
+
+
+def test_equal_means_equal():
+    """Nothing is near enough where no bound is given; of two NaN neither is of the other sign."""
+    one = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    with pytest.raises(AssertionError, match="x: 1 of 2 values differ, first at \\[1\\]"):
+        require_near("x", one, one + torch.tensor([0, 1e-12]))
+    require_near("x", one, one.clone())
+    signed = torch.tensor([float("nan"), 0.0, -1.0])
+    require_same_bits("x", [signed], [torch.tensor([-float("nan"), 0.0, -1.0])])
+    with pytest.raises(AssertionError, match="a zero of the other sign"):
+        require_same_bits("x", [signed], [torch.tensor([float("nan"), -0.0, -1.0])])

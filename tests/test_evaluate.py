@@ -159,6 +159,7 @@ def test_report_files(evaluation, people, small_bank, tmp_path):
     html = path.read_text()
     assert "&lt;b&gt;test" in html and "<b>test" not in html
     assert html.count("data:image/png;base64,") == 14 * 5 + 4 * 4 * 5 and html.count("<svg") == 4
+    assert html.count('<svg role="img" aria-label="') == 4  # for those who cannot see it
     assert html.count("<img") == html.count(' alt="') and not re.search(r'src="(?!data:)|url\((?!#)|@import', html)
     assert 'src="http' not in html and "href=" not in html.replace('xlink:href="#', "").replace('href="#', "")
     report = json.loads((tmp_path / "report" / "report.json").read_text())

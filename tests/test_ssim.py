@@ -125,3 +125,11 @@ def test_more_than_2_to_31_values(generator):
     score = ops.ssim(x, y)
     for i in (0, len(x) - 1):
         assert torch.equal(score[i : i + 1], ops.ssim(x[i : i + 1], y[:1]))
+
+
+@pytest.mark.parametrize("height,width", [(10, 20), (20, 10)])
+def test_a_window_that_fits_along_one_side_only(height, width):
+    x = torch.rand(1, 3, height, width)
+    with pytest.raises(ValueError, match="ssim: window"):
+        ops.ssim(x, x)
+    assert ops.ssim(x, x, window=9).item() == pytest.approx(1, abs=1e-6)

@@ -286,3 +286,19 @@ def test_more_than_2_to_31_values(generator):
     )
     ops.veil_step_(alone, own, gradients[-1:], images[1:], offsets_of((1,)), **options)
     assert torch.equal(veils[1:], alone) and torch.equal(momentum[1:], own)
+
+
+@pytest.mark.parametrize("name", ["offsets", "gradient_offsets"])
+def test_each_of_the_two_offsets_is_checked(name):
+    """Where they are not one and the same."""
+    veils, momentum, gradients, images, offsets = setting()
+    given = {"offsets": offsets, "gradient_offsets": offsets.clone()}
+    given[name] = given[name].clone()
+    given[name][-1] += 1
+    before = veils.clone()
+    with pytest.raises(ValueError, match=f"veil_step_: {name} must rise from 0 to"):
+        ops.veil_step_(
+            veils, momentum, gradients, images, given["offsets"], gradient_offsets=given["gradient_offsets"], blend=51,
+            lam=0.1, mu=0.1, step=0.1, decay=1.0,
+        )  # fmt: skip
+    assert torch.equal(veils, before)
