@@ -20,10 +20,10 @@ from veilkern import ops, reference
 NAMES = ("veilkern", "eager", "eager_closed", "compile_closed", "copy")
 
 
-def closed(veils, momentum, gradients, images, offsets, mean_images, blend, lam, mu, step, decay):
+def closed(veils, momentum, gradients, images, offsets, mean_images, a, lam, mu, step, decay):
     """The best plain formulation for equal counts and decay 1: reshaped means, and L_var's gradient as a box sum of box
     sums."""
-    alpha, rest = blend / 255, 1 - blend / 255
+    alpha, rest = a / 255, 1 - a / 255
     pixels = images.view(len(veils), -1, *veils.shape[1:]) / 255
     gap = veils[:, None] - pixels
     r = gap.flatten(2).norm(dim=2)

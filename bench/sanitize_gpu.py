@@ -35,7 +35,7 @@ def every_op(n: int, people: int, height: int, width: int) -> None:
     ops.ssim_gradient(x, y, window=5, borders="same")
     for visual in ("norm", "mse"):
         state = veils / 255.0, torch.zeros_like(veils, dtype=torch.float32), x - 0.5, images, offsets
-        ops.veil_step_(*state, blend=51, lam=0.04, mu=0.01, step=0.1, decay=1.0, visual=visual)
+        ops.veil_step_(*state, a=51, lam=0.04, mu=0.01, step=0.1, decay=1.0, visual=visual)
     torch.cuda.synchronize()
 
 

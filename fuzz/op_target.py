@@ -159,7 +159,7 @@ def _veil_step_(case: Case):
     counts = [rng.choice((0, 1, 2, 4)) for _ in range(rng.randint(1, 3))]
     people, photos = len(counts), sum(counts)
     gradient_counts = counts if rng.random() < 0.5 else [1] * people
-    options: dict = {"blend": rng.choice((0, 51, 255)), **_block_options(case)}
+    options: dict = {"a": rng.choice((0, 51, 255)), **_block_options(case)}
     for name, values in (("lam", (0.0, 0.04)), ("mu", (0.0, 0.01)), ("step", (0.0, 0.1)), ("decay", (0.0, 0.9, 1.0))):
         options[name] = rng.choice(values)
         if rng.random() < 0.2:

@@ -54,13 +54,13 @@ def tile_of(task, pieces, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
-        "photos", "channels", "tiles", "pieces", "blend", "block_h", "block_w", "stride", "boxes_h", "boxes_w",
+        "photos", "channels", "tiles", "pieces", "a", "block_h", "block_w", "stride", "boxes_h", "boxes_w",
     ],
     do_not_specialize_on_alignment=["offsets", "active"],
 )  # fmt: skip
 def veil_losses_kernel(
     veils, images, offsets, active, mean_images, mixed, means, squares, sums, counters,
-    photos, channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
+    photos, channels, height, width, tiles, pieces, a, block_h, block_w, stride, boxes_h, boxes_w,
     veils_n, veils_c, veils_h, veils_w, images_n, images_c, images_h, images_w, means_n, means_c, means_h, means_w,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +96,7 @@ def veil_losses_kernel(
         here = person * size + channel * height * width + row * width + column
         if means is not None:
             tl.store(means + here, mean, mask=inside)
-        alpha = tl.full([1, 1], blend, dtype) / 255
+        alpha = tl.full([1, 1], a, dtype) / 255
         protected = alpha * mean + (1 - alpha) * v
         tl.store(mixed + here, protected, mask=inside)
         boxes = covering(y, y, block_h, stride, boxes_h) * covering(x, x, block_w, stride, boxes_w)
@@ -170,7 +170,7 @@ def rate_of(each, person, number, dtype: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
-        "photos", "gradient_photos", "channels", "tiles", "pieces", "blend", "block_h", "block_w", "stride", "boxes_h",
+        "photos", "gradient_photos", "channels", "tiles", "pieces", "a", "block_h", "block_w", "stride", "boxes_h",
         "boxes_w",
     ],
     do_not_specialize_on_alignment=["offsets", "gradient_offsets", "active", "lam", "mu", "step", "decay"],
@@ -179,7 +179,7 @@ def veil_move_kernel(
     veils, momentum, gradients, images, offsets, gradient_offsets, active, lam, mu, step, decay, mixed, means, squares,
     sums, variances, absolutes, slopes, counters, statistics,
     lam_number: "fp64", mu_number: "fp64", step_number: "fp64", decay_number: "fp64", photos, gradient_photos,
-    channels, height, width, tiles, pieces, blend, block_h, block_w, stride, boxes_h, boxes_w,
+    channels, height, width, tiles, pieces, a, block_h, block_w, stride, boxes_h, boxes_w,
     veils_n, veils_c, veils_h, veils_w, momentum_n, momentum_c, momentum_h, momentum_w,
     gradients_n, gradients_c, gradients_h, gradients_w, images_n, images_c, images_h, images_w,
     NORM: tl.constexpr, LITERAL: tl.constexpr, PLAIN: tl.constexpr,
@@ -206,7 +206,7 @@ def veil_move_kernel(
         row, column = y.to(tl.int64), x.to(tl.int64)
         size = channels.to(tl.int64) * height * width
         here = person * size + channel * height * width + row * width + column
-        rest_alpha = 1 - tl.full([1, 1], blend, dtype) / 255
+        rest_alpha = 1 - tl.full([1, 1], a, dtype) / 255
         slope = tl.zeros([ROWS, COLS], dtype)
         place = gradients + channel * gradients_c + row * gradients_h + column * gradients_w
         for i in range(first, last):

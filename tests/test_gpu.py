@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETED, reason="no GPU here"),
 ]
-STEP = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
+STEP = {"a": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
 UNIT = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 

@@ -19,7 +19,7 @@ from veilkern.testing.table import TABLE
 
 N, SIDE = 4, 6
 UNIT = {"mean": [0.4, 0.5, 0.6], "std": [0.5] * 3}
-STEP = {"blend": 51, "visual": "norm"}
+STEP = {"a": 51, "visual": "norm"}
 
 
 def _bytes(shape, seed):

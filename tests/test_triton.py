@@ -127,7 +127,7 @@ def test_wide_veils(generator):
     veils, momentum = torch.rand(people, 3, *side, generator=generator), torch.zeros(people, 3, *side)
     images = torch.randint(0, 256, (3, 3, *side), dtype=torch.uint8, generator=generator)
     gradients, offsets = 0.01 * torch.randn(3, 3, *side, generator=generator), offsets_of((2, 1))
-    options = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9}
+    options = {"a": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 0.9}
     wanted = [veils.double(), momentum.double()]
     wanted.append(reference.veil_step_(*wanted, gradients.double(), images, offsets, **options))
     with serving("triton"):
@@ -343,7 +343,7 @@ def test_launches_of_a_call(monkeypatch):
     assert count(lambda: ops.block_variance_gradient(floats)) == 1
     assert count(lambda: ops.hull_distance(unit, unit, offsets, width=2)) == 1
     assert count(lambda: ops.ssim(floats, floats)) == 1 and count(lambda: ops.ssim_gradient(floats, floats)) == 2
-    assert count(lambda: ops.veil_step_(*state, blend=51, lam=0.1, mu=0.1, step=0.1, decay=1.0)) == 2
+    assert count(lambda: ops.veil_step_(*state, a=51, lam=0.1, mu=0.1, step=0.1, decay=1.0)) == 2
     assert count(lambda: ops.blend(images[:0], veils, rows[:0], 51)) == 0
     assert count(lambda: ops.ssim(floats[:0], floats[:0])) == 0
 

@@ -54,7 +54,7 @@ def test_one_step_is_the_formula(path, visual, form):
         gradients,
         images,
         offsets,
-        blend=51,
+        a=51,
         lam=0.05,
         mu=0.01,
         step=0.1,
@@ -72,7 +72,7 @@ def test_statistics_are_the_losses(path):
     veils, momentum, gradients, images, offsets = setting()
     start = veils.clone()
     statistics = ops.veil_step_(
-        veils, momentum, gradients, images, offsets, blend=51, lam=0.05, mu=0.01, step=0.1, decay=1.0
+        veils, momentum, gradients, images, offsets, a=51, lam=0.05, mu=0.01, step=0.1, decay=1.0
     )
     for p in range(3):
         x = images[offsets[p] : offsets[p + 1]].double() / 255
@@ -86,7 +86,7 @@ def test_statistics_are_the_losses(path):
 def test_each_person_alone_and_given_means(path):
     veils, momentum, gradients, images, offsets = setting()
     together, m = veils.clone(), momentum.clone()
-    options = {"blend": 51, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    options = {"a": 51, "mu": 0.01, "step": 0.1, "decay": 1.0}
     lam = torch.tensor([0.05, 0.0, 0.2], dtype=torch.float64)
     means = torch.stack([images[offsets[p] : offsets[p + 1]].double().mean(0) / 255 for p in range(3)])
     ops.veil_step_(together, m, gradients, images, offsets, lam=lam, mean_images=means, **options)
@@ -114,7 +114,7 @@ def test_active_and_not_finite_persons(path):
         gradients,
         images,
         offsets,
-        blend=51,
+        a=51,
         lam=0.05,
         mu=0.01,
         step=0.1,
@@ -130,13 +130,13 @@ def test_no_gradient_no_move_and_runs_repeat(path):
     veils, momentum, gradients, images, offsets = setting()
     before = veils.clone()
     ops.veil_step_(
-        veils, momentum, torch.zeros_like(gradients), images, offsets, blend=51, lam=0.0, mu=0.0, step=0.1, decay=1.0
+        veils, momentum, torch.zeros_like(gradients), images, offsets, a=51, lam=0.0, mu=0.0, step=0.1, decay=1.0
     )
     assert torch.equal(veils, before)
     results = []
     for _ in range(2):
         v, m, g, i, o = setting(torch.float32)
-        ops.veil_step_(v, m, g, i, o, blend=51, lam=0.05, mu=0.01, step=0.1, decay=1.0)
+        ops.veil_step_(v, m, g, i, o, a=51, lam=0.05, mu=0.01, step=0.1, decay=1.0)
         results.append(v)
     assert torch.equal(*results)
 
@@ -144,7 +144,7 @@ def test_no_gradient_no_move_and_runs_repeat(path):
 def test_gradient_rows_of_their_own(path):
     veils, momentum, gradients, images, offsets = setting()
     other, m = veils.clone(), momentum.clone()
-    options = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    options = {"a": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
     ops.veil_step_(veils, momentum, gradients, images, offsets, **options)
     mean = torch.stack([gradients[offsets[p] : offsets[p + 1]].mean(0) for p in range(3)])
     ops.veil_step_(other, m, mean, images, offsets, gradient_offsets=torch.arange(4), **options)
@@ -159,7 +159,7 @@ def test_a_person_without_photos_or_gradients_stays(path, visual):
     for photos, slopes in (([0, 0, 1, count], [0, 1, 2, count]), ([0, 1, 2, count], [0, 0, 1, count])):
         moved, m = veils.clone(), momentum.clone()
         statistics = ops.veil_step_(
-            moved, m, gradients, images, torch.tensor(photos), gradient_offsets=torch.tensor(slopes), blend=51,
+            moved, m, gradients, images, torch.tensor(photos), gradient_offsets=torch.tensor(slopes), a=51,
             lam=0.05, mu=0.01, step=0.1, decay=1.0, mean_images=torch.rand_like(veils), visual=visual,
         )  # fmt: skip
         assert torch.equal(moved[0], veils[0]) and torch.equal(m[0], momentum[0]) and statistics[0].isnan().all()
@@ -173,7 +173,7 @@ def test_a_veil_that_is_a_photo(path):
     veils[2] = images[5].double() / 255  # one of four
     start, m = veils.clone(), momentum.clone()
     rates = {"lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
-    statistics = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates)
+    statistics = ops.veil_step_(veils, momentum, gradients, images, offsets, a=51, **rates)
     assert statistics.isfinite().all() and momentum.isfinite().all() and statistics[1, 1] == 0
     for p in (1, 2):
         x = images[offsets[p] : offsets[p + 1]].double() / 255
@@ -190,7 +190,7 @@ def test_it_is_the_mean_over_a_persons_photos(path):
     """Every photo and gradient twice: the same step, the same statistics."""
     veils, momentum, gradients, images, offsets = setting(side=4)
     twice, m = veils.clone(), momentum.clone()
-    rates = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    rates = {"a": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
     for visual in ("norm", "mse"):
         one = ops.veil_step_(veils, momentum, gradients, images, offsets, visual=visual, **rates)
         two = ops.veil_step_(
@@ -213,7 +213,7 @@ def test_a_rate_for_all_or_for_each(path, name):
     ):
         veils, momentum, gradients, images, offsets = setting(side=4)
         momentum += 0.3
-        found = ops.veil_step_(veils, momentum, gradients, images, offsets, blend=51, **rates | {name: value})
+        found = ops.veil_step_(veils, momentum, gradients, images, offsets, a=51, **rates | {name: value})
         results.append((veils, momentum, found))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -225,7 +225,7 @@ def test_numbers_make_no_tensors(monkeypatch):
     with vk.use_backend("reference") as backend:
         plain = backend.ops["veil_step_"]
         monkeypatch.setitem(backend.ops, "veil_step_", lambda *a: given_rates.append(a[7:11]) or plain(*a))
-        ops.veil_step_(*setting(), blend=51, lam=0.05, mu=1, step=torch.ones(3), decay=1.0)
+        ops.veil_step_(*setting(), a=51, lam=0.05, mu=1, step=torch.ones(3), decay=1.0)
     (rates,) = given_rates
     assert rates[0] == 0.05 and rates[1] == 1.0 and rates[3] == 1.0 and rates[2].dtype == torch.float64
     assert [type(r) for r in rates] == [float, float, torch.Tensor, float]
@@ -253,7 +253,7 @@ def test_any_people(counts, h, w, layout, double, one_gradient, active):
 
 def test_compiles_whole():
     start, momentum, gradients, images, offsets = setting(torch.float32)
-    options = {"blend": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    options = {"a": 51, "lam": 0.05, "mu": 0.01, "step": 0.1, "decay": 1.0}
     eager, traced = start.clone(), start.clone()
     wanted = ops.veil_step_(eager, momentum.clone(), gradients, images, offsets, **options)
     compiled = torch.compile(
@@ -280,7 +280,7 @@ def test_more_than_2_to_31_values(generator):
     images = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
     veils, momentum = torch.rand(2, 3, 112, 112, generator=generator), torch.zeros(2, 3, 112, 112)
     alone, own = veils[1:].clone(), momentum[1:].clone()
-    options = {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
+    options = {"a": 51, "lam": 0.04, "mu": 0.01, "step": 0.1, "decay": 1.0}
     ops.veil_step_(
         veils, momentum, gradients, images, offsets_of((1, 1)), gradient_offsets=offsets_of((MANY - 1, 1)), **options
     )
@@ -298,7 +298,7 @@ def test_each_of_the_two_offsets_is_checked(name):
     before = veils.clone()
     with pytest.raises(ValueError, match=f"veil_step_: {name} must rise from 0 to"):
         ops.veil_step_(
-            veils, momentum, gradients, images, given["offsets"], gradient_offsets=given["gradient_offsets"], blend=51,
+            veils, momentum, gradients, images, given["offsets"], gradient_offsets=given["gradient_offsets"], a=51,
             lam=0.1, mu=0.1, step=0.1, decay=1.0,
         )  # fmt: skip
     assert torch.equal(veils, before)

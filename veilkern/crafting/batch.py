@@ -98,7 +98,7 @@ class IdentityBatch:
             gradients,
             photos[:count],
             plan.offsets,
-            blend=config.blend,
+            a=config.blend,
             lam=config.lam,
             mu=config.mu,
             step=config.step_at(step),

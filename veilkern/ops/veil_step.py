@@ -29,7 +29,7 @@ def veil_step_(
     images: torch.Tensor,
     offsets: torch.Tensor,
     *,
-    blend: int,
+    a: int,
     lam: float | torch.Tensor,
     mu: float | torch.Tensor,
     step: float | torch.Tensor,
@@ -47,8 +47,8 @@ def veil_step_(
     L = mean over the person's photos of L_fea - lam L_vis + mu L_var. veils, momentum float32 or float64 [P, 3, H, W];
     gradients [M, 3, H, W] of that dtype, dL_fea_i / dx'_i of the photos that went through the network, grouped by
     gradient_offsets (int64 [P + 1]; default: offsets); images uint8 [N, 3, H, W] by offsets, all that L_vis counts;
-    mean_images [P, 3, H, W] in [0, 1] (default: computed). blend: a, integer 0..255. lam, mu, step, decay: numbers or
-    [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride, form: of
+    mean_images [P, 3, H, W] in [0, 1] (default: computed). a: integer 0..255 (alpha = a / 255). lam, mu, step, decay:
+    numbers or [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride, form: of
     block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not active. A
     person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all NaN.
     veils and momentum must overlap neither each other nor anything else that is given. Raises TypeError or ValueError
@@ -89,7 +89,7 @@ def veil_step_(
     check_choice(op, "visual", visual, ("norm", "mse"))
     check_choice(op, "form", form, ("consistent", "literal"))
     check_block(op, block, stride, *veils.shape[2:])
-    check_blend(op, blend, 0)
+    check_blend(op, a, 0)
     with torch.no_grad():
         run: Callable = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
         return run(
@@ -99,7 +99,7 @@ def veil_step_(
             images,
             offsets,
             gradient_offsets,
-            blend,
+            a,
             *tensors,
             numbers,
             active,
@@ -129,7 +129,7 @@ def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Te
 
 
 def _veil_step(
-    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, numbers, active,
+    veils, momentum, gradients, images, offsets, gradient_offsets, a, lam, mu, step, decay, numbers, active,
     mean_images, visual, block, stride, form,
 ):  # fmt: skip
     tensors = {"lam": lam, "mu": mu, "step": step, "decay": decay}
@@ -145,7 +145,7 @@ def _veil_step(
         return veils.new_zeros((len(veils), 3))
     rates = [number if t is None else t for t, number in zip(tensors.values(), numbers, strict=True)]
     return serve(
-        "veil_step_", veils, momentum, gradients, images, offsets, gradient_offsets, blend, *rates, active, mean_images,
+        "veil_step_", veils, momentum, gradients, images, offsets, gradient_offsets, a, *rates, active, mean_images,
         visual, tuple(block), stride, form,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def _fake(veils, *others):
 
 register(
     "veil_step_(Tensor(a!) veils, Tensor(b!) momentum, Tensor gradients, Tensor images, Tensor offsets, "
-    "Tensor gradient_offsets, int blend, Tensor? lam, Tensor? mu, Tensor? step, Tensor? decay, float[] numbers, "
+    "Tensor gradient_offsets, int a, Tensor? lam, Tensor? mu, Tensor? step, Tensor? decay, float[] numbers, "
     "Tensor? active, Tensor? mean_images, str visual, int[] block, int stride, str form) -> Tensor",
     _veil_step,
     _fake,

@@ -14,7 +14,7 @@ def veil_step_(
     images: torch.Tensor,
     offsets: torch.Tensor,
     *,
-    blend: int,
+    a: int,
     lam,
     mu,
     step,
@@ -35,7 +35,7 @@ def veil_step_(
     numbers or [P]. Returns [P, 3]: mean|g| (NaN: that person's gradient was not finite and nothing was changed),
     L_vis, and L_var at the mean photo; all NaN for a person without photos or gradients, zeros for one not active.
     """
-    people, alpha, dtype = len(veils), blend / 255, veils.dtype
+    people, alpha, dtype = len(veils), a / 255, veils.dtype
     counts = offsets.diff().to(dtype).view(-1, 1, 1, 1)
     person = torch.repeat_interleave(torch.arange(people, device=offsets.device), offsets.diff())
     pixels = images.to(dtype) / 255

@@ -14,7 +14,7 @@ def _per_person(value: float | torch.Tensor, people: int) -> torch.Tensor:
 
 
 def veil_step_(
-    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
+    veils, momentum, gradients, images, offsets, gradient_offsets, a, lam, mu, step, decay, active, mean_images,
     visual, block, stride, form,
 ):  # fmt: skip
     """Launcher of `veil_step_`: changes veils and momentum, returns the statistics."""
@@ -26,7 +26,7 @@ def veil_step_(
     kernel_of("veil_step", veils)(
         own_veils.data_ptr(), own_momentum.data_ptr(), slopes.data_ptr(), photos.data_ptr(), address(means),
         marks.data_ptr(), slope_marks.data_ptr(), (len(photos), len(slopes)), lam.data_ptr(), mu.data_ptr(),
-        step.data_ptr(), decay.data_ptr(), address(moving), statistics.data_ptr(), tuple(veils.shape), blend,
+        step.data_ptr(), decay.data_ptr(), address(moving), statistics.data_ptr(), tuple(veils.shape), a,
         visual == "norm", block, stride, form == "literal", thread_count(),
     )  # fmt: skip
     for given, used in ((veils, own_veils), (momentum, own_momentum)):

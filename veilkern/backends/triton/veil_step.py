@@ -11,7 +11,7 @@ from veilkern.kernels.veil_step import veil_losses_kernel, veil_move_kernel
 
 
 def veil_step_(
-    veils, momentum, gradients, images, offsets, gradient_offsets, blend, lam, mu, step, decay, active, mean_images,
+    veils, momentum, gradients, images, offsets, gradient_offsets, a, lam, mu, step, decay, active, mean_images,
     visual, block, stride, form,
 ):  # fmt: skip
     """Launcher of `veil_step_`: changes veils and momentum, returns the statistics. Two launches."""
@@ -29,7 +29,7 @@ def veil_step_(
     statistics = veils.new_empty((people, 3))
     marks = offsets.contiguous()
     moving = None if active is None else active.contiguous()
-    sizes = (channels, height, width, tiles, pieces, blend, *boxes(veils, block, stride))
+    sizes = (channels, height, width, tiles, pieces, a, *boxes(veils, block, stride))
     rates = (lam, mu, step, decay)
     tables = [value if isinstance(value, torch.Tensor) else None for value in rates]
     numbers = [0.0 if isinstance(value, torch.Tensor) else value for value in rates]

@@ -27,7 +27,7 @@ def state(
         "images": bytes8(sum(counts), 3, h, w, seed=seed + 3),
     }
     made = {name: laid_out(value, layout) for name, value in made.items()}
-    made |= {"offsets": offsets_of(counts), "blend": 51} | RATES
+    made |= {"offsets": offsets_of(counts), "a": 51} | RATES
     return made | ({} if gradient_counts is None else {"gradient_offsets": offsets_of(gradient_counts)}) | options
 
 
@@ -74,7 +74,7 @@ def registered(made: Arguments) -> list[tuple[str, tuple]]:
         (
             "veil_step_",
             (
-                *(made[name] for name in names), made.get("gradient_offsets", made["offsets"]), made["blend"], *tensors,
+                *(made[name] for name in names), made.get("gradient_offsets", made["offsets"]), made["a"], *tensors,
                 numbers, made.get("active"), made.get("mean_images"), made.get("visual", "norm"),
                 list(made.get("block", (3, 3))), made.get("stride", 1), made.get("form", "consistent"),
             ),
@@ -123,7 +123,7 @@ SAMPLES = (
     Sample("channels_last", "mse", lambda: state(layout="channels_last", visual="mse"), light=False),
     Sample("extreme", "a veil that is a photo", _a_veil_that_is_a_photo, light=False),
     Sample("extreme", "a gradient that is not finite", _not_finite, light=False),
-    *(Sample("extreme", f"blend {a}", lambda a=a: state(blend=a), light=a == 0) for a in (0, 255)),
+    *(Sample("extreme", f"blend {a}", lambda a=a: state(a=a), light=a == 0) for a in (0, 255)),
     Sample("extreme", "a step over all values", lambda: state(step=2.0), light=False),
     Sample("many", "", lambda: state((3, 1, 4), 40, 40), light=False),
 )  # fmt: skip
@@ -146,8 +146,8 @@ BAD = (
     Bad({"visual": "l1"}, ValueError, "visual must be one of norm, mse"),
     Bad({"form": "other"}, ValueError, "form must be one of consistent, literal"),
     Bad({"block": (9, 9)}, ValueError, "block must fit the image, 8 x 8"),
-    Bad({"blend": 1.5}, TypeError, "a must be an integer"),
-    Bad({"blend": 256}, ValueError, "a must lie in 0..255"),
+    Bad({"a": 1.5}, TypeError, "a must be an integer"),
+    Bad({"a": 256}, ValueError, "a must lie in 0..255"),
     Bad({"active": torch.ones(3)}, TypeError, "active must be bool"),
 )
 
@@ -163,7 +163,7 @@ def _crowd(device: torch.device | str, people: int) -> Arguments:
         "images": torch.randint(0, 256, shape, dtype=torch.uint8, generator=g),
         "offsets": torch.arange(people + 1) * PHOTOS, "mean_images": means,
     }  # fmt: skip
-    return on(device, made) | {"blend": 51, "lam": 0.04, "mu": 0.01, "step": 8 / 255, "decay": 1.0}
+    return on(device, made) | {"a": 51, "lam": 0.04, "mu": 0.01, "step": 8 / 255, "decay": 1.0}
 
 
 def sizes(on_gpu: bool) -> tuple[Size, ...]:
@@ -181,7 +181,7 @@ def _kernel(
     rates = {"lam": 0.04, "mu": 0.01, "step": 8 / 255, "decay": 1.0}
     made = {
         "veils": veils, "momentum": torch.zeros_like(veils), "gradients": work.images.to(dtype) / 255 - 0.5,
-        "images": work.images, "offsets": work.offsets, "blend": 51, "visual": visual,
+        "images": work.images, "offsets": work.offsets, "a": 51, "visual": visual,
     }  # fmt: skip
     tensors = {name: torch.full((people,), rate, dtype=torch.float64) for name, rate in rates.items()}
     return made | (rates if numbers else tensors)
