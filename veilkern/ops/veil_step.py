@@ -48,9 +48,10 @@ def veil_step_(
     gradients [M, 3, H, W] of that dtype, dL_fea_i / dx'_i of the photos that went through the network, grouped by
     gradient_offsets (int64 [P + 1]; default: offsets); images uint8 [N, 3, H, W] by offsets, all that L_vis counts;
     mean_images [P, 3, H, W] in [0, 1] (default: computed). a: integer 0..255 (alpha = a / 255). lam, mu, step, decay:
-    numbers or [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride, form: of
-    block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not active. A
-    person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all NaN.
+    numbers or [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride,
+    form: of block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not
+    active. A person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all
+    NaN.
     veils and momentum must overlap neither each other nor anything else that is given. Raises TypeError or ValueError
     naming the argument.
     """
