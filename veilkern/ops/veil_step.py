@@ -51,9 +51,8 @@ def veil_step_(
     numbers or [P]. active: bool [P], the others stay as they are. visual: `norm` ||x - x'||_2 or `mse`. block, stride,
     form: of block_variance. Returns [P, 3]: mean|g|, L_vis, and L_var at the mean photo; zeros for a person who is not
     active. A person whose gradient is not finite is left alone, mean|g| NaN; so is one without photos or gradients, all
-    NaN.
-    veils and momentum must overlap neither each other nor anything else that is given. Raises TypeError or ValueError
-    naming the argument.
+    NaN. veils and momentum must overlap neither each other nor anything else that is given. Raises TypeError or
+    ValueError naming the argument.
     """
     op, floats = "veil_step_", [torch.float32, torch.float64]
     veils = check_tensor(op, "veils", veils, floats, "[P, 3, H, W]")
