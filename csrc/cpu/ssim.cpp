@@ -23,7 +23,7 @@ void ssim(Planes<const T> x, Planes<const T> y, Planes<T> gradient_x, Planes<T> 
   const bool gradient = gradient_x.data != nullptr || gradient_y.data != nullptr;
   const std::int64_t edge = window.same ? 0 : window.size - 1, places = channels * (height - edge) * (width - edge);
   const double range = window.data_range, c1 = 0.01 * range * (0.01 * range), c2 = 0.03 * range * (0.03 * range);
-  const std::int64_t values = baseline::plane_values<T>(window.size, window.same, height, width, gradient);
+  const std::int64_t values = VEILKERN_CHOOSE(plane_values<T>)(window.size, window.same, height, width, gradient);
   std::vector<double> totals(static_cast<std::size_t>(count * channels));
   for_each_part(count * channels, 4 * height * width, threads, [&](std::int64_t begin, std::int64_t end) {
     const Scratch<T> scratch(values);
