@@ -70,26 +70,43 @@ VEILKERN_INLINE Pack<T> values_at(const Pack<T>& a, const Pack<T>& b, const Pack
 }
 
 template <int half, class T, std::size_t... t>
-VEILKERN_INLINE Pack<T> along_usual(const T* taps, const Pack<T>& a, const Pack<T>& b, const Pack<T>& c,
+VEILKERN_INLINE Pack<T> along_usual(const Pack<T>* taps, const Pack<T>& a, const Pack<T>& b, const Pack<T>& c,
                                     std::index_sequence<t...>) {
-  Pack<T> total = values_at<half>(a, b, c) * Pack<T>(taps[0]);
+  Pack<T> total = values_at<half>(a, b, c) * taps[0];
   ((total = total + (values_at<half - 1 - static_cast<int>(t)>(a, b, c) + values_at<half + 1 + static_cast<int>(t)>(a, b, c)) *
-                        Pack<T>(taps[t + 1])),
+                        taps[t + 1]),
    ...);
   return total;
 }
+
+// The taps in registers, of a window whose size is known.
+template <int half, class T>
+struct Taps {
+  Pack<T> pack[half + 1];
+  VEILKERN_INLINE explicit Taps(const T* taps) {
+    for (int t = 0; t <= half; ++t) pack[t] = Pack<T>(taps[t]);
+  }
+  VEILKERN_INLINE const Pack<T>& operator[](std::int64_t t) const { return pack[t]; }
+};
+template <class T>
+struct Taps<0, T> {
+  const T* taps;
+  VEILKERN_INLINE explicit Taps(const T* t) : taps(t) {}
+  VEILKERN_INLINE Pack<T> operator[](std::int64_t t) const { return Pack<T>(taps[t]); }
+};
 
 // The rows in line `row` along themselves.
 template <int half, class T, int maps>
 VEILKERN_INLINE void along(const Filter<T, maps>& f, int row, T* to) {
   constexpr int lanes = Pack<T>::lanes;
+  const Taps<half, T> taps(f.taps);
   for (int map = 0; map < maps; ++map, to += f.width) {
     const T* from = f.in(row, map);
     if constexpr (half > 0 && VEILKERN_REGISTER == 64) {  // loads that cross lines of memory would take longer
       Pack<T> a = load(from), b = load(from + lanes);
       for (std::int64_t c = 0; c < f.width; c += lanes) {
         const Pack<T> next = load(from + c + 2 * lanes);
-        store(to + c, along_usual<half>(f.taps, a, b, next, std::make_index_sequence<half>()));
+        store(to + c, along_usual<half>(taps.pack, a, b, next, std::make_index_sequence<half>()));
         a = b;
         b = next;
       }
@@ -97,9 +114,8 @@ VEILKERN_INLINE void along(const Filter<T, maps>& f, int row, T* to) {
       const std::int64_t reach = half > 0 ? half : f.frame.size / 2;
       for (std::int64_t c = 0; c < f.width; c += lanes) {
         const T* middle = from + reach + c;
-        Pack<T> total = load(middle) * Pack<T>(f.taps[0]);
-        for (std::int64_t t = 1; t <= reach; ++t)
-          total = total + (load(middle - t) + load(middle + t)) * Pack<T>(f.taps[t]);
+        Pack<T> total = load(middle) * taps[0];
+        for (std::int64_t t = 1; t <= reach; ++t) total = total + (load(middle - t) + load(middle + t)) * taps[t];
         store(to + c, total);
       }
     }
@@ -117,12 +133,13 @@ VEILKERN_INLINE void begin(const Filter<T, maps>& f, const Pack<T>* border) {
 
 // `count` rows of one map down the columns, at value `at` of the filtered rows.
 template <int half, int count, class T, int maps>
-VEILKERN_INLINE void down(const Filter<T, maps>& f, std::int64_t at, Pack<T>* totals) {
+VEILKERN_INLINE void down(const Filter<T, maps>& f, const Taps<half, T>& taps, std::int64_t at, Pack<T>* totals) {
   const std::int64_t reach = half > 0 ? half : f.frame.size / 2;
   for (int i = 0; i < count; ++i) {
-    totals[i] = load(f.rows[reach + i] + at) * Pack<T>(f.taps[0]);
+    const T* const* middle = f.rows + reach + i;
+    totals[i] = load(middle[0] + at) * taps[0];
     for (std::int64_t t = 1; t <= reach; ++t)
-      totals[i] = totals[i] + (load(f.rows[reach - t + i] + at) + load(f.rows[reach + t + i] + at)) * Pack<T>(f.taps[t]);
+      totals[i] = totals[i] + (load(middle[-t] + at) + load(middle[t] + at)) * taps[t];
   }
 }
 
@@ -130,9 +147,10 @@ VEILKERN_INLINE void down(const Filter<T, maps>& f, std::int64_t at, Pack<T>* to
 template <int half, int count, class T, int maps, class Take>
 VEILKERN_INLINE void come_out(const Filter<T, maps>& f, std::int64_t out, const Take& take) {
   f.window(out - f.frame.pad, f.frame.size + count - 1);
+  const Taps<half, T> taps(f.taps);
   for (std::int64_t c = 0; c < f.frame.columns(); c += Pack<T>::lanes) {
     Pack<T> found[maps][count];
-    for (int map = 0; map < maps; ++map) down<half, count>(f, map * f.width + c, found[map]);
+    for (int map = 0; map < maps; ++map) down<half, count>(f, taps, map * f.width + c, found[map]);
     for (int i = 0; i < count; ++i) {
       Pack<T> values[maps];
       for (int map = 0; map < maps; ++map) values[map] = found[map][i];
@@ -236,6 +254,8 @@ VEILKERN_INLINE void put_pair(const Filter<T, kMaps>& f, const Pair<T>& pair, st
   T* const line = f.in(0, 0) + f.frame.pad;
   for (std::int64_t c = 0; c < pair.width; c += Pack<T>::lanes) {
     const std::int64_t n = pair.width - c;
+    __builtin_prefetch(from_x + 4 * pair.x_stride + c);  // no fault where there is no such row
+    __builtin_prefetch(from_y + 4 * pair.y_stride + c);
     const Pack<T> x = load(from_x + c, n) - middle, y = load(from_y + c, n) - middle;
     store(line + c, x, n);
     store(line + f.lines + c, y, n);
