@@ -9,9 +9,7 @@
 
 constexpr int kMaps = 4;
 constexpr int kUsualHalf = 5;  // of the window of 11 taps, whose loops are unrolled
-// Rows that go down the columns together: what they share is read once. More than two, or narrower registers, and
-// there are not enough of them.
-constexpr int kRows = VEILKERN_REGISTER == 64 ? 2 : 1;
+constexpr int kRows = 2;      // that go down the columns together, for what they share is read once
 
 template <class T>
 std::int64_t padded(std::int64_t values) {
@@ -131,15 +129,21 @@ VEILKERN_INLINE void begin(const Filter<T, maps>& f, const Pack<T>* border) {
   along<half>(f, 0, f.border);
 }
 
-// `count` rows of one map down the columns, at value `at` of the filtered rows.
+// One or two rows of one map down the columns, at value `at` of the filtered rows. Of two, each tap's step reads only
+// what the one before did not: a row above and a row below.
 template <int half, int count, class T, int maps>
 VEILKERN_INLINE void down(const Filter<T, maps>& f, const Taps<half, T>& taps, std::int64_t at, Pack<T>* totals) {
   const std::int64_t reach = half > 0 ? half : f.frame.size / 2;
-  for (int i = 0; i < count; ++i) {
-    const T* const* middle = f.rows + reach + i;
-    totals[i] = load(middle[0] + at) * taps[0];
-    for (std::int64_t t = 1; t <= reach; ++t)
-      totals[i] = totals[i] + (load(middle[-t] + at) + load(middle[t] + at)) * taps[t];
+  const T* const* middle = f.rows + reach;
+  Pack<T> above = load(middle[0] + at), below = count > 1 ? load(middle[1] + at) : above;
+  totals[0] = above * taps[0];
+  if (count > 1) totals[1] = below * taps[0];
+  for (std::int64_t t = 1; t <= reach; ++t) {
+    const Pack<T> higher = load(middle[-t] + at), lower = load(middle[count - 1 + t] + at);
+    totals[0] = totals[0] + (higher + (count > 1 ? below : lower)) * taps[t];
+    if (count > 1) totals[1] = totals[1] + (above + lower) * taps[t];
+    above = higher;
+    below = lower;
   }
 }
 
