@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from veilkern.filters import gaussian_taps
 
-
 Blur = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -31,7 +31,10 @@ def _score_and_gradients(x, y, blur, back, data_range, scale, gradient_x, gradie
     of_squares, of_product = -score / shape_sum * weight, 2 * light / (light_sum * shape_sum) * weight
     squares, product = back(of_squares), back(of_product)
     of_light, of_light_sum = 2 * shape / (light_sum * shape_sum) * weight, 2 * score / light_sum * weight
-    for gradient, one, other, mean, other_mean in ((gradient_x, x, y, mean_x, mean_y), (gradient_y, y, x, mean_y, mean_x)):
+    for gradient, one, other, mean, other_mean in (
+        (gradient_x, x, y, mean_x, mean_y),
+        (gradient_y, y, x, mean_y, mean_x),
+    ):
         if gradient is not None:
             slope = (of_light - of_product) * other_mean - (of_light_sum + 2 * of_squares) * mean
             gradient.copy_(back(slope) + 2 * one * squares + other * product)
