@@ -9,6 +9,7 @@
 
 constexpr int kMaps = 4;
 constexpr int kUsualHalf = 5;  // of the window of 11 taps, whose loops are unrolled
+constexpr std::int64_t kAhead = 4;  // rows asked of memory before their turn; harmless where there are none
 constexpr int kRows = 2;      // that go down the columns together, for what they share is read once
 
 template <class T>
@@ -209,10 +210,14 @@ VEILKERN_INLINE void write_gradients(const Filter<T, maps>& f, const Pair<T>& pa
     const Pack<T> x = load(pair.x + r * pair.x_stride + c, n) - middle;
     const Pack<T> y = load(pair.y + r * pair.y_stride + c, n) - middle;
     const Pack<T> &squares = back[maps - 2], &product = back[maps - 1];
-    if constexpr (of_x)
+    if constexpr (of_x) {
+      __builtin_prefetch(to.x + (r + kAhead) * to.x_stride + c, 1);
       store(to.x + r * to.x_stride + c, scale * (back[0] + product * y + two * squares * x), n);
-    if constexpr (of_y)
+    }
+    if constexpr (of_y) {
+      __builtin_prefetch(to.y + (r + kAhead) * to.y_stride + c, 1);
       store(to.y + r * to.y_stride + c, scale * (back[maps - 3] + product * x + two * squares * y), n);
+    }
   });
 }
 
@@ -258,8 +263,8 @@ VEILKERN_INLINE void put_pair(const Filter<T, kMaps>& f, const Pair<T>& pair, st
   T* const line = f.in(0, 0) + f.frame.pad;
   for (std::int64_t c = 0; c < pair.width; c += Pack<T>::lanes) {
     const std::int64_t n = pair.width - c;
-    __builtin_prefetch(from_x + 4 * pair.x_stride + c);  // no fault where there is no such row
-    __builtin_prefetch(from_y + 4 * pair.y_stride + c);
+    __builtin_prefetch(from_x + kAhead * pair.x_stride + c);
+    __builtin_prefetch(from_y + kAhead * pair.y_stride + c);
     const Pack<T> x = load(from_x + c, n) - middle, y = load(from_y + c, n) - middle;
     store(line + c, x, n);
     store(line + f.lines + c, y, n);
