@@ -88,6 +88,7 @@ def cases(count: int = 8, people: int = 2) -> dict[tuple[str, str], list[tuple]]
     )
     record("ssim", "score", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, None, None)
     record("ssim", "gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, gradient)
+    record("ssim", "one gradient", ops.ssim, image, image, 11, 1.5, "valid", 1.0, None, gradient, None)
     ones = [torch.ones(people, dtype=torch.float64)] * 4
     record("ssim", "f64", ops.ssim, double, double, 11, 1.5, "valid", 1.0, None, double, double)
     for case, visual, x, rates in (

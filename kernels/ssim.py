@@ -23,9 +23,11 @@ import triton.language as tl
 ACCESS = {
     ("ssim", "score"): {"load": {16: None, 8: 2, 4: 40}, "store": {16: None, 4: 1}},
     ("ssim", "gradient"): {"load": {16: None, 8: 2, 4: 41}, "store": {16: None, 4: 1}},
+    ("ssim", "one gradient"): {"load": {16: None, 8: 2, 4: 41}, "store": {16: None, 4: 1}},
     ("ssim", "f64"): {"load": {16: None, 8: None}, "store": {16: None, 8: 1}},
     ("ssim_gradient", "f64"): {"load": {16: None, 8: None}, "store": {16: None}},
     ("ssim_gradient", "gradient"): {"load": {16: None, 8: 2, 4: 32}, "store": {16: None}},
+    ("ssim_gradient", "one gradient"): {"load": {16: None, 8: 2, 4: 24}, "store": {16: None}},
 }
 
 
@@ -150,7 +152,6 @@ def ssim_gradient_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     BOTH: tl.constexpr = gradient_y is not None
-    maps_size = (4 if BOTH else 3) * map_size
     dtype: tl.constexpr = x_images.dtype.element_ty
     slot = slots + tl.program_id(0).to(tl.int64) * (5 * ROWS * COLS)
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, COLS)[None, :]
@@ -159,8 +160,8 @@ def ssim_gradient_kernel(
         image, channel = plane // channels, plane % channels
         top, left = tile // pieces * ROWS, tile % pieces * room
         down_maps(
-            maps + plane * maps_size, map_size, pitch, taps, top + r, left - lead + c, window, pad, out_h, slot, BOTH,
-            ROWS, COLS,
+            maps + plane * (4 if BOTH else 3) * map_size, map_size, pitch, taps, top + r, left - lead + c, window, pad,
+            out_h, slot, BOTH, ROWS, COLS,
         )  # fmt: skip
         tl.debug_barrier()
         q, s = tl.zeros([ROWS, COLS], dtype), tl.zeros([ROWS, COLS], dtype)

@@ -17,7 +17,7 @@ struct Pack {
 
   Pack() = default;
   VEILKERN_INLINE Pack(T value) {  // NOLINT: a number stands for a pack of it
-    for (int p = 0; p < parts; ++p) part[p] = value - Part{};  // not +, which would make 0 of -0: that takes an addition
+    for (int p = 0; p < parts; ++p) part[p] = value - Part{};  // not +: that would add, for -0
   }
 };
 

@@ -8,9 +8,9 @@
 // right, rows in double from top to bottom, lanes last (Total).
 
 constexpr int kMaps = 4;
-constexpr int kUsualHalf = 5;  // of the window of 11 taps, whose loops are unrolled
+constexpr int kUsualHalf = 5;       // of a window of 11 taps, whose loops are unrolled; 0 stands for any other
+constexpr int kRows = 2;            // that go down the columns together, for what they share is read once
 constexpr std::int64_t kAhead = 4;  // rows asked of memory before their turn; harmless where there are none
-constexpr int kRows = 2;      // that go down the columns together, for what they share is read once
 
 template <class T>
 std::int64_t padded(std::int64_t values) {
@@ -33,8 +33,12 @@ struct Filter {
   T *line, *ring, *border;
   const T** rows;
 
-  static constexpr std::int64_t pointers(std::int64_t size) { return padded<T>((size + kRows) * static_cast<std::int64_t>(sizeof(const T*) / sizeof(T))); }
-  static std::int64_t line_values(const Frame& f) { return padded<T>(f.columns()) + padded<T>(f.size - 1) + Pack<T>::lanes; }
+  static std::int64_t pointers(std::int64_t size) {
+    return padded<T>((size + kRows) * static_cast<std::int64_t>(sizeof(const T*) / sizeof(T)));
+  }
+  static std::int64_t line_values(const Frame& f) {  // what `along` reads, in whole packs
+    return padded<T>(f.columns()) + padded<T>(f.size - 1) + Pack<T>::lanes;
+  }
   static std::int64_t values(const Frame& f) {
     return pointers(f.size) + kRows * maps * line_values(f) + (f.size + kRows) * maps * padded<T>(f.columns());
   }
@@ -60,7 +64,7 @@ struct Filter {
   }
 };
 
-// Values `at` .. of a row whose packs begin with a, b, c.
+// The pack of a row that begins `at` values behind the first of a, b, c, which follow one another.
 template <int at, class T>
 VEILKERN_INLINE Pack<T> values_at(const Pack<T>& a, const Pack<T>& b, const Pack<T>& c) {
   constexpr int lanes = Pack<T>::lanes;
@@ -72,9 +76,7 @@ template <int half, class T, std::size_t... t>
 VEILKERN_INLINE Pack<T> along_usual(const Pack<T>* taps, const Pack<T>& a, const Pack<T>& b, const Pack<T>& c,
                                     std::index_sequence<t...>) {
   Pack<T> total = values_at<half>(a, b, c) * taps[0];
-  ((total = total + (values_at<half - 1 - static_cast<int>(t)>(a, b, c) + values_at<half + 1 + static_cast<int>(t)>(a, b, c)) *
-                        taps[t + 1]),
-   ...);
+  ((total = total + (values_at<half - 1 - int(t)>(a, b, c) + values_at<half + 1 + int(t)>(a, b, c)) * taps[t + 1]), ...);
   return total;
 }
 
@@ -94,7 +96,7 @@ struct Taps<0, T> {
   VEILKERN_INLINE Pack<T> operator[](std::int64_t t) const { return Pack<T>(taps[t]); }
 };
 
-// The rows in line `row` along themselves.
+// The rows of all maps in line `row` along themselves, to a row of the ring.
 template <int half, class T, int maps>
 VEILKERN_INLINE void along(const Filter<T, maps>& f, int row, T* to) {
   constexpr int lanes = Pack<T>::lanes;
@@ -202,7 +204,8 @@ struct Gradients {
 // Rows of gradients: dscore / dx = B(slope of x) + B(of the product) y + 2 B(of the squares) x, the same for y; times
 // `weight`.
 template <Wanted wanted, int half, int count, class T, int maps>
-VEILKERN_INLINE void write_gradients(const Filter<T, maps>& f, const Pair<T>& pair, const Gradients<T>& to, std::int64_t out) {
+VEILKERN_INLINE void write_gradients(const Filter<T, maps>& f, const Pair<T>& pair, const Gradients<T>& to,
+                                     std::int64_t out) {
   constexpr bool of_x = wanted != Wanted::y, of_y = wanted != Wanted::x;
   const Pack<T> middle(pair.middle), two(T(2)), scale(to.weight);
   come_out<half, count>(f, out, [&](int i, std::int64_t c, const Pack<T>* back) __attribute__((always_inline)) {
@@ -322,7 +325,9 @@ inline Frame frame_of(std::int64_t size, bool same, std::int64_t height, std::in
   return {size, same ? size / 2 : 0, height, width};
 }
 
-inline Frame back_of(const Frame& frame) { return {frame.size, frame.size - 1 - frame.pad, frame.rows(), frame.columns()}; }
+inline Frame back_of(const Frame& frame) {
+  return {frame.size, frame.size - 1 - frame.pad, frame.rows(), frame.columns()};
+}
 
 // Values of scratch that plane_ssim wants.
 template <class T>

@@ -29,9 +29,7 @@ def _ssim_tiles(launch, width, before, after) -> tuple[int, int, dict[str, int]]
 
 def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
     """Launcher of `ssim`: returns the score and writes each gradient (dense) that is not None."""
-    if (
-        gradient_x is None and gradient_y is not None
-    ):  # the score is the same both ways round: one kernel for one gradient
+    if gradient_x is None and gradient_y is not None:  # the score is the same the other way round
         x, y, gradient_x, gradient_y = y, x, gradient_y, None
     launch = launch_of("ssim", KIND[x.dtype], x.device)
     count, channels, height, width = x.shape
