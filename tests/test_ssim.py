@@ -275,3 +275,14 @@ def test_compiled_gradient_of_one(for_x, for_y, generator):
     ops.ssim(*eager).mean().backward()
     for a, b in zip(traced, eager, strict=True):
         assert (a.grad is None) == (b.grad is None) and (a.grad is None or torch.equal(a.grad, b.grad))
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_score_has_the_same_bits_whatever_is_wanted_and_either_way_round(dtype, generator):
+    x, y = (t.to(dtype) for t in pair(generator, n=2, side=21))
+    plain = ops.ssim(x, y)
+    assert torch.equal(plain, ops.ssim(y, x))
+    for wanted in ((True, False), (False, True), (True, True)):
+        score = ops.ssim(*(t.clone().requires_grad_(w) for t, w in zip((x, y), wanted, strict=True)))
+        assert torch.equal(score.detach(), plain)

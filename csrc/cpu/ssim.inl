@@ -166,7 +166,8 @@ VEILKERN_INLINE void come_out(const Filter<T, maps>& f, std::int64_t out, const 
   }
 }
 
-// The score of one place and its slopes with respect to the filtered maps: of x, of y, then of squares and product.
+// The score of one place and its slopes with respect to the filtered maps: of x, of y, then of squares and product. The
+// score has the same bits the other way round, so that one gradient alone is always that with respect to x.
 template <class T>
 struct Place {
   Pack<T> score, slope[kMaps];
@@ -174,7 +175,7 @@ struct Place {
     const Pack<T> &x = filtered[0], &y = filtered[1], &squares = filtered[2], &product = filtered[3];
     const Pack<T> two(T(2)), mean_x = x + pair.middle, mean_y = y + pair.middle;
     const Pack<T> light = two * mean_x * mean_y + pair.c1, light_sum = mean_x * mean_x + mean_y * mean_y + pair.c1;
-    const Pack<T> shape = two * (product - x * y) + pair.c2, shape_sum = squares - x * x - y * y + pair.c2;
+    const Pack<T> shape = two * (product - x * y) + pair.c2, shape_sum = squares - (x * x + y * y) + pair.c2;
     const Pack<T> below = Pack<T>(T(1)) / (light_sum * shape_sum);
     score = light * shape * below;
     if (!slopes) return;
@@ -188,9 +189,7 @@ struct Place {
   }
 };
 
-// Which gradients are wanted, as the slopes that go back through the window.
-enum class Wanted { neither, x, y, both };
-constexpr int slopes_of(Wanted wanted) { return wanted == Wanted::both ? 4 : 3; }
+enum class Wanted { neither, x, both };  // of the gradients
 
 // What a plane's gradients are made of and where they go.
 template <class T>
@@ -206,20 +205,17 @@ struct Gradients {
 template <Wanted wanted, int half, int count, class T, int maps>
 VEILKERN_INLINE void write_gradients(const Filter<T, maps>& f, const Pair<T>& pair, const Gradients<T>& to,
                                      std::int64_t out) {
-  constexpr bool of_x = wanted != Wanted::y, of_y = wanted != Wanted::x;
   const Pack<T> middle(pair.middle), two(T(2)), scale(to.weight);
   come_out<half, count>(f, out, [&](int i, std::int64_t c, const Pack<T>* back) __attribute__((always_inline)) {
     const std::int64_t n = pair.width - c, r = out + i;
     const Pack<T> x = load(pair.x + r * pair.x_stride + c, n) - middle;
     const Pack<T> y = load(pair.y + r * pair.y_stride + c, n) - middle;
     const Pack<T> &squares = back[maps - 2], &product = back[maps - 1];
-    if constexpr (of_x) {
-      __builtin_prefetch(to.x + (r + kAhead) * to.x_stride + c, 1);
-      store(to.x + r * to.x_stride + c, scale * (back[0] + product * y + two * squares * x), n);
-    }
-    if constexpr (of_y) {
+    __builtin_prefetch(to.x + (r + kAhead) * to.x_stride + c, 1);
+    store(to.x + r * to.x_stride + c, scale * (back[0] + product * y + two * squares * x), n);
+    if constexpr (wanted == Wanted::both) {
       __builtin_prefetch(to.y + (r + kAhead) * to.y_stride + c, 1);
-      store(to.y + r * to.y_stride + c, scale * (back[maps - 3] + product * x + two * squares * y), n);
+      store(to.y + r * to.y_stride + c, scale * (back[1] + product * x + two * squares * y), n);
     }
   });
 }
@@ -227,7 +223,7 @@ VEILKERN_INLINE void write_gradients(const Filter<T, maps>& f, const Pair<T>& pa
 // The way of the slopes: rows of them in, gradients out.
 template <class T, Wanted wanted, int half>
 struct Back {
-  static constexpr int maps = slopes_of(wanted);
+  static constexpr int maps = wanted == Wanted::both ? 4 : 3;  // slopes that go back
   Filter<T, maps> filter;
   std::int64_t done = 0;
 
@@ -238,8 +234,8 @@ struct Back {
   VEILKERN_INLINE void put(int i, std::int64_t c, const Place<T>& place) {
     const std::int64_t n = filter.frame.width - c;
     T* const line = filter.in(i, 0) + filter.frame.pad + c;
-    if constexpr (wanted != Wanted::y) store(line, place.slope[0], n);
-    if constexpr (wanted != Wanted::x) store(line + (maps - 3) * filter.lines, place.slope[1], n);
+    store(line, place.slope[0], n);
+    if constexpr (wanted == Wanted::both) store(line + filter.lines, place.slope[1], n);
     for (int map = 2; map < kMaps; ++map) store(line + (maps - kMaps + map) * filter.lines, place.slope[map], n);
   }
   VEILKERN_INLINE void row(int i, std::int64_t r, const Pair<T>& pair, const Gradients<T>& to) {
@@ -343,9 +339,12 @@ double plane_ssim(const Pair<T>& pair, const double* taps, std::int64_t size, bo
   T *outwards = scratch, *memory = scratch + padded<T>(size);
   for (std::int64_t t = 0; t <= size / 2; ++t) outwards[t] = static_cast<T>(taps[size / 2 + t]);
   const Frame frame = frame_of(size, same, pair.height, pair.width), back = back_of(frame);
-  const Gradients<T> to{weight, gradient_x, x_stride, gradient_y, y_stride};
-  if (gradient_x && gradient_y) return pass<Wanted::both>(pair, frame, back, outwards, to, memory);
-  if (gradient_x) return pass<Wanted::x>(pair, frame, back, outwards, to, memory);
-  if (gradient_y) return pass<Wanted::y>(pair, frame, back, outwards, to, memory);
-  return pass<Wanted::neither>(pair, frame, back, outwards, to, memory);
+  const Gradients<T> of_x{weight, gradient_x, x_stride, gradient_y, y_stride};
+  const Gradients<T> of_y{weight, gradient_y, y_stride, nullptr, 0};
+  const Pair<T> turned{pair.y,     pair.x,      pair.y_stride, pair.x_stride, pair.height,
+                       pair.width, pair.middle, pair.c1,       pair.c2};
+  if (gradient_x && gradient_y) return pass<Wanted::both>(pair, frame, back, outwards, of_x, memory);
+  if (gradient_x) return pass<Wanted::x>(pair, frame, back, outwards, of_x, memory);
+  if (gradient_y) return pass<Wanted::x>(turned, frame, back, outwards, of_y, memory);
+  return pass<Wanted::neither>(pair, frame, back, outwards, of_x, memory);
 }
