@@ -1,10 +1,12 @@
 """ssim (Wang et al. 2004): the mean of S = (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)).
 
-x, y f32 or f64 [N, C, H, W] -> partial sums of S [N C, tiles], and for the gradients four maps [N C, 4, Ho, pitch].
+x, y f32 or f64 [N, C, H, W] -> partial sums of S [N C, tiles], and for the gradients maps [N C, 3 or 4, Ho, pitch].
 mx, my, vx + mx^2, vy + my^2, cov + mx my are x, y, x^2, y^2, x y under the same Gaussian window, K = K_rows K_columns.
 Of the blurred quantities, S's slopes are q = -S / (vx + vy + c2) for x^2 and for y^2, r for x y, px for x and py for y:
   dS/dx = K^T px + 2 x K^T q + y K^T r,    dS/dy = K^T py + 2 y K^T q + x K^T r.
-Traffic of score and gradients: x and y twice, the maps once each way, the gradients once: 56 bytes a pixel in f32.
+Maps are q, r, px and, where dS/dy is wanted too, py.
+Traffic of score and gradients: x and y twice, the maps once each way, the gradients once: 56 bytes a pixel in f32, 44
+for dS/dx alone.
 
 A window is separable but a thread cannot see its neighbours' columns, so a tile of ROWS x COLS goes in two steps: down
 the columns straight from the image (whole vectors; rows are read again from L1), the result to the program's own SLOT
@@ -21,9 +23,11 @@ import triton.language as tl
 ACCESS = {
     ("ssim", "score"): {"load": {16: None, 8: 2, 4: 40}, "store": {16: None, 4: 1}},
     ("ssim", "gradient"): {"load": {16: None, 8: 2, 4: 41}, "store": {16: None, 4: 1}},
+    ("ssim", "one gradient"): {"load": {16: None, 8: 2, 4: 41}, "store": {16: None, 4: 1}},
     ("ssim", "f64"): {"load": {16: None, 8: None}, "store": {16: None, 8: 1}},
     ("ssim_gradient", "f64"): {"load": {16: None, 8: None}, "store": {16: None}},
     ("ssim_gradient", "gradient"): {"load": {16: None, 8: 2, 4: 32}, "store": {16: None}},
+    ("ssim_gradient", "one gradient"): {"load": {16: None, 8: 2, 4: 24}, "store": {16: None}},
 }
 
 
@@ -61,7 +65,7 @@ def ssim_kernel(
     x_images, y_images, taps, scale, partial, maps, slots, tasks, tiles, pieces, channels, height, width, out_h, out_w,
     map_size, pitch, window, pad, lead, room, c1: "fp64", c2: "fp64",
     x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    BOTH: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = x_images.dtype.element_ty
     slot = slots + tl.program_id(0).to(tl.int64) * (5 * ROWS * COLS)
@@ -103,37 +107,41 @@ def ssim_kernel(
                 factor *= tl.load(scale + image)
             q, s = -score / below2 * factor, 2 * above1 * one * factor
             straight, lean = 2 * above2 * one * factor, 2 * score / below1 * factor
-            place = maps + plane * 4 * map_size + (top + r).to(tl.int64) * pitch + (left + c)
+            place = maps + plane * (4 if BOTH else 3) * map_size + (top + r).to(tl.int64) * pitch + (left + c)
             px = my * straight - mx * lean - 2 * mx * q - my * s
-            py = mx * straight - my * lean - 2 * my * q - mx * s
             padded = (top + r < out_h) & (c < room) & (left + c < pitch)
-            tl.store(place, tl.where(inside, px, 0.0), mask=padded)
-            tl.store(place + map_size, tl.where(inside, py, 0.0), mask=padded)
-            tl.store(place + 2 * map_size, tl.where(inside, q, 0.0), mask=padded)
-            tl.store(place + 3 * map_size, tl.where(inside, s, 0.0), mask=padded)
+            tl.store(place, tl.where(inside, q, 0.0), mask=padded)
+            tl.store(place + map_size, tl.where(inside, s, 0.0), mask=padded)
+            tl.store(place + 2 * map_size, tl.where(inside, px, 0.0), mask=padded)
+            if BOTH:
+                py = mx * straight - my * lean - 2 * my * q - mx * s
+                tl.store(place + 3 * map_size, tl.where(inside, py, 0.0), mask=padded)
 
 
 @triton.jit
-def down_maps(maps, size, pitch, taps, y, x, window, pad, out_h, slot, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Four maps under the transposed window down the columns, into the slot [4, ROWS, COLS]."""
+def down_maps(maps, size, pitch, taps, y, x, window, pad, out_h, slot, BOTH: tl.constexpr, ROWS: tl.constexpr,
+              COLS: tl.constexpr):  # fmt: skip
+    """The maps under the transposed window down the columns, into the slot [3 or 4, ROWS, COLS]."""
     dtype: tl.constexpr = maps.dtype.element_ty
-    px, py = tl.zeros([ROWS, COLS], dtype), tl.zeros([ROWS, COLS], dtype)
-    q, s = px, px
+    q, s = tl.zeros([ROWS, COLS], dtype), tl.zeros([ROWS, COLS], dtype)
+    px, py = q, q
     inside_x = (x >= 0) & (x < pitch)  # columns from out_w to pitch hold zeros
     for tap in range(0, window):
         row = y + (pad - tap)
         inside = inside_x & (row >= 0) & (row < out_h)
         near = maps + row.to(tl.int64) * pitch + x
         weight = tl.load(taps + tap).to(dtype)
-        px += weight * tl.load(near, mask=inside, other=0.0)
-        py += weight * tl.load(near + size, mask=inside, other=0.0)
-        q += weight * tl.load(near + 2 * size, mask=inside, other=0.0)
-        s += weight * tl.load(near + 3 * size, mask=inside, other=0.0)
+        q += weight * tl.load(near, mask=inside, other=0.0)
+        s += weight * tl.load(near + size, mask=inside, other=0.0)
+        px += weight * tl.load(near + 2 * size, mask=inside, other=0.0)
+        if BOTH:
+            py += weight * tl.load(near + 3 * size, mask=inside, other=0.0)
     place = slot + tl.arange(0, ROWS)[:, None] * COLS + tl.arange(0, COLS)[None, :]
-    tl.store(place, px)
-    tl.store(place + ROWS * COLS, py)
-    tl.store(place + 2 * ROWS * COLS, q)
-    tl.store(place + 3 * ROWS * COLS, s)
+    tl.store(place, q)
+    tl.store(place + ROWS * COLS, s)
+    tl.store(place + 2 * ROWS * COLS, px)
+    if BOTH:
+        tl.store(place + 3 * ROWS * COLS, py)
 
 
 @triton.jit(do_not_specialize=["tasks", "tiles", "pieces", "channels"])
@@ -143,6 +151,7 @@ def ssim_gradient_kernel(
     x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
+    BOTH: tl.constexpr = gradient_y is not None
     dtype: tl.constexpr = x_images.dtype.element_ty
     slot = slots + tl.program_id(0).to(tl.int64) * (5 * ROWS * COLS)
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, COLS)[None, :]
@@ -151,21 +160,22 @@ def ssim_gradient_kernel(
         image, channel = plane // channels, plane % channels
         top, left = tile // pieces * ROWS, tile % pieces * room
         down_maps(
-            maps + plane * 4 * map_size, map_size, pitch, taps, top + r, left - lead + c, window, pad, out_h, slot,
-            ROWS, COLS,
+            maps + plane * (4 if BOTH else 3) * map_size, map_size, pitch, taps, top + r, left - lead + c, window, pad,
+            out_h, slot, BOTH, ROWS, COLS,
         )  # fmt: skip
         tl.debug_barrier()
-        px, py = tl.zeros([ROWS, COLS], dtype), tl.zeros([ROWS, COLS], dtype)
-        q, s = px, px
+        q, s = tl.zeros([ROWS, COLS], dtype), tl.zeros([ROWS, COLS], dtype)
+        px, py = q, q
         for tap in range(0, window):
             source = c + (lead + pad - tap)
             near = slot + r * COLS + source
             inside = (source < COLS) & (r >= 0)
             weight = tl.load(taps + tap).to(dtype)
-            px += weight * tl.load(near, mask=inside, other=0.0)
-            py += weight * tl.load(near + ROWS * COLS, mask=inside, other=0.0)
-            q += weight * tl.load(near + 2 * ROWS * COLS, mask=inside, other=0.0)
-            s += weight * tl.load(near + 3 * ROWS * COLS, mask=inside, other=0.0)
+            q += weight * tl.load(near, mask=inside, other=0.0)
+            s += weight * tl.load(near + ROWS * COLS, mask=inside, other=0.0)
+            px += weight * tl.load(near + 2 * ROWS * COLS, mask=inside, other=0.0)
+            if BOTH:
+                py += weight * tl.load(near + 3 * ROWS * COLS, mask=inside, other=0.0)
         tl.debug_barrier()
         y, x = top + r, left + c
         inside = (y < height) & (c < room) & (x < width)
@@ -174,4 +184,5 @@ def ssim_gradient_kernel(
         b = tl.load(y_images + image * y_n + channel * y_c + row * y_h + column * y_w, mask=inside, other=0.0)
         place = plane * height * width + row * width + column
         tl.store(gradient_x + place, px + 2 * a * q + b * s, mask=inside)
-        tl.store(gradient_y + place, py + 2 * b * q + a * s, mask=inside)
+        if BOTH:
+            tl.store(gradient_y + place, py + 2 * b * q + a * s, mask=inside)

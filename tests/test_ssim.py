@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from helpers import MANY, assert_near, gradcheck, large, layouts
+from helpers import MANY, assert_near, assert_same_bits_everywhere, gradcheck, large, layouts, native, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from veilkern import ops, reference
 from veilkern.testing.making import laid_out
+
+ssim_op = importlib.import_module("veilkern.ops.ssim")  # the name is taken by the function
 
 
 def pair(generator, n=3, side=24):
@@ -133,3 +137,108 @@ def test_a_window_that_fits_along_one_side_only(height, width):
     with pytest.raises(ValueError, match="ssim: window"):
         ops.ssim(x, x)
     assert ops.ssim(x, x, window=9).item() == pytest.approx(1, abs=1e-6)
+
+
+def wanted_gradients(x, y, upstream, options):
+    """The gradients of ssim, each pair's times upstream [N], for those of x and y that require one."""
+    score = ops.ssim(x, y, **options)
+    return torch.autograd.grad(score, [t for t in (x, y) if t.requires_grad], upstream, retain_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options", [{}, {"borders": "same"}, {"window": 5, "sigma": 0.8, "data_range": 2.0}], ids=["valid", "same", "5"]
+)
+@pytest.mark.parametrize("for_x,for_y", [(True, False), (False, True), (True, True)], ids=["x", "y", "both"])
+def test_gradients_that_are_asked_for(path, for_x, for_y, options, dtype, generator):
+    pairs = [t[:, :, :13].to(dtype) for t in pair(generator, n=2, side=13)]
+    upstream = torch.tensor([0.75, -3.0], dtype=dtype)
+    found = wanted_gradients(
+        *(t.clone().requires_grad_(w) for t, w in zip(pairs, (for_x, for_y), strict=True)), upstream, options
+    )
+    wanted = reference.ssim_gradient(*(t.double() for t in pairs), scale=upstream.double(), **options)[1:]
+    chosen = [g for g, w in zip(wanted, (for_x, for_y), strict=True) if w]
+    for a, b in zip(found, chosen, strict=True):
+        assert_near(a, b, dtype, factor=50)
+
+
+@native
+@pytest.mark.parametrize("side,window", [(50, 11), (23, 7)])
+def test_one_gradient_is_that_of_both(side, window, generator):
+    """The same bits, whichever others are made, on every instruction set."""
+    x, y = (t.float() for t in pair(generator, n=3, side=side))
+    _, *both = ops.ssim_gradient(x, y, window=window)
+
+    def alone():
+        of_x = wanted_gradients(x.clone().requires_grad_(), y, torch.ones(3), {"window": window})
+        return of_x + wanted_gradients(x, y.clone().requires_grad_(), torch.ones(3), {"window": window})
+
+    assert_same_bits_everywhere(alone)
+    for a, b in zip(alone(), both, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_backward_twice(path, generator):
+    x, y = pair(generator, n=2, side=12)
+    x.requires_grad_()
+    score = ops.ssim(x, y)
+    first, second, double = (torch.autograd.grad(score.sum() * k, x, retain_graph=True)[0] for k in (1, 1, 2))
+    assert torch.equal(first, second) and torch.equal(double, 2 * first)
+
+
+def kept(score: torch.Tensor) -> int:
+    """Values that a score's graph keeps for its backward."""
+    return sum(t.numel() for t in score.grad_fn.saved_tensors)
+
+
+def test_only_what_is_asked_for_is_made(path, monkeypatch, generator):
+    """No backend is given room for another gradient, the graph keeps no more, and the backward runs no op of ours."""
+    x, y = pair(generator, n=2, side=12)
+    given = []
+    plain = ssim_op.serve
+    monkeypatch.setattr(ssim_op, "serve", lambda *a: (given.append([g is not None for g in a[-2:]]), plain(*a))[1])
+    with torch.no_grad():
+        assert ops.ssim(x.clone().requires_grad_(), y).grad_fn is None
+    assert ops.ssim(x, y).grad_fn is None and given == [[False, False]] * 2
+    for wanted in ([True, False], [False, True], [True, True]):
+        given.clear()
+        leaves = [t.clone().requires_grad_(w) for t, w in zip((x, y), wanted, strict=True)]
+        score = ops.ssim(*leaves)
+        assert given == [wanted] and kept(score) == sum(wanted) * x.numel()
+        score.sum().backward()
+        assert given == [wanted] and [t.grad is not None for t in leaves] == wanted
+
+
+def test_no_room_for_a_gradient_nobody_asked_for(generator):
+    x, y = pair(generator, n=2, side=12)
+    for wanted in ((False, False), (True, False), (False, True), (True, True)):
+        _, *gradients = torch.ops.veilkern.ssim(x, y, 11, 1.5, "valid", 1.0, *wanted)
+        assert [g.numel() for g in gradients] == [x.numel() * w for w in wanted]
+        opcheck(
+            "ssim",
+            (x.clone().requires_grad_(wanted[0]), y.clone().requires_grad_(wanted[1]), 5, 1.5, "same", 1.0, *wanted),
+        )
+
+
+@pytest.mark.parametrize("for_x,for_y", [(True, False), (False, True)])
+def test_compiled_gradient_of_one(for_x, for_y, generator):
+    pairs = pair(generator, n=2, side=14)
+    eager, traced = (
+        [t.clone().requires_grad_(w) for t, w in zip(pairs, (for_x, for_y), strict=True)] for _ in range(2)
+    )
+    compiled = torch.compile(lambda a, b: ops.ssim(a, b).mean(), fullgraph=True, backend="aot_eager")
+    compiled(*traced).backward()
+    ops.ssim(*eager).mean().backward()
+    for a, b in zip(traced, eager, strict=True):
+        assert (a.grad is None) == (b.grad is None) and (a.grad is None or torch.equal(a.grad, b.grad))
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_score_has_the_same_bits_whatever_is_wanted_and_either_way_round(dtype, generator):
+    x, y = (t.to(dtype) for t in pair(generator, n=2, side=21))
+    plain = ops.ssim(x, y)
+    assert torch.equal(plain, ops.ssim(y, x))
+    for wanted in ((True, False), (False, True), (True, True)):
+        score = ops.ssim(*(t.clone().requires_grad_(w) for t, w in zip((x, y), wanted, strict=True)))
+        assert torch.equal(score.detach(), plain)

@@ -17,7 +17,7 @@ struct Pack {
 
   Pack() = default;
   VEILKERN_INLINE Pack(T value) {  // NOLINT: a number stands for a pack of it
-    for (int p = 0; p < parts; ++p) part[p] = Part{} + value;
+    for (int p = 0; p < parts; ++p) part[p] = value - Part{};  // not +: that would add, for -0
   }
 };
 
@@ -165,6 +165,12 @@ VEILKERN_INLINE V join(const V& x, const V& y, std::index_sequence<i...>) {  // 
   if constexpr (bytes == 16) return (V)middle;
   else if constexpr (bytes < 16) return (V)_mm256_alignr_epi8(middle, (__m256i)x, bytes);
   else return (V)_mm256_alignr_epi8((__m256i)y, middle, bytes - 16);
+}
+#elif VEILKERN_REGISTER == 64
+template <int shift, class V, std::size_t... i>
+VEILKERN_INLINE V join(const V& x, const V& y, std::index_sequence<i...>) {  // compilers overwrite a register, and copy it
+  constexpr int words = shift * 16 / static_cast<int>(sizeof...(i));
+  return (V)_mm512_alignr_epi32((__m512i)y, (__m512i)x, words);
 }
 #else
 template <int shift, class V, std::size_t... i>

@@ -1,9 +1,10 @@
 // ssim (Wang et al. 2004): mean over channels and places of (2 mx my + C1)(2 cov + C2) / ((mx^2 + my^2 + C1)(vx + vy + C2)).
 //
-// x, y f32 or f64 [N, C, H, W] -> score [N] and, in the same go, the gradients with respect to x and y. Each plane is read
-// once; what the window needs of it (four maps of `size` rows, 20 KB at 112 columns of f32) stays in the nearest cache,
-// where PyTorch moves five filtered maps and a dozen of their products through memory. The arithmetic is the limit: 4 maps
-// x 2 directions x (size + 1) / 2 taps. Planes are shared out over threads, their scores added in the order of channels.
+// x, y f32 or f64 [N, C, H, W] -> score [N] and, in the same go, the gradients with respect to x, to y or to both. Each
+// plane goes by once; what the window needs of it stays in the nearest cache: four maps of size + 1 rows (21 KB at 112
+// columns of f32) and, for gradients, three or four of slopes. PyTorch moves five filtered maps and a dozen of their
+// products through memory. The arithmetic is the limit: 4 maps, and 3 back for one gradient, x 2 directions x
+// (size + 1) / 2 taps. Planes are shared out over threads, their scores added in the order of channels.
 #include "ssim.h"
 
 #include <algorithm>
@@ -23,7 +24,7 @@ void ssim(Planes<const T> x, Planes<const T> y, Planes<T> gradient_x, Planes<T> 
   const bool gradient = gradient_x.data != nullptr || gradient_y.data != nullptr;
   const std::int64_t edge = window.same ? 0 : window.size - 1, places = channels * (height - edge) * (width - edge);
   const double range = window.data_range, c1 = 0.01 * range * (0.01 * range), c2 = 0.03 * range * (0.03 * range);
-  const std::int64_t values = baseline::plane_values<T>(window.size, window.same, height, width, gradient);
+  const std::int64_t values = VEILKERN_CHOOSE(plane_values<T>)(window.size, window.same, height, width, gradient);
   std::vector<double> totals(static_cast<std::size_t>(count * channels));
   for_each_part(count * channels, 4 * height * width, threads, [&](std::int64_t begin, std::int64_t end) {
     const Scratch<T> scratch(values);

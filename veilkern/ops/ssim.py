@@ -20,15 +20,18 @@ def ssim(
 ) -> torch.Tensor:
     """Mean SSIM [N] of float32 or float64 pairs [N, C, H, W] over channels and places; differentiable (once).
 
+    The gradients that will be asked for are made together with the score and kept for the backward pass.
     window: odd side of the Gaussian window of standard deviation sigma (0.01..10000 pixels); borders `valid` (only
     where the window lies inside: Wang et al. 2004) or `same` (zeros around); data_range: the span of the values, 1 or
     255 (1e-6..1e9).
     Raises TypeError or ValueError naming the argument.
     """
     _check("ssim", x, y, window, sigma, borders, data_range)
-    return (_score if runs_now(x, y) else torch.ops.veilkern.ssim)(
-        x, y, window, float(sigma), borders, float(data_range)
-    )
+    arguments = x, y, window, float(sigma), borders, float(data_range)
+    if runs_now(x, y):
+        return _score(*arguments)
+    wanted = [torch.is_grad_enabled() and t.requires_grad for t in (x, y)]
+    return torch.ops.veilkern.ssim(*arguments, *wanted)[0]
 
 
 def ssim_gradient(
@@ -83,8 +86,19 @@ def _score(x, y, window, sigma, borders, data_range):
 
 
 def _score_and_gradients(x, y, window, sigma, borders, data_range, scale):
-    gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)]
+    gradients = _room(x), _room(x)
     return _serve(x, y, window, sigma, borders, data_range, scale, *gradients), *gradients
+
+
+def _score_and_wanted(x, y, window, sigma, borders, data_range, for_x=True, for_y=True):
+    """The score and the gradients that are wanted; in place of one that is not, a tensor without values."""
+    gradients = [_room(x) if wanted else None for wanted in (for_x, for_y)]
+    score = _serve(x, y, window, sigma, borders, data_range, None, *gradients)
+    return score, *(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def _room(x):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _serve(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
@@ -93,28 +107,31 @@ def _serve(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient
     return serve("ssim", x.detach(), y.detach(), window, sigma, borders, data_range, scale, gradient_x, gradient_y)
 
 
-def _fake(x, *others):
-    return x.new_empty(x.shape[0])
+def _fake(x, y, window, sigma, borders, data_range, for_x=True, for_y=True):
+    return x.new_empty(x.shape[0]), *(_room(x) if wanted else x.new_empty(0) for wanted in (for_x, for_y))
 
 
 def _fake_gradients(x, *others):
-    return _fake(x), *(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+    return x.new_empty(x.shape[0]), _room(x), _room(x)
 
 
 def _setup(ctx, inputs, output):
-    x, y, *ctx.others = inputs
-    ctx.save_for_backward(x, y)
+    _, *gradients = output
+    ctx.save_for_backward(*gradients)
+    ctx.mark_non_differentiable(*gradients)
 
 
-def _backward(ctx, upstream):
-    x, y = ctx.saved_tensors
-    _, gradient_x, gradient_y = torch.ops.veilkern.ssim_gradient(x, y, *ctx.others, upstream.contiguous())
-    return gradient_x, gradient_y, None, None, None, None
+def _backward(ctx, upstream, *ignored):
+    """The score's gradients are there already, for an upstream of 1; they stay as they are for the next backward."""
+    found = (
+        upstream[:, None, None, None] * gradient if needed else None
+        for gradient, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+    )
+    return *found, None, None, None, None, None, None
 
 
 _ARGUMENTS = "Tensor x, Tensor y, int window, float sigma, str borders, float data_range"
-register(f"ssim({_ARGUMENTS}) -> Tensor", _score, _fake)
-register(
-    f"ssim_gradient({_ARGUMENTS}, Tensor? scale) -> (Tensor, Tensor, Tensor)", _score_and_gradients, _fake_gradients
-)
+_RESULTS = "(Tensor, Tensor, Tensor)"
+register(f"ssim({_ARGUMENTS}, bool for_x=True, bool for_y=True) -> {_RESULTS}", _score_and_wanted, _fake)
+register(f"ssim_gradient({_ARGUMENTS}, Tensor? scale) -> {_RESULTS}", _score_and_gradients, _fake_gradients)
 register_autograd("ssim", _backward, _setup)

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
 from veilkern.filters import gaussian_taps
+
+Blur = Callable[[torch.Tensor], torch.Tensor]
+
+
+def blurs(like: torch.Tensor, window: int, sigma: float, borders: str) -> tuple[Blur, Blur]:
+    """The Gaussian window on images such as `like`, and its transpose, which takes slopes back."""
+    channels = like.shape[1]
+    taps = gaussian_taps(window, sigma, like.dtype).to(like.device)
+    down, along = (taps.view(1, 1, *side).expand(channels, 1, -1, -1) for side in ((-1, 1), (1, -1)))
+    pad = window // 2 if borders == "same" else 0
+
+    def blur(z: torch.Tensor) -> torch.Tensor:
+        z = F.conv2d(z, down, padding=(pad, 0), groups=channels)
+        return F.conv2d(z, along, padding=(0, pad), groups=channels)
+
+    def back(z: torch.Tensor) -> torch.Tensor:
+        z = F.conv_transpose2d(z, along, padding=(0, pad), groups=channels)
+        return F.conv_transpose2d(z, down, padding=(pad, 0), groups=channels)
+
+    return blur, back
 
 
 def ssim(
@@ -21,14 +43,7 @@ def ssim(
 
     borders: `valid` counts only places where the window lies inside; `same` pads with zeros.
     """
-    channels = x.shape[1]
-    taps = gaussian_taps(window, sigma, x.dtype).to(x.device)
-    pad = window // 2 if borders == "same" else 0
-
-    def blur(z: torch.Tensor) -> torch.Tensor:
-        z = F.conv2d(z, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(pad, 0), groups=channels)
-        return F.conv2d(z, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, pad), groups=channels)
-
+    blur, _ = blurs(x, window, sigma, borders)
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y

@@ -14,7 +14,7 @@ _taps = functools.lru_cache(maxsize=16)(gaussian_taps)  # a tensor on the CPU, n
 
 
 def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
-    """Launcher of `ssim`: returns the score and, where gradients are tensors, writes those (dense)."""
+    """Launcher of `ssim`: returns the score and writes each gradient (dense) that is not None."""
     left, right, score = planes(x), planes(y), x.new_empty(len(x))
     factor, taps = None if scale is None else scale.contiguous(), _taps(window, sigma, torch.float64)
     strides = [(left if g is None else g).stride()[:3] for g in (gradient_x, gradient_y)]

@@ -28,7 +28,9 @@ def _ssim_tiles(launch, width, before, after) -> tuple[int, int, dict[str, int]]
 
 
 def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
-    """Launcher of `ssim`: returns the score and, where gradients are tensors, writes those (dense)."""
+    """Launcher of `ssim`: returns the score and writes each gradient (dense) that is not None."""
+    if gradient_x is None and gradient_y is not None:  # the score is the same the other way round
+        x, y, gradient_x, gradient_y = y, x, gradient_y, None
     launch = launch_of("ssim", KIND[x.dtype], x.device)
     count, channels, height, width = x.shape
     pad = window // 2 if borders == "same" else 0
@@ -46,12 +48,13 @@ def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y
 
     programs, tiles, pieces, lead, room, slots, shape = tiles_of(out_h, out_w, pad, window - 1 - pad)
     partial = x.new_empty((planes, tiles))
-    maps = None if gradient_x is None else x.new_empty((planes, 4, out_h, pitch))
+    both = gradient_y is not None
+    maps = None if gradient_x is None else x.new_empty((planes, 4 if both else 3, out_h, pitch))
     sizes = (channels, height, width, out_h, out_w, out_h * pitch, pitch, window, pad)
     run(
         ssim_kernel, programs, x, x, y, taps, None if scale is None else scale.contiguous(), partial, maps, slots,
         planes * tiles, tiles, pieces, *sizes, lead, room, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2,
-        *x.stride(), *y.stride(), **shape,
+        *x.stride(), *y.stride(), BOTH=both, **shape,
     )  # fmt: skip
     if maps is not None:
         programs, tiles, pieces, lead, room, slots, shape = tiles_of(height, width, window - 1 - pad, pad)

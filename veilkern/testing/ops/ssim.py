@@ -171,7 +171,12 @@ def _kernel(work: Workload, dtype: torch.dtype = torch.float32) -> Arguments:
     return {"x": x, "y": x.flip(3)}
 
 
-CALLS = (KernelCall("score", "", _kernel),)
+def _one_gradient(work: Workload) -> Arguments:
+    made = _kernel(work)
+    return made | {"x": made["x"].requires_grad_()}
+
+
+CALLS = (KernelCall("score", "", _kernel), KernelCall("one gradient", "", _one_gradient))
 GRADIENT_CALLS = (
     KernelCall("gradient", "f32", _kernel),
     KernelCall("f64", "f64", lambda work: _kernel(work, torch.float64)),
