@@ -347,6 +347,10 @@ def test_memory_that_is_gone(photos, bank):
     veils.untyped_storage().resize_(0)
     with pytest.raises(ValueError, match="veils must have memory"):
         protector.protect(photos, ROWS)
+    rows = ROWS.clone()
+    rows.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="rows must have memory"):
+        vk.Protector(bank).protect(photos, rows)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def _rows(bank: VeilBank, who: Any, count: int):
         rows = _listed(bank, who)
     elif kind is torch.Tensor:
         plain = who.dtype is torch.int64 and who.is_cpu and who.layout is torch.strided and who.is_contiguous()
-        return (who, who.data_ptr()) if plain and who.shape == (count,) and not who.is_neg() else None
+        address = who.data_ptr() if plain and who.shape == (count,) and not who.is_neg() else 0
+        return (who, address) if address else None  # 0: their memory is gone, too
     elif kind is np.ndarray:
         rows = array("q", who.tobytes()) if who.dtype is _INT64 and who.shape == (count,) else None
     else:
