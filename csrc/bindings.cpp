@@ -47,15 +47,21 @@ Photos<T> photos(const Batch& batch) {
   return {at<T>(batch.first), batch.second};
 }
 
+// The rows as they are now. Without the GIL another thread may write to the caller's, after they were looked at.
+std::vector<std::int64_t> rows_of(Address rows, const Sizes& sizes) {
+  const std::int64_t* const first = at<const std::int64_t>(rows);
+  return {first, first + std::max<std::int64_t>(std::get<0>(sizes), 0)};
+}
+
 // The veils, once it is sure that every row names one of them: the kernels follow rows without a look.
 template <class T>
-Bank<T> bank_of(const BankAt& veils, const std::int64_t* rows, const Sizes& sizes) {
+Bank<T> bank_of(const BankAt& veils, const std::vector<std::int64_t>& rows, const Sizes& sizes) {
   const auto& [address, people, strides] = veils;
   const auto [count, channels, height, width] = sizes;
   if (count < 0 || channels != 3 || height < 1 || width < 1)
     throw std::invalid_argument("photos must be [N, 3, height, width]");
-  for (std::int64_t i = 0; i < count; ++i)
-    if (rows[i] < 0 || rows[i] >= people) throw std::invalid_argument("rows must name a veil");
+  for (const std::int64_t row : rows)
+    if (row < 0 || row >= people) throw std::invalid_argument("rows must name a veil");
   return {at<const T>(address), people, strides[0], strides[1], strides[2], strides[3], height, width};
 }
 
@@ -68,10 +74,10 @@ void check_blend(int a, int low, int threads) {
 template <class In, class Out, int low, auto kernel>
 void launch(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, bool channels_last, int a, int threads) {
   check_blend(a, low, threads);
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = rows_of(rows, sizes);
   const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
-  kernel(photos<const In>(input), Veils(bank, channels_last), row, photos<Out>(output), std::get<0>(sizes),
+  kernel(photos<const In>(input), Veils(bank, channels_last), row.data(), photos<Out>(output), std::get<0>(sizes),
          3 * bank.plane(), a, threads);
 }
 
@@ -137,13 +143,13 @@ template <class In, auto kernel>
 void launch_gaussian(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, int a,
                      const std::vector<std::uint32_t>& weights, int threads) {
   check_blend(a, 1, threads);
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = rows_of(rows, sizes);
   const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
   const auto radius = static_cast<std::int64_t>(weights.size()) - 1;
   if (radius < 0 || radius >= std::min(bank.height, bank.width))
     throw std::invalid_argument("the filter must be smaller than the photo");
   const py::gil_scoped_release unlocked;
-  kernel(photos<const In>(input), Veils(bank, false), row, photos<std::uint8_t>(output), std::get<0>(sizes), a,
+  kernel(photos<const In>(input), Veils(bank, false), row.data(), photos<std::uint8_t>(output), std::get<0>(sizes), a,
          {weights.data(), radius, 3, bank.height, bank.width}, threads);
 }
 
@@ -160,10 +166,10 @@ void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address ou
     channels.of_veil[c] = of_veil[c];
     channels.constant[c] = constant[c];
   }
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = rows_of(rows, sizes);
   const Bank<T> bank = bank_of<T>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
-  blend_normalize<T>(photos<const std::uint8_t>(images), bank, row, at<void>(out), static_cast<Number>(number),
+  blend_normalize<T>(photos<const std::uint8_t>(images), bank, row.data(), at<void>(out), static_cast<Number>(number),
                      std::get<0>(sizes), channels, threads);
 }
 
