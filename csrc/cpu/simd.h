@@ -77,8 +77,7 @@ template <class Body>
 void for_each_run(std::int64_t count, std::int64_t pixels, int threads, const Body& body) {
   const std::int64_t total = count * pixels;
   if (total == 0) return;
-  auto parts = static_cast<int>(std::max<std::int64_t>(1, total / kValuesPerPart));
-  if (parts > 1) parts = (parts + threads - 1) / threads * threads;  // as many for each thread
+  const auto parts = static_cast<int>(std::max<std::int64_t>(1, total / kValuesPerPart));
   const auto cut = [&](int k) { return k == parts ? total : total / parts * k / 64 * 64; };
   run_parts(parts, threads, [&](int part) {
     for (std::int64_t at = cut(part), end = cut(part + 1); at < end;) {
