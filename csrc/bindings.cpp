@@ -47,15 +47,22 @@ Photos<T> photos(const Batch& batch) {
   return {at<T>(batch.first), batch.second};
 }
 
+// Integers that addresses follow from (rows, offsets), as they are now: without the GIL another thread may write to the
+// caller's after they were looked at. None where there is no address.
+std::vector<std::int64_t> taken(Address integers, std::int64_t count) {
+  const std::int64_t* const first = at<const std::int64_t>(integers);
+  return first == nullptr || count < 0 ? std::vector<std::int64_t>() : std::vector<std::int64_t>(first, first + count);
+}
+
 // The veils, once it is sure that every row names one of them: the kernels follow rows without a look.
 template <class T>
-Bank<T> bank_of(const BankAt& veils, const std::int64_t* rows, const Sizes& sizes) {
+Bank<T> bank_of(const BankAt& veils, const std::vector<std::int64_t>& rows, const Sizes& sizes) {
   const auto& [address, people, strides] = veils;
   const auto [count, channels, height, width] = sizes;
   if (count < 0 || channels != 3 || height < 1 || width < 1)
     throw std::invalid_argument("photos must be [N, 3, height, width]");
-  for (std::int64_t i = 0; i < count; ++i)
-    if (rows[i] < 0 || rows[i] >= people) throw std::invalid_argument("rows must name a veil");
+  for (const std::int64_t row : rows)
+    if (row < 0 || row >= people) throw std::invalid_argument("rows must name a veil");
   return {at<const T>(address), people, strides[0], strides[1], strides[2], strides[3], height, width};
 }
 
@@ -68,10 +75,10 @@ void check_blend(int a, int low, int threads) {
 template <class In, class Out, int low, auto kernel>
 void launch(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, bool channels_last, int a, int threads) {
   check_blend(a, low, threads);
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
   const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
-  kernel(photos<const In>(input), Veils(bank, channels_last), row, photos<Out>(output), std::get<0>(sizes),
+  kernel(photos<const In>(input), Veils(bank, channels_last), row.data(), photos<Out>(output), std::get<0>(sizes),
          3 * bank.plane(), a, threads);
 }
 
@@ -108,12 +115,13 @@ void launch_hull_distance(Address features, Address clean, Address offsets, Addr
                           Address start, Address own, Address distance, Address weights, std::int64_t width,
                           Address gradient, int threads) {
   const auto [people, count, clean_count, dimensions] = sizes;
+  const auto marks = taken(offsets, people + 1), clean_marks = taken(clean_offsets, people + 1), chosen = taken(own, count);
   if (subspace < 0 || subspace > static_cast<int>(Subspace::self)) throw std::invalid_argument("no such subspace");
   const py::gil_scoped_release unlocked;
-  hull_distance<T>({at<const T>(features), at<const T>(clean), at<const std::int64_t>(offsets),
-                    at<const std::int64_t>(clean_offsets), people, dimensions, count, clean_count},
-                   static_cast<Subspace>(subspace), at<const T>(start), at<const std::int64_t>(own), at<T>(distance),
-                   at<T>(weights), width, at<T>(gradient), threads);
+  hull_distance<T>({at<const T>(features), at<const T>(clean), marks.data(), clean_marks.data(), people, dimensions, count,
+                    clean_count},
+                   static_cast<Subspace>(subspace), at<const T>(start), own == 0 ? nullptr : chosen.data(),
+                   at<T>(distance), at<T>(weights), width, at<T>(gradient), threads);
 }
 
 template <class T>
@@ -123,10 +131,10 @@ void launch_veil_step(Address veils, Address momentum, Address gradients, Addres
                       Sizes sizes, int a, bool norm,
                       std::pair<std::int64_t, std::int64_t> block, std::int64_t stride, bool literal, int threads) {
   const auto [people, channels, height, width] = sizes;
+  const auto marks = taken(offsets, people + 1), slope_marks = taken(gradient_offsets, people + 1);
   const VeilStep<T> all{at<T>(veils), at<T>(momentum), at<const T>(gradients), at<const std::uint8_t>(images),
-                        at<const T>(mean_images), at<const std::int64_t>(offsets),
-                        at<const std::int64_t>(gradient_offsets), at<const double>(lam), at<const double>(mu),
-                        at<const double>(step), at<const double>(decay), at<const std::uint8_t>(active), people, channels,
+                        at<const T>(mean_images), marks.data(), slope_marks.data(), at<const double>(lam),
+                        at<const double>(mu), at<const double>(step), at<const double>(decay), at<const std::uint8_t>(active), people, channels,
                         height, width, counts.first, counts.second, a / 255.0, norm, boxes_of(block, stride, literal)};
   const py::gil_scoped_release unlocked;
   veil_step<T>(all, at<T>(statistics), threads);
@@ -137,13 +145,13 @@ template <class In, auto kernel>
 void launch_gaussian(Batch input, BankAt veils, Address rows, Batch output, Sizes sizes, int a,
                      const std::vector<std::uint32_t>& weights, int threads) {
   check_blend(a, 1, threads);
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
   const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
   const auto radius = static_cast<std::int64_t>(weights.size()) - 1;
   if (radius < 0 || radius >= std::min(bank.height, bank.width))
     throw std::invalid_argument("the filter must be smaller than the photo");
   const py::gil_scoped_release unlocked;
-  kernel(photos<const In>(input), Veils(bank, false), row, photos<std::uint8_t>(output), std::get<0>(sizes), a,
+  kernel(photos<const In>(input), Veils(bank, false), row.data(), photos<std::uint8_t>(output), std::get<0>(sizes), a,
          {weights.data(), radius, 3, bank.height, bank.width}, threads);
 }
 
@@ -160,10 +168,10 @@ void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address ou
     channels.of_veil[c] = of_veil[c];
     channels.constant[c] = constant[c];
   }
-  const auto* const row = at<const std::int64_t>(rows);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
   const Bank<T> bank = bank_of<T>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
-  blend_normalize<T>(photos<const std::uint8_t>(images), bank, row, at<void>(out), static_cast<Number>(number),
+  blend_normalize<T>(photos<const std::uint8_t>(images), bank, row.data(), at<void>(out), static_cast<Number>(number),
                      std::get<0>(sizes), channels, threads);
 }
 

@@ -348,6 +348,7 @@ def test_saving_where_a_bank_is_already(tmp_path):
         ({"blend": 255}, "1..254"),
         ({"records": [{}]}, "records must have 3 entries"),
         ({"veils": [1, 2]}, "veils must be uint8"),
+        ({"veils": torch.zeros(3, 3, 8, 8, dtype=torch.uint8).to_sparse()}, "veils must be a dense tensor"),
         ({"veils": torch.zeros((3, 3, 0, 8), dtype=torch.uint8)}, "sides of 1..65535"),
         ({"names": "abc"}, "names must be a list"),
         ({"names": ["a", "b", "c\n"]}, "plain folder names"),

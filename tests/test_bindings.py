@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +123,43 @@ def test_a_filter_as_wide_as_the_photo(side):
     wanted = torch.empty_like(images)
     serve("recover", images, veils, rows, 51, None, wanted)
     assert torch.equal(out, wanted)
+
+
+RACE = """
+import contextlib, sys, threading
+import torch
+from veilkern import ops
+
+counts = torch.tensor([0, *[3] * 40]).cumsum(0)
+photos, stop = int(counts[-1]), threading.Event()
+features = torch.nn.functional.normalize(torch.randn(photos, 64))
+images = torch.randint(0, 256, (photos, 3, 16, 16), dtype=torch.uint8)
+veils, momentum, slopes = torch.rand(40, 3, 16, 16), torch.zeros(40, 3, 16, 16), torch.randn(photos, 3, 16, 16)
+rates = {"a": 51, "lam": 0.1, "mu": 0.1, "step": 0.1, "decay": 1.0}
+calls = {
+    "hull_distance": lambda marks: ops.hull_distance(features, features, marks, width=3),
+    "veil_step_": lambda marks: ops.veil_step_(veils, momentum, slopes, images, marks, **rates),
+}
+marks = counts.clone()
+
+def write():
+    while not stop.is_set():
+        marks[1:-1] = 10**13
+        marks.copy_(counts)
+
+writer = threading.Thread(target=write)
+writer.start()
+for _ in range(1500):
+    with contextlib.suppress(ValueError):  # offsets must rise
+        calls[sys.argv[1]](marks)
+stop.set()
+writer.join()
+"""
+
+
+@native
+@pytest.mark.parametrize("op", ["hull_distance", "veil_step_"])
+def test_offsets_that_another_thread_writes_to(op):
+    """They are not read again once they were found right: then they may be any numbers."""
+    done = subprocess.run([sys.executable, "-c", RACE, op], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"

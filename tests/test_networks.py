@@ -608,3 +608,21 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ModelError, match="weights only"):
         loading.load(tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_that_end_in_half_precision(dtype):
+    """Their features are float32 from there on, and carry gradients: the ops of a craft take no less."""
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :32].to(dtype)
+
+    model = vk.FaceModel(Half(), size=16)
+    images = torch.randint(1, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = model.features(images)
+    assert features.dtype is torch.float32 and (features.norm(dim=1) - 1).abs().max() < 1e-6
+    people = vk.People(images, torch.tensor([0, 2, 3]), ["Ada", "Bob"], [""] * 3)
+    config = vk.CraftConfig(steps=2, seed=1)
+    report = vk.craft(model, people, config, progress=False).report
+    assert not [record["status"] for record in report if record["status"].startswith("failed")]

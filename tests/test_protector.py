@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import batch, native
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import veilkern as vk
 from veilkern import reference
@@ -303,6 +306,8 @@ def test_wrong_outputs(photos, protector, out, error, message):
     with pytest.raises(ValueError, match="out must be writable"):
         protector.protect(photos, ROWS, out=frozen)
     assert not frozen.any()
+    with pytest.raises(ValueError, match=r"layout must be one of NCHW, NHWC, got \[\]"):
+        protector.protect(photos, ROWS, layout=[])
 
 
 @pytest.mark.parametrize(
@@ -353,6 +358,86 @@ def test_memory_that_is_gone(photos, bank):
         vk.Protector(bank).protect(photos, rows)
 
 
+@pytest.mark.parametrize("who", ["images", "veils", "rows", "out"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_memory_cut_short(photos, bank, who, strided):
+    """A storage of fewer bytes than the tensor has values: nothing is read or written beyond it."""
+    given = {"images": photos.clone(), "veils": bank.veils.clone(), "rows": ROWS.clone(), "out": photos.clone()}
+    if strided:
+        given[who] = given[who].repeat_interleave(2, -1)[..., ::2]
+    protector = vk.Protector(vk.VeilBank(given["veils"], NAMES, A))
+    assert protector.protect(given["images"], given["rows"], out=given["out"]) is given["out"]
+    storage = given[who].untyped_storage()
+    needed = (given[who].numel() * (1 + strided) - strided) * given[who].itemsize
+    storage.resize_(needed)
+    protector.protect(given["images"], given["rows"], out=given["out"])
+    storage.resize_(needed - 1)
+    with pytest.raises(ValueError, match=f"{who} must have memory, got .* whose storage is cut short"):
+        protector.protect(given["images"], given["rows"], out=given["out"])
+
+
+def test_a_bank_whose_tensor_is_turned_or_gets_other_memory(photos):
+    """Shape and strides are those of the call, on both ways."""
+    veils = veils_of(3)[:, :, :9]
+    square = photos[:, :, :9].contiguous()
+    bank = vk.VeilBank(veils, NAMES, A)
+    protector = vk.Protector(bank)
+    protector.protect(square, ROWS)
+    veils.transpose_(2, 3)
+    assert torch.equal(protector.protect(square, ROWS), wanted(square, bank))
+    veils.set_(veils_of(1)[:, :, :9].contiguous())
+    with pytest.raises(ValueError, match="rows must lie in 0..0"):
+        protector.protect(square, ROWS)
+
+
+def test_any_stride_of_a_side_of_one(photos, bank, protector):
+    """NumPy calls such an array contiguous, torch does not take it."""
+    value = protector.protect(photos[:1], "Ada").numpy()
+    for step in (-1, 1):
+        x, out = photos.numpy()[:1][::step], np.zeros_like(value)[::step]
+        assert np.array_equal(protector.protect(x, "Ada"), value)
+        assert protector.protect(x, "Ada", out=out) is out and np.array_equal(out, value)
+    hidden = protector.protect(photos[:1].numpy(), "Ada", lossless=True)
+    odd = np.lib.stride_tricks.as_strided(hidden, strides=(7, *hidden.strides[1:]))
+    for who in ("Ada", np.zeros(1, np.int32)):  # the short way and the long
+        assert np.array_equal(protector.recover(odd, who), photos[:1].numpy())
+
+
+def test_fake_tensors_are_not_written_to(photos, protector):
+    """Under FakeTensorMode an output has no memory, though the photos have."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert type(protector.protect(photos, ROWS)) is FakeTensor
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every check
+@pytest.mark.parametrize("record", [lambda f, x: make_fx(f)(x), torch.jit.trace], ids=["make_fx", "trace"])
+def test_what_is_recorded_holds_the_op(photos, bank, protector, record):
+    """And not the result of the call that was recorded."""
+    recorded, other = record(lambda x: protector.protect(x, ROWS), photos), 255 - photos
+    assert torch.equal(recorded(other), wanted(other, bank))
+
+
+def test_rows_that_another_thread_writes_to(photos, bank, protector):
+    """A row is not read again once it was found right: then it may be any number."""
+    many, rows, stop = photos.repeat(40, 1, 1, 1), torch.zeros(200, dtype=torch.int64), threading.Event()
+
+    def write():
+        while not stop.is_set():
+            rows.fill_(10**13)
+            rows.zero_()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    value = wanted(many, bank, torch.zeros(200, dtype=torch.int64))
+    try:
+        for _ in range(2000):
+            with contextlib.suppress(ValueError):  # rows must name a veil
+                assert torch.equal(protector.protect(many, rows), value)
+    finally:
+        stop.set()
+        writer.join()
+
+
 @pytest.mark.parametrize(
     "who,error,message",
     [
@@ -394,6 +479,15 @@ def test_dlpack_that_cannot_be_shared(protector):
 
     with pytest.raises(TypeError, match=r"protect: images, Locked, cannot be shared by DLPack \(read-only\)"):
         protector.protect(Locked(torch.zeros(1)), "Ada")
+
+
+def test_dlpack_of_a_read_only_output(photos, protector):
+    """NumPy says so in a versioned capsule, which torch does not heed."""
+    frozen = np.zeros(photos.shape, np.uint8)
+    frozen.flags.writeable = False
+    with pytest.raises(TypeError, match="out, Foreign, cannot be shared by DLPack"):
+        protector.protect(photos, "Ada", out=Foreign(frozen))
+    assert not frozen.any()
 
 
 def test_wrong_protectors(bank):

@@ -110,6 +110,8 @@ class FaceModel:
                 f"{self.name}: the network must return a float tensor [{len(x)}, d], one row a photo, got "
                 f"{out.dtype} {list(out.shape)}"
             )
+        if out.dtype in (torch.float16, torch.bfloat16):
+            out = out.float()  # cosines and hulls want more digits, and the ops take no fewer
         return F.normalize(out, eps=0.0)  # a zero feature has no direction: NaN, which `features` reports
 
     def _prepare(self, x: torch.Tensor) -> torch.Tensor:

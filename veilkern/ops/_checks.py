@@ -48,6 +48,19 @@ def check_memory(op: str, name: str, value: torch.Tensor) -> None:
         raise ValueError(f"{op}: {name} must hold its own values, got a negated view: use .resolve_neg()")
     if value.data_ptr() == 0 and value.numel() and value.device.type != "meta":
         raise ValueError(f"{op}: {name} must have memory, got {list(value.shape)} whose storage is empty or freed")
+    if value.device.type != "meta" and value.untyped_storage().nbytes() < storage_needed(value):
+        raise ValueError(f"{op}: {name} must have memory, got {list(value.shape)} whose storage is cut short")
+
+
+def storage_needed(value: torch.Tensor) -> int:
+    """Bytes that a storage must have to hold all values of a strided tensor. It may have fewer: untyped_storage()
+    .resize_ leaves the tensor's shape alone."""
+    if not value.numel():
+        return 0
+    if value.is_contiguous():
+        return int(value.storage_offset() + value.numel()) * value.element_size()
+    reach = sum(step * (side - 1) for step, side in zip(value.stride(), value.shape, strict=True))
+    return int(value.storage_offset() + reach + 1) * value.element_size()
 
 
 def _parse(shape: str) -> tuple[int | None, ...]:

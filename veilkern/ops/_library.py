@@ -39,10 +39,16 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     torch.library.register_autograd(f"veilkern::{name}", once, setup_context=remember, lib=LIBRARY)
 
 
+def is_watched() -> bool:
+    """Whether torch's own calls are looked at on their way (FakeTensorMode, make_fx, torch.jit.trace): then they may
+    return tensors without memory, and a kernel called beside them would be missing from what is recorded."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
+
+
 def runs_now(*tensors: torch.Tensor | None) -> bool:
-    """Whether an op may run its body at once: plain tensors, outside of torch.compile, and no gradient to record. That
-    saves the dispatcher's time, which is more than a small batch takes."""
-    if torch.compiler.is_compiling():
+    """Whether an op may run its body at once: plain tensors, outside of torch.compile and whatever else watches, and
+    no gradient to record. That saves the dispatcher's time, which is more than a small batch takes."""
+    if torch.compiler.is_compiling() or is_watched():
         return False
     recording = torch.is_grad_enabled()
     return all(t is None or (type(t) is torch.Tensor and not (recording and t.requires_grad)) for t in tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,22 @@ def as_tensor(op: str, name: str, value: object) -> object:
     try:
         return torch.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"{op}: {name}, {type(value).__name__}, cannot be shared by DLPack ({error})") from error
+        owner = value.owner if isinstance(value, _Plain) else value
+        raise TypeError(f"{op}: {name}, {type(owner).__name__}, cannot be shared by DLPack ({error})") from error
+
+
+class _Plain:
+    """An object's memory by DLPack without a version. Newer capsules may say "read-only", which torch does not heed
+    (2.13); of an older one the owner has to refuse."""
+
+    def __init__(self, owner: Any):
+        self.owner = owner
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.owner.__dlpack__(**{name: value for name, value in options.items() if name != "max_version"})
+
+    def __dlpack_device__(self) -> Any:
+        return self.owner.__dlpack_device__()
 
 
 def photos_of(op: str, name: str, images: object, layout: str, size: tuple[int, int]) -> torch.Tensor:
@@ -59,15 +74,21 @@ def _readable(op: str, name: str, images: torch.Tensor | np.ndarray) -> torch.Te
 
 
 def _shared(array: np.ndarray) -> bool:
-    return array.flags.writeable and array.dtype.isnative and all(step >= 0 for step in array.strides)
+    """Whether torch can share this memory; it looks at the strides of sides of 1 too, where NumPy leaves anything."""
+    size = array.dtype.itemsize
+    return array.flags.writeable and array.dtype.isnative and all(s >= 0 and s % size == 0 for s in array.strides)
 
 
 def output_of(op: str, out: object, layout: str) -> torch.Tensor | None:
     """`out` as a tensor [N, 3, H, W] on the same memory."""
+    if not isinstance(out, (torch.Tensor, np.ndarray)) and hasattr(out, "__dlpack__"):
+        out = _Plain(out)
     out = as_tensor(op, "out", out)
     if isinstance(out, np.ndarray):
         if not _shared(out):
-            raise ValueError(f"{op}: out must be writable, of this machine's byte order and without negative strides")
+            raise ValueError(
+                f"{op}: out must be writable, of this machine's byte order and without negative strides or odd ones"
+            )
         out = _readable(op, "out", out)
     elif out is not None and not isinstance(out, torch.Tensor):
         raise TypeError(f"{op}: out must be {_KINDS}, got {type(out).__name__}")

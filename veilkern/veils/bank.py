@@ -287,6 +287,8 @@ def _check_veils(veils: object) -> None:
     shape = list(veils.shape)
     if veils.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
         raise ValueError(f"VeilBank: veils must be uint8 [P, 3, H, W], got {veils.dtype} {shape}")
+    if veils.layout is not torch.strided:
+        raise ValueError(f"VeilBank: veils must be a dense tensor, got {veils.layout}: use .to_dense()")
     if not all(1 <= side <= MAX_SIDE for side in shape[2:]):
         raise ValueError(f"VeilBank: veils must have sides of 1..{MAX_SIDE}, got {shape}")
 

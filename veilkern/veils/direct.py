@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from veilkern.backends import choice
+from veilkern.ops._library import is_watched
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
 from veilkern.veils.task import Task
@@ -36,9 +37,9 @@ def _native() -> tuple[Any, dict]:
 def direct(task: Task, bank: VeilBank, resident: Resident, photos: Any, who: Any, out: Any, option: Any, layout: str):
     """The result as of `apply`, `resident` being the bank's veils on the CPU; or None, and nothing is written."""
     asked, threads = choice()
-    if asked not in (None, "cpu") or not resident.plain or torch.compiler.is_compiling():
+    if asked not in (None, "cpu") or not resident.lies_there() or torch.compiler.is_compiling() or is_watched():
         return None
-    last, tail = layout == "NHWC", resident.shapes.get(layout)
+    last, tail = layout == "NHWC", resident.shapes.get(layout) if type(layout) is str else None
     source = _place(photos, tail, last)
     if source is None or not (option is None or option is True or option is False):
         return None
@@ -71,8 +72,7 @@ def _place(photos: Any, tail: tuple[int, ...] | None, last: bool):
         dtype = _DTYPES.get(photos.dtype)
         if dtype is None or photos.shape[1:] != tail or not photos.flags.c_contiguous or not len(photos):
             return None
-        address = torch.from_numpy(photos).data_ptr() if photos.flags.writeable else photos.ctypes.data
-        return address, last, dtype, len(photos)
+        return _begin(photos), last, dtype, len(photos)
     if type(photos) is not torch.Tensor or not photos.is_cpu or photos.layout is not torch.strided:
         return None
     if photos.shape[1:] != tail or photos.is_neg():
@@ -82,8 +82,22 @@ def _place(photos: Any, tail: tuple[int, ...] | None, last: bool):
         pixels = True
         if last or not photos.is_contiguous(memory_format=torch.channels_last):
             return None
-    address = photos.data_ptr()  # 0: none of them, or their memory is gone
+    address = _held(photos)
     return (address, pixels, photos.dtype, len(photos)) if address else None
+
+
+def _begin(array: np.ndarray) -> int:
+    """The address of a contiguous array; the quick way where torch takes it."""
+    try:
+        return torch.from_numpy(array).data_ptr() if array.flags.writeable else array.ctypes.data
+    except ValueError:  # NumPy leaves any stride, negative ones too, to a side of 1
+        return array.ctypes.data
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """The address of a dense tensor's values; 0 where there are none, or their storage is gone or was cut short."""
+    end = (tensor.storage_offset() + tensor.numel()) * tensor.itemsize
+    return tensor.data_ptr() if tensor.untyped_storage().nbytes() >= end else 0
 
 
 def _rows(bank: VeilBank, who: Any, count: int):
@@ -97,8 +111,8 @@ def _rows(bank: VeilBank, who: Any, count: int):
         rows = _listed(bank, who)
     elif kind is torch.Tensor:
         plain = who.dtype is torch.int64 and who.is_cpu and who.layout is torch.strided and who.is_contiguous()
-        address = who.data_ptr() if plain and who.shape == (count,) and not who.is_neg() else 0
-        return (who, address) if address else None  # 0: their memory is gone, too
+        held = _held(who) if plain and who.shape == (count,) and not who.is_neg() else 0
+        return (who, held) if held else None
     elif kind is np.ndarray:
         rows = array("q", who.tobytes()) if who.dtype is _INT64 and who.shape == (count,) else None
     else:

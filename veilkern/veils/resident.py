@@ -18,7 +18,7 @@ class Resident:
     def __init__(self, bank: VeilBank, device: torch.device):
         self.veils = bank.veils.to(device)
         self.version = None if self.veils is bank.veils else _version(bank.veils)
-        self.people, self.strides = len(self.veils), self.veils.stride()
+        self.people, self.shape, self.strides = len(self.veils), self.veils.shape, self.veils.stride()
         height, width = bank.size
         self.shapes = {"NCHW": (3, height, width), "NHWC": (height, width, 3)}
         # Bytes from the first value to beyond the last.
@@ -30,6 +30,17 @@ class Resident:
     def holds(self, bank: VeilBank) -> bool:
         """Whether these are the bank's veils as they are now: a copy is not once somebody has written to the bank."""
         return self.version is None or self.version == _version(bank.veils)
+
+    def lies_there(self) -> bool:
+        """Whether kernels may read the veils by their address, shape and strides of the beginning: nobody has given the
+        tensor other memory meanwhile, turned it (transpose_, set_) or cut its storage short."""
+        veils = self.veils
+        return (
+            self.plain
+            and veils.stride() == self.strides
+            and veils.shape == self.shape
+            and veils.untyped_storage().nbytes() >= veils.storage_offset() + self.span
+        )
 
     def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out: torch.Tensor | None):
         """The op with these veils; photos, rows and out are on their device."""
