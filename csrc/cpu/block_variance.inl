@@ -229,18 +229,15 @@ double gradient_3x3(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
   const double number = static_cast<double>((plane.height - 2) * (plane.width - 2));
   const Weights weights(boxes);
   const double mean = Sum3x3<T>(plane).value() / number, extra = weights.brightness * mean / weights.variance;
-  const bool late = plane.loss && boxes.literal;  // e comes behind the squares; without them it is part of the mean
   Walk3x3<T> walk{plane, scratch, scratch + padded};
-  walk.third = Pack<T>(static_cast<T>((late ? mean : mean - extra) / 3));
+  walk.third = Pack<T>(static_cast<T>(mean / 3));
   walk.extra = Pack<T>(static_cast<T>(extra));
   walk.k = Pack<T>(static_cast<T>(plane.scale * 2 * weights.variance / number));
   std::memset(scratch, 0, sizeof(T) * static_cast<std::size_t>(2 * padded));
-  const auto run = !plane.loss && plane.past ? walk_3x3<T, Makes<false, false, true, true>>
-                   : !plane.loss             ? walk_3x3<T, Makes<false, false, true, false>>
-                   : late && plane.past      ? walk_3x3<T, Makes<true, true, true, true>>
-                   : late                    ? walk_3x3<T, Makes<true, true, true, false>>
-                   : plane.past              ? walk_3x3<T, Makes<true, false, true, true>>
-                                             : walk_3x3<T, Makes<true, false, true, false>>;
+  const bool past = plane.past;
+  const auto run = boxes.literal ? (past ? walk_3x3<T, Makes<true, true, true, true>> : walk_3x3<T, Makes<true, true, true, false>>)
+                   : plane.loss  ? (past ? walk_3x3<T, Makes<true, false, true, true>> : walk_3x3<T, Makes<true, false, true, false>>)
+                                 : (past ? walk_3x3<T, Makes<false, false, true, true>> : walk_3x3<T, Makes<false, false, true, false>>);
   return weights.variance * (run(walk).squares.value() / number) + weights.brightness * mean * mean;
 }
 
