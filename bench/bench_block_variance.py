@@ -17,6 +17,7 @@ from common import ON_GPU, Case, compare, compiled, main, on_device
 
 from veilkern import ops, reference
 
+THROUGH = ("veilkern", "eager", "compile", "copy")
 NAMES = ("veilkern", "eager", "eager_closed", "compile", "compile_closed", "copy")
 
 
@@ -51,6 +52,16 @@ def rivals(count: int) -> dict:
     }
 
 
+def through_autograd(count: int) -> dict:
+    """Forward and backward: a fresh gradient for each, as training loops have it. The copy is that of `rivals`."""
+    calls = rivals(count)
+    leaf = on_device(torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0))).requires_grad_()
+    return {
+        "veilkern": functools.partial(with_autograd, ops.block_variance, leaf),
+        **{name: calls[name] for name in THROUGH[1:]},
+    }
+
+
 CASES = [
     Case(
         f"{count} x 3 x 112 x 112 f32, loss and gradient",
@@ -60,6 +71,15 @@ CASES = [
     )
     # on the CPU: in the nearer caches, about as large as the last one, and out of it
     for count in ((400, 6400) if ON_GPU else (20, 100, 400))
+] + [
+    Case(
+        f"{count} x 3 x 112 x 112 f32, through autograd",
+        3 * 4 * count * 3 * 112 * 112,
+        functools.partial(through_autograd, count),
+        THROUGH,
+        copied=2 * 4 * count * 3 * 112 * 112,
+    )
+    for count in ((6400,) if ON_GPU else (100,))
 ]
 test_block_variance = compare("block_variance", CASES)
 

@@ -20,8 +20,8 @@ struct Plane {
   bool loss, past;
 };
 
-// loss[i] of image i, unless that is null; where gradient.data is not null also dloss_i / dimage_i, times scale[i] if there
-// is a scale.
+// loss[i] of image i, unless loss is null; where gradient.data is not null also dloss_i / dimage_i, times scale[i] if
+// there is a scale.
 template <class T>
 void block_variance(Planes<const T> images, Planes<T> gradient, const T* scale, T* loss, std::int64_t count,
                     std::int64_t channels, std::int64_t height, std::int64_t width, Boxes boxes, int threads);

@@ -143,8 +143,7 @@ VEILKERN_INLINE void rows_3x3(const Walk3x3<T>& walk, std::int64_t r, Totals& to
       column_sums(c + lanes, inside, right);
     else
       for (int i = 0; i < rows; ++i) right[i] = Pack<T>(T(0));
-    if (Make::slope)
-    for (int i = 0; i < rows; ++i) fetch(x[i] + c + ahead);
+    for (int i = 0; Make::slope && i < rows; ++i) fetch(x[i] + c + ahead);
     Pack<T> d[rows + 2];  // rows r - 2 .. r + rows - 1 of D
     for (int i = 0; i < rows; ++i) {
       d[i + 2] = here[i] + slide<1>(here[i], right[i]) + slide<2>(here[i], right[i]);
@@ -202,8 +201,8 @@ Totals walk_3x3(const Walk3x3<T>& walk) {
   return totals;
 }
 
-// The loss alone, in one pass: D from a mean of some of the boxes, put right at the end. Every 16th row of boxes is looked
-// at, so that mean is off by at most four standard deviations, whatever the photo, and the squares lose four bits at most.
+// The loss alone, in one pass: D from a mean of some of the boxes, put right at the end. Every 16th row of boxes is
+// looked at, so that mean is off by at most four standard deviations, whatever the photo: the squares lose four bits.
 template <class T>
 double loss_3x3(const Plane<T>& plane, const Boxes& boxes) {
   constexpr std::int64_t step = 16;
@@ -222,6 +221,11 @@ double loss_3x3(const Plane<T>& plane, const Boxes& boxes) {
   return weights.variance * (variance < 0 ? 0 : variance) + weights.brightness * mean * mean;
 }
 
+template <class T, bool loss, bool literal>
+VEILKERN_INLINE auto written(bool past) {
+  return past ? walk_3x3<T, Makes<loss, literal, true, true>> : walk_3x3<T, Makes<loss, literal, true, false>>;
+}
+
 // The gradient and, where it is wanted, the loss: the mean has to be known before.
 template <class T>
 double gradient_3x3(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
@@ -234,10 +238,9 @@ double gradient_3x3(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
   walk.extra = Pack<T>(static_cast<T>(extra));
   walk.k = Pack<T>(static_cast<T>(plane.scale * 2 * weights.variance / number));
   std::memset(scratch, 0, sizeof(T) * static_cast<std::size_t>(2 * padded));
-  const bool past = plane.past;
-  const auto run = boxes.literal ? (past ? walk_3x3<T, Makes<true, true, true, true>> : walk_3x3<T, Makes<true, true, true, false>>)
-                   : plane.loss  ? (past ? walk_3x3<T, Makes<true, false, true, true>> : walk_3x3<T, Makes<true, false, true, false>>)
-                                 : (past ? walk_3x3<T, Makes<false, false, true, true>> : walk_3x3<T, Makes<false, false, true, false>>);
+  const auto run = boxes.literal ? written<T, true, true>(plane.past)
+                   : plane.loss  ? written<T, true, false>(plane.past)
+                                 : written<T, false, false>(plane.past);
   return weights.variance * (run(walk).squares.value() / number) + weights.brightness * mean * mean;
 }
 

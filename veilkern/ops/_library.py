@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
 
 
 def recorded(name: str, body: Callable, backward: Callable, setup_context: Callable) -> Callable:
-    """An op's body with the gradient that register_autograd gives it, past the dispatcher: where `records_now` says so."""
+    """An op's body with the gradient of register_autograd, past the dispatcher: for calls that `records_now`."""
 
     def forward(ctx, *inputs):
         output = body(*inputs)
@@ -38,7 +39,8 @@ def recorded(name: str, body: Callable, backward: Callable, setup_context: Calla
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(_once(name, backward))}
-    return type(name, (torch.autograd.Function,), methods).apply
+    function: Any = type(name, (torch.autograd.Function,), methods)
+    return function.apply
 
 
 def _remember(ctx, setup_context: Callable, inputs: tuple, output: object) -> None:
@@ -69,7 +71,7 @@ def runs_now(*tensors: torch.Tensor | None) -> bool:
 
 
 def records_now(*tensors: torch.Tensor) -> bool:
-    """Whether an op may record its gradient itself (see `recorded`), which is quicker than the dispatcher: plain tensors,
-    outside of torch.compile and of the transforms of torch.func."""
+    """Whether an op may record its gradient itself (see `recorded`), which is quicker than the dispatcher: plain
+    tensors, outside of torch.compile and of the transforms of torch.func."""
     transformed = torch._C._are_functorch_transforms_active()
     return not (torch.compiler.is_compiling() or transformed) and all(type(t) is torch.Tensor for t in tensors)

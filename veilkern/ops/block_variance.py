@@ -6,7 +6,7 @@ import torch
 
 from veilkern.backends import serve
 from veilkern.ops._checks import check_block, check_choice, check_device, check_output, check_same_photo, check_tensor
-from veilkern.ops._library import records_now, recorded, register, register_autograd, runs_now
+from veilkern.ops._library import recorded, records_now, register, register_autograd, runs_now
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -102,12 +102,13 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, upstream):
-    """From the images again, not from a gradient kept in the forward pass: to read that, multiply and write moves as much
-    as to read the images and write the gradient, and keeping it takes as much memory as the images."""
+    """From the images again, not from a gradient kept by the forward pass: to read that, multiply and write moves as
+    much as to read the images and write the gradient, and to make and keep it takes time and memory besides."""
     (images,) = ctx.saved_tensors
     if runs_now(images, upstream):
         gradient = torch.empty_like(images, memory_format=torch.contiguous_format)
-        _serve(images, *ctx.others, upstream, gradient, wanted=False)
+        block, stride, form = ctx.others
+        _serve(images, block, stride, form, upstream, gradient, wanted=False)
         return gradient, None, None, None
     _, gradient = torch.ops.veilkern.block_variance_gradient(images, *ctx.others, upstream.contiguous())
     return gradient, None, None, None

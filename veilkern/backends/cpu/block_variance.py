@@ -7,7 +7,7 @@ from veilkern.backends.cpu._tensors import address, kernel_of, planes
 
 
 def block_variance(images, block, stride, form, scale, gradient, wanted):
-    """Launcher of `block_variance`: returns the loss, if it is wanted, and, where `gradient` is a tensor, writes that."""
+    """Launcher of `block_variance`: returns the loss, if wanted, and, where `gradient` is a tensor, writes that."""
     source, loss = planes(images), images.new_empty(len(images)) if wanted else None
     target = None if gradient is None else planes(gradient)
     factor = None if scale is None else scale.contiguous()
