@@ -17,6 +17,7 @@ from common import case_of, compare, compiled, main, sizes
 
 from veilkern import ops, reference
 
+THROUGH = ("veilkern", "eager", "compile", "copy")
 NAMES = ("veilkern", "eager", "eager_closed", "compile", "compile_closed", "copy")
 
 
@@ -51,7 +52,18 @@ def rivals(made: dict) -> dict:
     }
 
 
-CASES = [case_of(size, rivals, NAMES) for size in sizes("block_variance_gradient")]
+def through_autograd(made: dict) -> dict:
+    """Forward and backward: a fresh gradient for each, as training loops have it. The copy is that of `rivals`."""
+    calls = rivals(made)
+    leaf = made["images"].clone().requires_grad_()
+    ours = functools.partial(with_autograd, ops.block_variance, leaf)
+    return {"veilkern": ours, **{name: calls[name] for name in THROUGH[1:]}}
+
+
+CASES = [
+    *(case_of(size, rivals, NAMES) for size in sizes("block_variance_gradient")),
+    *(case_of(size, through_autograd, THROUGH) for size in sizes("block_variance")),
+]
 test_block_variance = compare("block_variance", CASES)
 
 if __name__ == "__main__":

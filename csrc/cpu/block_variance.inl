@@ -4,7 +4,8 @@
 // hold the pixel), k = 2 (1 + 1 / (hw)^2) / n. The literal form adds ((hw - 1) / (hw))^2 m^2 to the loss, whose slope,
 // the same for every box, is the e.
 //
-// Order of sums: a row in packs from left to right, rows in double from top to bottom, lanes last (Total).
+// Order of sums: for the mean eight rows in halves, for the squares two rows at once, then packs from left to right, then
+// rows in double from top to bottom, lanes last (Total).
 
 struct Weights {
   double variance, brightness;  // loss = variance * Var(S) + brightness * mean(S)^2
@@ -19,32 +20,65 @@ struct Weights {
 // 3 x 3, stride 1: one pass for the mean, one for everything else; S and D live in registers, only the last two rows of D
 // go through (the nearest) memory.
 
-// Mean of S from the rows' sums: each pixel counts as often as boxes hold it, 1 2 3 .. 3 2 1 along either side.
+// Sum of S: each pixel counts as often as boxes hold it, 1 2 3 .. 3 2 1 along either side: three times all, less twice the
+// outer and once the next row and column.
 template <class T>
-double mean_3x3(const T* x, std::int64_t stride, std::int64_t height, std::int64_t width) {
-  constexpr int lanes = Pack<T>::lanes;
-  Total inner;
-  double edges = 0;
-  for (std::int64_t r = 0; r < height; ++r) {
-    const T* row = x + r * stride;
-    Pack<T> line{T(0)};
-    for (std::int64_t c = 0; c < width; c += lanes) line = line + load(row + c, width - c);
-    const double often = static_cast<double>(least(r, height - 3) - most(0, r - 2) + 1);
-    inner.add(line * Pack<T>(static_cast<T>(often)));
-    edges += often * (width > 3 ? 2.0 * row[0] + row[1] + row[width - 2] + 2.0 * row[width - 1]
-                                : 2.0 * row[0] + 2.0 * row[1] + 2.0 * row[2]);
+struct Sum3x3 {
+  static constexpr int lanes = Pack<T>::lanes;
+  const T* x;
+  std::int64_t stride, height, width;
+  Pack<T> near, far;  // of the first and the last pack of a row: what is taken off
+
+  VEILKERN_INLINE explicit Sum3x3(const Plane<T>& plane)
+      : x(plane.x), stride(plane.stride), height(plane.height), width(plane.width) {
+    T often[2][lanes] = {};
+    const std::int64_t last = width < lanes ? 0 : 1, end = width < lanes ? width : lanes;
+    often[0][0] += T(2);
+    often[0][1] += T(1);
+    often[last][end - 2] += T(1);
+    often[last][end - 1] += T(2);
+    near = load(often[0]);
+    far = load(often[1]);
   }
-  return (3 * inner.value() - edges) / static_cast<double>((height - 2) * (width - 2));
-}
+
+  // Rows r .. r + rows - 1, lane by lane.
+  template <int rows>
+  VEILKERN_INLINE Pack<T> lines(std::int64_t r) const {
+    const auto column = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+      const T* const top = x + r * stride + c;
+      Pack<T> sums[rows];
+      for (int i = 0; i < rows; ++i) sums[i] = n >= lanes ? load(top + i * stride) : load(top + i * stride, n);
+      for (int half = rows / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+      return sums[0];
+    };
+    Pack<T> line{T(0)};
+    std::int64_t c = 0;
+    for (; c + lanes <= width; c += lanes) line = line + column(c, lanes);
+    if (c < width) line = line + column(c, width - c);
+    line = line * Pack<T>(T(3)) - column(0, width) * near;
+    return width < lanes ? line : line - column(width - lanes, lanes) * far;
+  }
+
+  VEILKERN_INLINE double value() const {
+    Total all, edges;
+    std::int64_t r = 0;
+    for (; r + 8 <= height; r += 8) all.add(lines<8>(r));
+    for (; r < height; ++r) all.add(lines<1>(r));
+    edges.add((lines<1>(0) + lines<1>(height - 1)) * Pack<T>(T(2)) + (lines<1>(1) + lines<1>(height - 2)));
+    return 3 * all.value() - edges.value();
+  }
+};
 
 // What the walk over the rows of one plane carries.
 template <class T>
 struct Walk3x3 {
-  const T* x;
-  std::int64_t stride, columns, width;
-  T *gradient, *before, *last;  // gradient may be null; rows r - 2 and r - 1 of D + e
-  std::int64_t gradient_stride;
-  Pack<T> middle, extra, k;
+  Plane<T> plane;
+  T *before, *last;  // rows r - 2 and r - 1 of D + e
+  Pack<T> third, extra, k;  // third: of the mean
+
+  VEILKERN_INLINE Walk3x3(const Plane<T>& all, T* two_up, T* one_up)
+      : plane(all), before(two_up), last(one_up), third(T(0)), extra(T(0)), k(T(0)) {}
 };
 
 // Sums over x - 2 .. x of `here`, whose left neighbour is `left`.
@@ -53,93 +87,161 @@ VEILKERN_INLINE Pack<T> reach_back(const Pack<T>& left, const Pack<T>& here) {
   return here + slide<Pack<T>::lanes - 1>(left, here) + slide<Pack<T>::lanes - 2>(left, here);
 }
 
-// Rows r .. r + rows - 1 of S, two at a time where there are two: neighbours share a third of the additions.
-template <class T, int rows, bool literal, bool slope>
-VEILKERN_INLINE void rows_3x3(const Walk3x3<T>& walk, std::int64_t r, Total& squares) {
-  constexpr int lanes = Pack<T>::lanes;
-  const T* const top = walk.x + r * walk.stride;
-  T* const out = slope ? walk.gradient + r * walk.gradient_stride : nullptr;
-  Pack<T> here[2], right[2], left[2] = {T(0), T(0)}, line[2] = {T(0), T(0)};
+// Of D, over all boxes.
+struct Totals {
+  Total squares, plain;
+  VEILKERN_INLINE Totals() : squares(), plain() {}  // spelled out, as that of Total
+};
+
+// What a walk makes: the squares for the loss, the gradient, and that past the caches.
+template <bool loss_, bool literal_, bool slope_, bool past_>
+struct Makes {
+  static constexpr bool loss = loss_, literal = literal_, slope = slope_, past = past_;
+};
+
+// Rows r .. r + rows - 1 of S, in pairs: neighbours share a third of the additions. How many at once changes no bit.
+template <class T, int rows, class Make>
+VEILKERN_INLINE void rows_3x3(const Walk3x3<T>& walk, std::int64_t r, Totals& totals) {
+  constexpr int lanes = Pack<T>::lanes, pairs = (rows + 1) / 2;
+  const Plane<T>& plane = walk.plane;
+  const std::int64_t width = plane.width, columns = width - 2, ahead = plane.ahead;
+  const Pack<T> third = walk.third, extra = walk.extra, k = walk.k;
+  T *const before = walk.before, *const last = walk.last;
+  const T* x[rows + 2];
+  T* out[rows];
+  Pack<T> here[rows], right[rows], left[rows], line[pairs], plain[pairs];
+  for (int i = 0; i < rows + 2; ++i) x[i] = plane.x + (r + i) * plane.stride;
+  for (int i = 0; i < rows; ++i) out[i] = Make::slope ? plane.gradient + (r + i) * plane.gradient_stride : nullptr;
+  for (int i = 0; i < rows; ++i) left[i] = Pack<T>(T(0));
+  for (int i = 0; i < pairs; ++i) line[i] = plain[i] = Pack<T>(T(0));
   const auto column_sums = [&](std::int64_t c, auto inside, Pack<T>* sums) __attribute__((always_inline)) {
-    const auto x = [&](int row) __attribute__((always_inline)) {
-      const T* from = top + row * walk.stride + c;
-      return inside ? load(from) : load(from, walk.width - c);
+    const auto at = [&](int row) __attribute__((always_inline)) {
+      return inside ? load(x[row] + c) : load(x[row] + c, width - c);
     };
-    const Pack<T> shared = x(1) + x(2);
-    sums[0] = x(0) + shared;
-    if (rows == 2) sums[1] = shared + x(3);
+    for (int i = 0; i < rows; i += 2) {
+      const Pack<T> shared = at(i + 1) + at(i + 2) - third;
+      sums[i] = at(i) + shared;
+      if (i + 1 < rows) sums[i + 1] = shared + at(i + 3);
+    }
+  };
+  const auto gradients = [&](std::int64_t c, auto inside, Pack<T>* d) __attribute__((always_inline)) {
+    d[0] = load(before + c);
+    d[1] = load(last + c);
+    for (int i = 0; i < rows; ++i) {
+      const Pack<T> shared = i % 2 == 0 ? d[i + 1] + d[i + 2] : d[i] + d[i + 1];
+      const Pack<T> three = i % 2 == 0 ? d[i] + shared : shared + d[i + 2];
+      const Pack<T> g = k * reach_back(left[i], three);
+      if (Make::past) store_past(out[i] + c, g);
+      else inside ? store(out[i] + c, g) : store(out[i] + c, g, width - c);
+      left[i] = three;
+    }
+    store(before + c, d[rows]);
+    store(last + c, d[rows + 1]);
   };
   const auto step = [&](std::int64_t c, auto inside) __attribute__((always_inline)) {  // inside: no lane past an end
-    if (inside || c + lanes < walk.width)
+    if (inside || c + lanes < width)
       column_sums(c + lanes, inside, right);
     else
-      right[0] = right[1] = Pack<T>(T(0));
-    Pack<T> d[2];
+      for (int i = 0; i < rows; ++i) right[i] = Pack<T>(T(0));
+    for (int i = 0; Make::slope && i < rows; ++i) fetch(x[i] + c + ahead);
+    Pack<T> d[rows + 2];  // rows r - 2 .. r + rows - 1 of D
     for (int i = 0; i < rows; ++i) {
-      d[i] = here[i] + slide<1>(here[i], right[i]) + slide<2>(here[i], right[i]) - walk.middle;
-      if (!inside) d[i] = first(d[i], walk.columns - c);
-      line[i] = line[i] + d[i] * d[i];
-      if (literal) d[i] = inside ? d[i] + walk.extra : first(d[i] + walk.extra, walk.columns - c);
+      d[i + 2] = here[i] + slide<1>(here[i], right[i]) + slide<2>(here[i], right[i]);
+      if (!inside) d[i + 2] = first(d[i + 2], columns - c);
       here[i] = right[i];
     }
-    if (!slope) return;
-    const Pack<T> shared = load(walk.last + c) + d[0];
-    Pack<T> three[2] = {load(walk.before + c) + shared, T(0)};
-    if (rows == 2) three[1] = shared + d[1];
-    for (int i = 0; i < rows; ++i) {
-      const Pack<T> g = walk.k * reach_back(left[i], three[i]);
-      T* const to = out + i * walk.gradient_stride + c;
-      inside ? store(to, g) : store(to, g, walk.width - c);
-      left[i] = three[i];
-    }
-    store(walk.before + c, d[0]);
-    if (rows == 2) store(walk.last + c, d[1]);
+    if (Make::loss)
+      for (int i = 0; i < rows; i += 2) {
+        const Pack<T> square = d[i + 2] * d[i + 2];
+        line[i / 2] = line[i / 2] + (i + 1 < rows ? square + d[i + 3] * d[i + 3] : square);
+        if (!Make::slope) plain[i / 2] = plain[i / 2] + (i + 1 < rows ? d[i + 2] + d[i + 3] : d[i + 2]);
+      }
+    if (!Make::slope) return;
+    if (Make::literal)
+      for (int i = 2; i < rows + 2; ++i) d[i] = inside ? d[i] + extra : first(d[i] + extra, columns - c);
+    gradients(c, inside, d);
   };
   column_sums(0, std::false_type{}, here);
   std::int64_t c = 0;
-  for (; c + 2 * lanes <= walk.width; c += lanes) step(c, std::true_type{});
-  for (; c < walk.width; c += lanes) step(c, std::false_type{});
-  for (int i = 0; i < rows; ++i) squares.add(line[i]);
+  for (; c + 2 * lanes <= width; c += lanes) step(c, std::true_type{});
+  for (; c < width; c += lanes) step(c, std::false_type{});
+  if (Make::loss)
+    for (int i = 0; i < pairs; ++i) {
+      totals.squares.add(line[i]);
+      if (!Make::slope) totals.plain.add(plain[i]);
+    }
 }
 
-template <class T, bool literal, bool slope>
-double squares_3x3(Walk3x3<T> walk, std::int64_t rows) {
+// Below the last boxes: two rows of the gradient, no new row of D.
+template <class T>
+VEILKERN_INLINE void last_rows_3x3(const Walk3x3<T>& walk) {
+  const Plane<T>& plane = walk.plane;
   constexpr int lanes = Pack<T>::lanes;
-  Total squares;
-  std::int64_t r = 0;
-  for (; r + 2 <= rows; r += 2) rows_3x3<T, 2, literal, slope>(walk, r, squares);
-  if (r < rows) {
-    rows_3x3<T, 1, literal, slope>(walk, r, squares);
-    T* const swap = walk.before;
-    walk.before = walk.last;
-    walk.last = swap;
-  }
-  for (r = rows; slope && r < rows + 2; ++r) {  // below the last boxes: no new row of D
+  for (std::int64_t r = plane.height - 2; r < plane.height; ++r) {
     Pack<T> left{T(0)};
-    for (std::int64_t c = 0; c < walk.width; c += lanes) {
-      const Pack<T> three = r == rows ? load(walk.last + c) + load(walk.before + c) : load(walk.last + c);
-      store(walk.gradient + r * walk.gradient_stride + c, walk.k * reach_back(left, three), walk.width - c);
+    for (std::int64_t c = 0; c < plane.width; c += lanes) {
+      const Pack<T> three = r == plane.height - 2 ? load(walk.last + c) + load(walk.before + c) : load(walk.last + c);
+      store(plane.gradient + r * plane.gradient_stride + c, walk.k * reach_back(left, three), plane.width - c);
       left = three;
     }
   }
-  return squares.value();
 }
 
+template <class T, class Make>
+Totals walk_3x3(const Walk3x3<T>& walk) {
+  const std::int64_t rows = walk.plane.height - 2;
+  constexpr int at_once = VEILKERN_REGISTER == 64 ? 4 : 2;  // as the registers suffice for
+  Totals totals;
+  std::int64_t r = 0;
+  for (; r + at_once <= rows; r += at_once) rows_3x3<T, at_once, Make>(walk, r, totals);
+  for (; r + 2 <= rows; r += 2) rows_3x3<T, 2, Make>(walk, r, totals);
+  if (r < rows) rows_3x3<T, 1, Make>(walk, r, totals);
+  if (Make::slope) last_rows_3x3(walk);
+  if (Make::past) fence_past();
+  return totals;
+}
+
+// The loss alone, in one pass: D from a mean of some of the boxes, put right at the end. Every 16th row of boxes is
+// looked at, so that mean is off by at most four standard deviations, whatever the photo: the squares lose four bits.
 template <class T>
-double plane_3x3(const T* x, std::int64_t stride, std::int64_t height, std::int64_t width, const Boxes& boxes,
-                 T* gradient, std::int64_t gradient_stride, double scale, T* scratch) {
-  const std::int64_t rows = height - 2, columns = width - 2;
-  const std::int64_t padded = (width + Pack<T>::lanes - 1) / Pack<T>::lanes * Pack<T>::lanes;
+double loss_3x3(const Plane<T>& plane, const Boxes& boxes) {
+  constexpr std::int64_t step = 16;
+  const std::int64_t rows = plane.height - 2, columns = plane.width - 2, looked_at = (rows + step - 1) / step;
+  const Sum3x3<T> sums(plane);
+  Total sample;
+  for (std::int64_t r = 0; r < rows; r += step)
+    for (std::int64_t i = r; i < r + 3; ++i) sample.add(sums.template lines<1>(i));
+  Walk3x3<T> walk{plane, nullptr, nullptr};
+  walk.third = Pack<T>(static_cast<T>(sample.value() / static_cast<double>(3 * columns * looked_at)));
+  const Totals totals = walk_3x3<T, Makes<true, false, false, false>>(walk);
   const Weights weights(boxes);
-  const double mean = mean_3x3(x, stride, height, width), number = static_cast<double>(rows * columns);
-  Walk3x3<T> walk{x, stride, columns, width, gradient, scratch, scratch + padded, gradient_stride,
-                  static_cast<T>(mean), static_cast<T>(weights.brightness * mean / weights.variance),
-                  static_cast<T>(scale * 2 * weights.variance / number)};
+  const double number = static_cast<double>(rows * columns), off = totals.plain.value() / number;
+  const double mean = 3 * static_cast<double>(walk.third.part[0][0]) + off;
+  const double variance = totals.squares.value() / number - off * off;
+  return weights.variance * (variance < 0 ? 0 : variance) + weights.brightness * mean * mean;
+}
+
+template <class T, bool loss, bool literal>
+VEILKERN_INLINE auto written(bool past) {
+  return past ? walk_3x3<T, Makes<loss, literal, true, true>> : walk_3x3<T, Makes<loss, literal, true, false>>;
+}
+
+// The gradient and, where it is wanted, the loss: the mean has to be known before.
+template <class T>
+double gradient_3x3(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
+  const std::int64_t padded = (plane.width + Pack<T>::lanes - 1) / Pack<T>::lanes * Pack<T>::lanes;
+  const double number = static_cast<double>((plane.height - 2) * (plane.width - 2));
+  const Weights weights(boxes);
+  const double mean = Sum3x3<T>(plane).value() / number, extra = weights.brightness * mean / weights.variance;
+  Walk3x3<T> walk{plane, scratch, scratch + padded};
+  walk.third = Pack<T>(static_cast<T>(mean / 3));
+  walk.extra = Pack<T>(static_cast<T>(extra));
+  walk.k = Pack<T>(static_cast<T>(plane.scale * 2 * weights.variance / number));
   std::memset(scratch, 0, sizeof(T) * static_cast<std::size_t>(2 * padded));
-  const auto squares = gradient == nullptr ? squares_3x3<T, false, false>
-                       : boxes.literal     ? squares_3x3<T, true, true>
-                                           : squares_3x3<T, false, true>;
-  return weights.variance * (squares(walk, rows) / number) + weights.brightness * mean * mean;
+  const auto run = boxes.literal ? written<T, true, true>(plane.past)
+                   : plane.loss  ? written<T, true, false>(plane.past)
+                                 : written<T, false, false>(plane.past);
+  return weights.variance * (run(walk).squares.value() / number) + weights.brightness * mean * mean;
 }
 
 // Any block and stride: S as a matrix in scratch, its rows by sliding sums; slower, and as exact.
@@ -164,12 +266,12 @@ double box_sums(const T* x, std::int64_t stride, std::int64_t width, const Boxes
 }
 
 template <class T>
-double plane_general(const T* x, std::int64_t stride, std::int64_t height, std::int64_t width, const Boxes& boxes,
-                     T* gradient, std::int64_t gradient_stride, double scale, T* scratch) {
+double plane_general(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
+  const std::int64_t height = plane.height, width = plane.width;
   const std::int64_t rows = (height - boxes.high) / boxes.stride + 1, columns = (width - boxes.wide) / boxes.stride + 1;
   const Weights weights(boxes);
   T *line = scratch, *sums = scratch + width;
-  const double mean = box_sums(x, stride, width, boxes, rows, columns, line, sums);
+  const double mean = box_sums(plane.x, plane.stride, width, boxes, rows, columns, line, sums);
   const T middle = static_cast<T>(mean), extra = static_cast<T>(weights.brightness * mean / weights.variance);
   double squares = 0;
   for (std::int64_t i = 0; i < rows * columns; ++i) {
@@ -177,16 +279,16 @@ double plane_general(const T* x, std::int64_t stride, std::int64_t height, std::
     squares += static_cast<double>(d) * static_cast<double>(d);
     sums[i] = d + extra;
   }
-  if (gradient != nullptr) {
-    const T k = static_cast<T>(scale * 2 * weights.variance / static_cast<double>(rows * columns));
+  if (plane.gradient != nullptr) {
+    const T k = static_cast<T>(plane.scale * 2 * weights.variance / static_cast<double>(rows * columns));
     for (std::int64_t y = 0; y < height; ++y)
-      std::memset(gradient + y * gradient_stride, 0, sizeof(T) * static_cast<std::size_t>(width));
+      std::memset(plane.gradient + y * plane.gradient_stride, 0, sizeof(T) * static_cast<std::size_t>(width));
     for (std::int64_t r = 0; r < rows; ++r) {
       std::memset(line, 0, sizeof(T) * static_cast<std::size_t>(width));
       for (std::int64_t j = 0; j < boxes.wide; ++j)
         for (std::int64_t c = 0; c < columns; ++c) line[c * boxes.stride + j] += sums[r * columns + c];
       for (std::int64_t i = 0; i < boxes.high; ++i) {
-        T* out = gradient + (r * boxes.stride + i) * gradient_stride;
+        T* out = plane.gradient + (r * boxes.stride + i) * plane.gradient_stride;
         for (std::int64_t c = 0; c < width; ++c) out[c] += k * line[c];
       }
     }
@@ -195,9 +297,8 @@ double plane_general(const T* x, std::int64_t stride, std::int64_t height, std::
 }
 
 template <class T>
-double plane_variance(const T* x, std::int64_t stride, std::int64_t height, std::int64_t width, const Boxes& boxes,
-                      T* gradient, std::int64_t gradient_stride, double scale, T* scratch) {
+double plane_variance(const Plane<T>& plane, const Boxes& boxes, T* scratch) {
   const bool special = boxes.high == 3 && boxes.wide == 3 && boxes.stride == 1;
-  return (special ? plane_3x3<T> : plane_general<T>)(x, stride, height, width, boxes, gradient, gradient_stride, scale,
-                                                     scratch);
+  if (!special) return plane_general(plane, boxes, scratch);
+  return plane.gradient == nullptr ? loss_3x3(plane, boxes) : gradient_3x3(plane, boxes, scratch);
 }

@@ -108,6 +108,14 @@ VEILKERN_INLINE Pack<double> load_some(const double* from, unsigned lanes) {
   a.part[0] = (Pack<double>::Part)_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), from);
   return a;
 }
+VEILKERN_INLINE Pack<float> keep_some(Pack<float> a, unsigned lanes) {
+  a.part[0] = (Pack<float>::Part)_mm512_maskz_mov_ps(static_cast<__mmask16>(lanes), (__m512)a.part[0]);
+  return a;
+}
+VEILKERN_INLINE Pack<double> keep_some(Pack<double> a, unsigned lanes) {
+  a.part[0] = (Pack<double>::Part)_mm512_maskz_mov_pd(static_cast<__mmask8>(lanes), (__m512d)a.part[0]);
+  return a;
+}
 VEILKERN_INLINE void store_some(float* to, const Pack<float>& a, unsigned lanes) {
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>(lanes), (__m512)a.part[0]);
 }
@@ -129,6 +137,12 @@ VEILKERN_INLINE Pack<T> load(const T* from, std::int64_t n) {
 #endif
 }
 
+// Asks for the line of memory at `from`, which need not be anyone's, into the second cache.
+template <class T>
+VEILKERN_INLINE void fetch(const T* from) {
+  __builtin_prefetch(from, 0, 2);
+}
+
 template <class T>
 VEILKERN_INLINE void store(T* to, const Pack<T>& a) {
   for (int p = 0; p < Pack<T>::parts; ++p)
@@ -146,9 +160,31 @@ VEILKERN_INLINE void store(T* to, const Pack<T>& a, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) to[i] = line[i];
 }
 
+// Past the caches; `to` begins a line of memory (64 bytes). A fence belongs behind the last of these.
+template <class T>
+VEILKERN_INLINE void store_past(T* to, const Pack<T>& a) {
+#if VEILKERN_REGISTER == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)a.part[0]);
+#elif VEILKERN_REGISTER == 32
+  for (int p = 0; p < 2; ++p) _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + p, (__m256i)a.part[p]);
+#else
+  store(to, a);
+#endif
+}
+
+VEILKERN_INLINE void fence_past() {
+#if VEILKERN_REGISTER > 16
+  _mm_sfence();
+#endif
+}
+
 // Lanes below n kept, the others zero.
 template <class T>
 VEILKERN_INLINE Pack<T> first(const Pack<T>& a, std::int64_t n) {
+#if VEILKERN_REGISTER == 64
+  const unsigned kept = (1u << least(Pack<T>::lanes, most(0, n))) - 1;
+  return keep_some(a, kept);
+#endif
   using I = typename MaskOf<T>::type;
   constexpr int lanes = Pack<T>::lanes;
   alignas(64) static constexpr std::int64_t kept_bits[16] = {-1, -1, -1, -1, -1, -1, -1, -1};  // 64 bytes set, 64 not

@@ -126,8 +126,8 @@ double variance(const VeilStep<T>& all, const Person<T>& person, const T* veil, 
     T* const mixed = person.slope + at;  // not in use yet
     for (std::int64_t c = 0; c < plane; c += Pack<T>::lanes)
       store(mixed + c, alpha * load(mean + at + c, plane - c) + rest * load(veil + at + c, plane - c), plane - c);
-    total += plane_variance(mixed, all.width, all.height, all.width, all.boxes, person.variance + at, all.width, 1.0,
-                            person.blocks);
+    const Plane<T> one{mixed, all.width, all.height, all.width, person.variance + at, all.width, 0, 1.0, true, false};
+    total += plane_variance(one, all.boxes, person.blocks);
   }
   return total;
 }

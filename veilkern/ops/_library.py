@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -24,9 +25,30 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     RuntimeError."""
 
     def remember(ctx, inputs, output):
-        ctx.chosen = choice()
-        setup_context(ctx, inputs, output)
+        _remember(ctx, setup_context, inputs, output)
 
+    torch.library.register_autograd(f"veilkern::{name}", _once(name, backward), setup_context=remember, lib=LIBRARY)
+
+
+def recorded(name: str, body: Callable, backward: Callable, setup_context: Callable) -> Callable:
+    """An op's body with the gradient of register_autograd, past the dispatcher: for calls that `records_now`."""
+
+    def forward(ctx, *inputs):
+        output = body(*inputs)
+        _remember(ctx, setup_context, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(_once(name, backward))}
+    function: Any = type(name, (torch.autograd.Function,), methods)
+    return function.apply
+
+
+def _remember(ctx, setup_context: Callable, inputs: tuple, output: object) -> None:
+    ctx.chosen = choice()
+    setup_context(ctx, inputs, output)
+
+
+def _once(name: str, backward: Callable) -> Callable:
     def once(ctx, *gradients):
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -36,7 +58,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
         with choosing(ctx.chosen):
             return backward(ctx, *gradients)
 
-    torch.library.register_autograd(f"veilkern::{name}", once, setup_context=remember, lib=LIBRARY)
+    return once
 
 
 def is_watched() -> bool:
@@ -52,3 +74,10 @@ def runs_now(*tensors: torch.Tensor | None) -> bool:
         return False
     recording = torch.is_grad_enabled()
     return all(t is None or (type(t) is torch.Tensor and not (recording and t.requires_grad)) for t in tensors)
+
+
+def records_now(*tensors: torch.Tensor) -> bool:
+    """Whether an op may record its gradient itself (see `recorded`), which is quicker than the dispatcher: plain
+    tensors, outside of torch.compile and whatever else watches, and of the transforms of torch.func."""
+    watched = torch.compiler.is_compiling() or is_watched() or torch._C._are_functorch_transforms_active()
+    return not watched and all(type(t) is torch.Tensor for t in tensors)

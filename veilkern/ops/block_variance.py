@@ -6,7 +6,7 @@ import torch
 
 from veilkern.backends import serve
 from veilkern.ops._checks import check_block, check_choice, check_device, check_output, check_same_photo, check_tensor
-from veilkern.ops._library import register, register_autograd, runs_now
+from veilkern.ops._library import recorded, records_now, register, register_autograd, runs_now
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -22,7 +22,9 @@ def block_variance(
     ValueError naming the argument.
     """
     images, block = _check("block_variance", images, block, stride, form)
-    return (_loss if runs_now(images) else torch.ops.veilkern.block_variance)(images, block, stride, form)
+    if runs_now(images):
+        return _loss(images, block, stride, form)
+    return (_recorded if records_now(images) else torch.ops.veilkern.block_variance)(images, block, stride, form)
 
 
 def block_variance_gradient(
@@ -79,10 +81,11 @@ def _gradient_out(images, block, stride, form, scale, out):
     return _serve(images, block, stride, form, scale, out)
 
 
-def _serve(images, block, stride, form, scale, gradient):
+def _serve(images, block, stride, form, scale, gradient, wanted=True):
+    """The loss, if it is wanted: without it a backend may leave it out."""
     if not images.numel():
         return images.new_zeros(len(images))
-    return serve("block_variance", images.detach(), tuple(block), stride, form, scale, gradient)
+    return serve("block_variance", images.detach(), tuple(block), stride, form, scale, gradient, wanted)
 
 
 def _fake(images, *others):
@@ -99,7 +102,14 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, upstream):
+    """From the images again, not from a gradient kept by the forward pass: to read that, multiply and write moves as
+    much as to read the images and write the gradient, and to make and keep it takes time and memory besides."""
     (images,) = ctx.saved_tensors
+    if runs_now(images, upstream):
+        gradient = torch.empty_like(images, memory_format=torch.contiguous_format)
+        block, stride, form = ctx.others
+        _serve(images, block, stride, form, upstream, gradient, wanted=False)
+        return gradient, None, None, None
     _, gradient = torch.ops.veilkern.block_variance_gradient(images, *ctx.others, upstream.contiguous())
     return gradient, None, None, None
 
@@ -111,3 +121,4 @@ register(
 )
 register(f"block_variance_gradient_out({_ARGUMENTS}, Tensor? scale, Tensor(a!) out) -> Tensor", _gradient_out, _fake)
 register_autograd("block_variance", _backward, _setup)
+_recorded = recorded("block_variance", _loss, _backward, _setup)

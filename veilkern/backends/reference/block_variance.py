@@ -7,8 +7,9 @@ import torch
 from veilkern import reference
 
 
-def block_variance(images, block, stride, form, scale, gradient):
-    """Launcher of `block_variance`: returns the loss and, where `gradient` is a tensor, writes that."""
+def block_variance(images, block, stride, form, scale, gradient, wanted):
+    """Launcher of `block_variance`: returns the loss and, where `gradient` is a tensor, writes that (wanted or
+    not: the loss comes with it)."""
     options = {"block": block, "stride": stride, "form": form}
     if gradient is None:
         with torch.no_grad():

@@ -7,8 +7,9 @@ from veilkern.backends.triton._launch import KIND, boxes, compiled, run, tiled
 from veilkern.kernels.block_variance import block_variance_kernel
 
 
-def block_variance(images, block, stride, form, scale, gradient):
-    """Launcher of `block_variance`: returns the loss and, where `gradient` is a tensor, writes that."""
+def block_variance(images, block, stride, form, scale, gradient, wanted):
+    """Launcher of `block_variance`: returns the loss and, where `gradient` is a tensor, writes that (wanted or
+    not: the loss comes with it)."""
     launch = launch_of("block_variance", KIND[images.dtype], images.device)
     count, channels, height, width = images.shape
     loss = images.new_empty((count, channels))
