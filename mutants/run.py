@@ -66,17 +66,25 @@ TESTS = (
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
     (
         "veilkern/crafting/[!_]*.py",
-        ("tests/test_craft_device.py", "tests/test_craft.py", "tests/test_journal.py", "tests/test_contour.py"),
+        (
+            "tests/test_identity_batch.py",
+            "tests/test_craft_device.py",
+            "tests/test_craft.py",
+            "tests/test_journal.py",
+            "tests/test_contour.py",
+        ),
     ),
     ("veilkern/veils/keyed.py", ("tests/test_keyed.py", "tests/test_craft.py")),
     ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders.py")),
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),
     ("veilkern/veils/bank_file.py", ("tests/test_bank_file.py", "tests/test_bank.py")),
-    ("veilkern/veils/protect.py", ("tests/test_protect.py", "tests/test_protector.py")),
     ("veilkern/veils/folders.py", ("tests/test_folders.py",)),
-    ("veilkern/veils/[!_]*.py", ("tests/test_protector.py", "tests/test_protect.py")),  # what those two share
-    ("veilkern/networks/matching.py", ("tests/test_evaluate.py",)),
-    ("veilkern/networks/[!_]*.py", ("tests/test_networks.py",)),
+    (
+        "veilkern/veils/[!_]*.py",
+        ("tests/test_protect*.py", "tests/test_staging.py"),
+    ),  # what protect and Protector share
+    ("veilkern/networks/matching.py", ("tests/test_evaluate.py", "tests/test_evaluate_metrics.py")),
+    ("veilkern/networks/[!_]*.py", ("tests/test_architectures.py", "tests/test_networks.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/data/marks.py", ("tests/test_folders.py", "tests/test_photos.py")),
     ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
