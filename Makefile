@@ -21,9 +21,10 @@ $(VENV)/demo.done: pyproject.toml constraints.txt $(VENV)/pip.done $(shell find 
 demo: $(VENV)/demo.done
 	$(BIN)/veilkern demo --out demo
 
-# An editable install for work on the code; build isolation off, so that the C++ module is built by the venv's own tools.
+# An editable install for work on the code; build isolation off, so that the C++ module is built by the venv's own tools
+# (setuptools and wheel: some packages of dev come as sources only).
 $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/* kernels/*.py) $(VENV)/pip.done
-	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11
+	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11 setuptools wheel
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps onnx2torch  # without the torchvision it names: none fits every torch
 	rm -f $(VENV)/demo.done
@@ -60,10 +61,11 @@ bench: $(VENV)/dev.done
 # in .venv, under every test file that reaches them, and under odd tensors and arguments (fuzz). Left out: torch.compile and
 # opcheck, which build code of their own; the reference, which is torch alone; fork, whose child ends without the sanitizer's
 # goodbye; Triton's interpreter and children, which add no kernel; what compares times; and exports of networks.
+# PYTHONSAFEPATH: the children of tests, too, find this build and not the checkout's veilkern, which has no native module.
 SANITIZED = build/sanitize
 SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-  VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(abspath $(SANITIZED))/bin/python -P
+  VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 $(abspath $(SANITIZED))/bin/python
 UNSANITIZED = compile or schema or fork or triton or reference or torchscript or onnx or test_gpu or test_cli or test_fuzz or test_samples or subprocess
 SANITIZE_OPTIONS ?=
 sanitize: $(VENV)/dev.done
