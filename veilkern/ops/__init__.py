@@ -8,7 +8,10 @@ from veilkern.ops.blend_normalize import blend_normalize
 from veilkern.ops.block_variance import block_variance, block_variance_gradient
 from veilkern.ops.hull_distance import hull_distance
 from veilkern.ops.recover import recover
+from veilkern.ops.seal import seal
+from veilkern.ops.seal_normalize import seal_normalize
 from veilkern.ops.ssim import ssim, ssim_gradient
+from veilkern.ops.unseal import unseal
 from veilkern.ops.veil_step import veil_step_
 
 __all__ = [
@@ -18,7 +21,10 @@ __all__ = [
     "block_variance_gradient",
     "hull_distance",
     "recover",
+    "seal",
+    "seal_normalize",
     "ssim",
     "ssim_gradient",
+    "unseal",
     "veil_step_",
 ]

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 
 _TooHard = getattr(np, "exceptions", np).TooHardError  # NumPy 1.25 moved it
+INPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of a network's input
+LEVELS, ROUNDS = (16, 32, 64, 128), (12, 20)  # of sealed photos
+KEY_BYTES, NONCE_BYTES = 32, 12
+CARRIERS = 8 * NONCE_BYTES  # values, the first of a photo, that carry a bit of its nonce each
 MAX_SIZE = 2**31 - 1  # of a width, stride or the like: what every backend can count
 _MAX_WORK = 100_000  # candidates that NumPy may try to find an overlap: milliseconds
 
@@ -110,6 +114,47 @@ def check_blend(op: str, a: object, low: int) -> int:
     if not low <= a <= 255:
         raise ValueError(f"{op}: a must lie in {low}..255 (alpha = a / 255), got {a}")
     return a
+
+
+def check_sealing(op: str, photos: torch.Tensor, photos_name: str, levels: object, rounds: object) -> None:
+    """What every op on sealed photos takes: levels 16 to 128, rounds 12 or 20, photos that can carry a nonce."""
+    for name, value, choices in (("levels", levels, LEVELS), ("rounds", rounds, ROUNDS)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{op}: {name} must be an integer, got {value!r}")
+        if value not in choices:
+            raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, choices))}, got {value}")
+    if photos.shape[1:].numel() < CARRIERS:
+        raise ValueError(
+            f"{op}: {photos_name} must have at least {CARRIERS} values a photo, which carry its nonce, got "
+            f"{list(photos.shape[1:])}"
+        )
+
+
+def check_bytes(op: str, name: str, value: object, count: int, size: int, like_name: str, like: torch.Tensor) -> None:
+    """value is uint8 [count, size]: keys or nonces."""
+    found = check_tensor(op, name, value, [torch.uint8], f"[{count}, {size}]")
+    check_device(op, name, found, like_name, like)
+
+
+def check_input_of_network(op: str, images, veils, mean, std, dtype: object, out: torch.Tensor | None) -> None:
+    """mean, std, dtype and out of an op that writes a network's input [N, 3, H, W]."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise ValueError(f"{op}: {name} must be three numbers, one a channel, got {list(values)}")
+    if min(abs(s) for s in std) == 0:
+        raise ValueError(f"{op}: std must not be zero, got {list(std)}")
+    if dtype not in INPUT_DTYPES:
+        raise TypeError(f"{op}: dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+    if out is None:
+        return
+    check_tensor(op, "out", out, [dtype], "[N, 3, H, W]")
+    if out.shape != images.shape or not out.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(
+            f"{op}: out must be channels_last {list(images.shape)}, got {list(out.shape)} with strides {out.stride()}"
+        )
+    check_same_photo(op, "out", out, "images", images)
+    if torch.is_grad_enabled() and veils.requires_grad:
+        raise ValueError(f"{op}: out must not be given where veils require a gradient")
 
 
 def check_offsets(op: str, name: str, offsets: object, like_name: str, like: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from veilkern.backends import serve
 from veilkern.ops._checks import (
     check_blend,
+    check_input_of_network,
     check_output,
     check_row_range,
     check_rows,
@@ -16,8 +17,6 @@ from veilkern.ops._checks import (
     check_tensor,
 )
 from veilkern.ops._library import register, register_autograd, runs_now
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def blend_normalize(
@@ -45,24 +44,10 @@ def blend_normalize(
     check_same_photo(op, "veils", veils, "images", images)
     rows = check_rows(op, rows, len(images), images)
     a = check_blend(op, a, 0)
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3:
-            raise ValueError(f"{op}: {name} must be three numbers, one a channel, got {list(values)}")
-    if min(abs(s) for s in std) == 0:
-        raise ValueError(f"{op}: std must not be zero, got {list(std)}")
-    if dtype not in DTYPES:
-        raise TypeError(f"{op}: dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+    check_input_of_network(op, images, veils, mean, std, dtype, out)
     arguments = (images, veils, rows, a, [float(m) for m in mean], [float(s) for s in std], bool(bgr))
     if out is None:
         return (_blend_normalize if runs_now(images, veils) else torch.ops.veilkern.blend_normalize)(*arguments, dtype)
-    check_tensor(op, "out", out, [dtype], "[N, 3, H, W]")
-    if out.shape != images.shape or not out.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(
-            f"{op}: out must be channels_last {list(images.shape)}, got {list(out.shape)} with strides {out.stride()}"
-        )
-    check_same_photo(op, "out", out, "images", images)
-    if torch.is_grad_enabled() and veils.requires_grad:
-        raise ValueError(f"{op}: out must not be given where veils require a gradient")
     (_blend_normalize_out if runs_now(images) else torch.ops.veilkern.blend_normalize_out)(*arguments, out)
     return out
 
@@ -96,11 +81,18 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, gradient):
     """d / dv: the gradient of each photo, times (1 - alpha) / std, added to its veil's row in the order of photos."""
-    (rows,), (people, dtype) = ctx.saved_tensors, ctx.like
+    (rows,) = ctx.saved_tensors
+    slope = slope_of_veils(gradient, rows, ctx.like, 1 - ctx.a / 255, ctx.std, ctx.bgr)
+    return None, slope, None, None, None, None, None, None
+
+
+def slope_of_veils(gradient, rows, like: tuple[int, torch.dtype], share: float, std, bgr: bool) -> torch.Tensor:
+    """d / dv [people, 3, H, W] (like: people, dtype) of a gradient [N, 3, H, W] at a network's input, a pixel there being share v + what does
+    not depend on v: in the order of photos, row by row."""
+    people, dtype = like
     # Channel by channel: a tensor made of the list would have to be sent to the device, which the host waits for.
-    channels = [gradient[:, c].to(dtype) * ((1 - ctx.a / 255) / s) for c, s in enumerate(ctx.std)]
-    slope = torch.stack(channels[::-1] if ctx.bgr else channels, 1)
-    return None, _add_by_row(slope, rows, people), None, None, None, None, None, None
+    channels = [gradient[:, c].to(dtype) * (share / s) for c, s in enumerate(std)]
+    return _add_by_row(torch.stack(channels[::-1] if bgr else channels, 1), rows, people)
 
 
 def _add_by_row(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:

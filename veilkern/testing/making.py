@@ -67,6 +67,18 @@ def mixed_photos(
     }
 
 
+def sealable_photos(
+    n: int, people: int, h: int, w: int, *, seed: int = 0, levels: int = 64, name: str = "images"
+) -> dict[str, Any]:
+    """Photos, sealed veils, keys and nonces uint8, every photo of a random person: the arguments of seal (unseal: name
+    `sealed`, and no nonces)."""
+    made = mixed_photos(n, people, h, w, seed=seed, name=name)
+    del made["a"]
+    made["veils"] = (made["veils"].int() * (256 - levels) // 255).to(torch.uint8)
+    made["keys"] = bytes8(people, 32, seed=seed + 3)
+    return made if name == "sealed" else made | {"nonces": bytes8(n, 12, seed=seed + 4)}
+
+
 def on(device: torch.device | str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments with their tensors on a device."""
     return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
