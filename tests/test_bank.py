@@ -127,7 +127,7 @@ def forge(path, veils=None, names=("p0",), meta=(), about=()):
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"meta": {"version": 3}}, "format 3; this veilkern reads 1 and 2"),
+        ({"meta": {"version": 4}}, "format 4; this veilkern reads 1, 2, 3"),
         ({"meta": {"about": 3}}, "not the parts of a veil bank"),
         ({"meta": {"sha256": "0" * 64}}, "does not match its checksum"),
         ({"meta": {"about": "{"}}, "damaged description"),

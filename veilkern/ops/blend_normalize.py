@@ -87,8 +87,8 @@ def _backward(ctx, gradient):
 
 
 def slope_of_veils(gradient, rows, like: tuple[int, torch.dtype], share: float, std, bgr: bool) -> torch.Tensor:
-    """d / dv [people, 3, H, W] (like: people, dtype) of a gradient [N, 3, H, W] at a network's input, a pixel there being share v + what does
-    not depend on v: in the order of photos, row by row."""
+    """d / dv [people, 3, H, W] (like: people, dtype) of a gradient [N, 3, H, W] at a network's input, a pixel being
+    share v + what does not depend on v: added in the order of photos, row by row."""
     people, dtype = like
     # Channel by channel: a tensor made of the list would have to be sent to the device, which the host waits for.
     channels = [gradient[:, c].to(dtype) * (share / s) for c, s in enumerate(std)]

@@ -1,4 +1,8 @@
-"""VeilBank: the veils of many persons, and their file. A veil is a key: whoever has it sees the photos."""
+"""VeilBank: the veils of many persons, and their file.
+
+A veil that photos are blended with is a key: whoever has it sees them. Those of a sealed bank are none; its key is
+apart.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import torch
 
 from veilkern.data.files import atomic_write, is_plain_name, locked
 from veilkern.errors import BankError
+from veilkern.ops._checks import CARRIERS, LEVELS, ROUNDS
 from veilkern.veils import bank_file
 from veilkern.veils.compatibility import differences
 
@@ -33,15 +38,17 @@ _HEX = re.compile("(?:[0-9a-f]{2})*")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class VeilBank:
-    """Veils of P persons, all of one image size and blend. Everything is checked here, so that what can be saved can be
-    loaded: TypeError, ValueError.
+    """Veils of P persons, all of one image size and scheme. Everything is checked here, so that what can be saved can
+    be loaded: TypeError, ValueError.
 
-    veils: uint8 [P, 3, H, W] RGB. names: P unique names. blend: a of alpha = a / 255. records: none, or one dict a
-    person (status, steps, losses, photo_ids; key_id where it is not the bank's, generation where it is not 0). model:
-    name and fingerprint of the network they were crafted for. config: the CraftConfig. key_id: tells which master key
-    made the starts; empty where not all were made by one, see `key_ids`. key: that key in hex, only where craft made a
-    fresh one, which serves this bank alone and is no more secret than its veils. version: of the veilkern that crafted
-    them. keys: the keys in hex by key id of a bank joined from several that craft made fresh ones for.
+    veils: uint8 [P, 3, H, W] RGB, for sealed photos of values up to 256 - levels. names: P unique names. blend: a of
+    alpha = a / 255; 0 where photos are sealed, with `levels` (16, 32, 64, 128) and `rounds` (12, 20) of ChaCha.
+    records: none, or one dict a person (status, steps, losses, photo_ids; key_id where it is not the bank's, generation
+    where it is not 0). model: name and fingerprint of the network they were crafted for. config: the CraftConfig.
+    key_id: tells which master key made the starts; empty where not all were made by one, see `key_ids`. key: that key
+    in hex, only where craft made a fresh one, which serves this bank alone and is no more secret than its veils; never
+    in a sealed bank. version: of the veilkern that crafted them. keys: the keys in hex by key id of a bank joined from
+    several that craft made fresh ones for.
 
     Names that differ in upper and lower case alone, or in Unicode's form, are different persons here; whoever writes
     a folder a person must look for those that are one folder on the file system at hand.
@@ -57,12 +64,13 @@ class VeilBank:
     key: str = ""
     version: str = ""
     keys: dict[str, str] = field(default_factory=dict)
+    levels: int = 0
+    rounds: int = 20
 
     def __post_init__(self) -> None:
         _check_veils(self.veils)
         _check_names(self.names, len(self.veils))
-        if isinstance(self.blend, bool) or not isinstance(self.blend, int) or not 1 <= self.blend <= 254:
-            raise ValueError(f"VeilBank: blend must be an integer 1..254 (alpha = blend / 255), got {self.blend!r}")
+        _check_scheme(self)
         _check_records(self.records, len(self.names))
         _check_about(self)
         # Lists of its own, so that the index stays right.
@@ -75,7 +83,8 @@ class VeilBank:
 
     def __repr__(self) -> str:  # never the veils or the key
         size = f"{self.size[0]} x {self.size[1]}"
-        return f"VeilBank({len(self)} veils of {size}, blend {self.blend}/255, for {self.model.get('name')})"
+        scheme = f"sealed in {self.levels} levels" if self.levels else f"blend {self.blend}/255"
+        return f"VeilBank({len(self)} veils of {size}, {scheme}, for {self.model.get('name')})"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,8 +106,13 @@ class VeilBank:
         return self.veils.shape[2], self.veils.shape[3]
 
     @property
+    def scheme(self) -> str:
+        """How photos are protected: `blend` or `sealed`."""
+        return "sealed" if self.levels else "blend"
+
+    @property
     def alpha(self) -> float:
-        """Share of the photo in a protected photo."""
+        """Share of the photo in a protected photo; 0 where it is sealed."""
         return self.blend / 255
 
     @property
@@ -255,7 +269,10 @@ class VeilBank:
     def _check_alike(self, other: VeilBank) -> None:
         for name, a, b in (
             ("size", self.size, other.size),
+            ("scheme", self.scheme, other.scheme),
             ("blend", self.blend, other.blend),
+            ("levels", self.levels, other.levels),
+            ("rounds", self.rounds, other.rounds),
             ("network", self.model.get("fingerprint"), other.model.get("fingerprint")),
         ):
             if a != b:
@@ -291,6 +308,25 @@ def _check_veils(veils: object) -> None:
         raise ValueError(f"VeilBank: veils must be a dense tensor, got {veils.layout}: use .to_dense()")
     if not all(1 <= side <= MAX_SIDE for side in shape[2:]):
         raise ValueError(f"VeilBank: veils must have sides of 1..{MAX_SIDE}, got {shape}")
+
+
+def _check_scheme(bank: VeilBank) -> None:
+    blend = bank.blend
+    if type(bank.levels) is int and bank.levels == 0:
+        if isinstance(blend, bool) or not isinstance(blend, int) or not 1 <= blend <= 254:
+            raise ValueError(f"VeilBank: blend must be an integer 1..254 (alpha = blend / 255), got {blend!r}")
+        return
+    if type(blend) is not int or blend:
+        raise ValueError(f"VeilBank: blend must be 0 where photos are sealed, got {blend!r}")
+    for name, value, choices in (("levels", bank.levels, LEVELS), ("rounds", bank.rounds, ROUNDS)):
+        if type(value) is not int or value not in choices:
+            raise ValueError(f"VeilBank: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    if bank.veils.shape[1:].numel() < CARRIERS:
+        raise ValueError(f"VeilBank: photos of {CARRIERS} values at least can be sealed, got {list(bank.veils.shape)}")
+    if bank.veils.numel() and int(bank.veils.max()) > 256 - bank.levels:
+        raise ValueError(f"VeilBank: sealed veils must have values 0..{256 - bank.levels}, got {int(bank.veils.max())}")
+    if bank.key or bank.keys:
+        raise ValueError("VeilBank: a sealed bank must hold no key")
 
 
 def _check_names(names: Sequence[object], count: int) -> None:

@@ -1,7 +1,8 @@
 """The file of a veil bank: safetensors, with the veils, names, records and description as one tensor each.
 
 The header stays small whatever the number of persons: it holds the places of the tensors and, as metadata, the format's
-version and a checksum of everything. Files of version 1 kept names and records in the header; they are read as well.
+version and a checksum of everything. Version 3 is of sealed banks, 2 of the others. Files of version 1 kept names and
+records in the header; they are read as well.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import torch
 from veilkern.data.files import Buffer
 from veilkern.errors import BankError
 
-FORMAT, VERSION = "veilkern.bank", 2
+FORMAT, VERSION, SEALED_VERSION = "veilkern.bank", 2, 3
 MAX_HEADER = 100_000_000  # bytes, as every reader of safetensors has it
 ALIGNMENT = 64  # the veils begin at a multiple of it, also where the file is mapped
-ABOUT = frozenset({"blend", "model", "config", "key_id", "key", "keys", "version"})
-ABOUT_1 = (ABOUT - {"keys"}) | {"names", "records"}
+ABOUT_2 = frozenset({"blend", "model", "config", "key_id", "key", "keys", "version"})
+ABOUT_1 = (ABOUT_2 - {"keys"}) | {"names", "records"}
+ABOUT = ABOUT_2 | {"levels", "rounds"}  # of version 3
 
 
 class _Part(NamedTuple):
@@ -40,6 +42,8 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
 
     Raises ValueError when records or about hold what JSON cannot, or what would not be read again.
     """
+    version = SEALED_VERSION if about["levels"] else VERSION
+    about = {name: about[name] for name in (ABOUT if about["levels"] else ABOUT_2)}
     parts: dict[str, Buffer] = {
         "veils": veils.detach().cpu().numpy().reshape(-1).data,
         "names": "\n".join(names).encode(),
@@ -51,15 +55,15 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
         shape = list(veils.shape) if name == "veils" else [len(part)]
         tensors[name] = {"dtype": "U8", "shape": shape, "data_offsets": [place, place + len(part)]}
         place += len(part)
-    metadata = {FORMAT: json.dumps({"version": VERSION, "sha256": digest(veils.shape, parts)})}
+    metadata = {FORMAT: json.dumps({"version": version, "sha256": digest(veils.shape, parts, version)})}
     header = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     return [len(header).to_bytes(8, "little"), header, *parts.values()]
 
 
-def digest(shape: Iterable[int], parts: dict[str, Buffer]) -> str:
+def digest(shape: Iterable[int], parts: dict[str, Buffer], version: int = VERSION) -> str:
     """Against damage, not against a forger, who can compute it too."""
-    found = hashlib.sha256(f"{FORMAT} {VERSION} {list(shape)}\n".encode())
+    found = hashlib.sha256(f"{FORMAT} {version} {list(shape)}\n".encode())
     for name, part in parts.items():
         found.update(f"{name} {len(part)}\n".encode())
         found.update(part)
@@ -97,10 +101,10 @@ def _read(file: BinaryIO, mmap: bool) -> dict:
     if FORMAT not in metadata:
         raise ValueError("a safetensors file, but not a veil bank")
     meta = _object(metadata[FORMAT])
-    readers = {1: _read_1, 2: _read_2}
+    readers = {1: _read_1, VERSION: _read_2, SEALED_VERSION: _read_2}
     version = meta.get("version")
     if type(version) is not int or version not in readers:
-        raise ValueError(f"veil bank format {version!r}; this veilkern reads 1 and {VERSION}")
+        raise ValueError(f"veil bank format {version!r}; this veilkern reads {', '.join(map(str, readers))}")
     values = readers[version](file, start, parts, meta, mmap)
     if values is None:
         raise ValueError("the content does not match its checksum: damaged, or changed after it was saved")
@@ -144,10 +148,11 @@ def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mma
     _check_parts(parts, {"veils", "names", "records", "about"})
     veils = _veils(file, start, parts["veils"], mmap)
     blobs = {name: _blob(file, start, parts[name]) for name in ("names", "records", "about")}
-    if digest(veils.shape, {"veils": veils.numpy().reshape(-1).data, **blobs}) != meta.get("sha256"):
+    version = meta["version"]
+    if digest(veils.shape, {"veils": veils.numpy().reshape(-1).data, **blobs}, version) != meta.get("sha256"):
         return None
     records = _parse(blobs["records"].decode())
-    about = _about(_object(blobs["about"].decode()), ABOUT)
+    about = _about(_object(blobs["about"].decode()), ABOUT if version == SEALED_VERSION else ABOUT_2)
     names = blobs["names"].decode()
     return {"veils": veils, "names": names.split("\n") if names else [], "records": records, **about}
 

@@ -69,6 +69,15 @@ def key_id(key: bytes) -> str:
     return hkdf_sha256(key, b"key id", 8).hex()
 
 
+def derived(key: bytes, purpose: str, person: str, generation: int = 0) -> bytes:
+    """The 32-byte key of one person and purpose (`seal`, `tag`) under the master key: HKDF with info purpose, NUL, the
+    person's name, and for a generation g > 0 NUL and g in decimal."""
+    if "\0" in person + purpose:
+        raise ValueError(f"derived: person and purpose must not contain NUL, got {person!r} and {purpose!r}")
+    info = b"\0".join([purpose.encode(), person.encode(errors="surrogateescape")])
+    return hkdf_sha256(key, info + (f"\0{generation}".encode() if generation else b""), 32)
+
+
 def stream(key: bytes, person: str, purpose: str, generation: int = 0) -> np.random.Philox:
     """The generator of one person, purpose and generation (0, 1, ..); no two of these share a stream."""
     if "\0" in person + purpose:  # what separates them below
