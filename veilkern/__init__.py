@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from veilkern.veils.keyed import read_key
     from veilkern.veils.protect import protect, recover
     from veilkern.veils.protector import Protector
+    from veilkern.veils.tags import check_tags, tags
 
 __all__ = [
     "BackendError",
@@ -42,12 +43,14 @@ __all__ = [
     "VeilBank",
     "VeilkernError",
     "__version__",
+    "check_tags",
     "craft",
     "list_backends",
     "protect",
     "read_key",
     "read_people",
     "recover",
+    "tags",
     "tune",
     "update_bank",
     "use_backend",
@@ -67,12 +70,14 @@ _PLACES = {
     "Protector": "veils.protector",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
+    "check_tags": "veils.tags",
     "craft": "crafting.run",
     "list_backends": "backends",
     "protect": "veils.protect",
     "read_key": "veils.keyed",
     "read_people": "data.people",
     "recover": "veils.protect",
+    "tags": "veils.tags",
     "tune": "tuning",
     "update_bank": "veils.bank",
     "use_backend": "backends",

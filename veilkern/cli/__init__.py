@@ -23,6 +23,7 @@ COMMANDS = {
     "craft": ("craft", "craft", "Craft one veil per person."),
     "protect": ("folders", "protect", "Protect every photo of everybody who has a veil; skip those done."),
     "recover": ("folders", "recover", "Recover the originals of protected photos; skip those done."),
+    "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
     "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),

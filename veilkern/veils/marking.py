@@ -81,7 +81,5 @@ def difference(found: Mark, wanted: Mark) -> str:
     if found.key_id != wanted.key_id:
         return f"another key, id {found.key_id!r} instead of {wanted.key_id}"
     if (found.levels, found.rounds) != (wanted.levels, wanted.rounds):
-        return (
-            f"{found.levels!r} levels and {found.rounds!r} rounds instead of {wanted.levels} and {wanted.rounds}"
-        )
+        return f"{found.levels!r} levels and {found.rounds!r} rounds instead of {wanted.levels} and {wanted.rounds}"
     return "16 bits instead of 8" if found.lossless else "8 bits instead of 16"

@@ -28,9 +28,7 @@ def tag_of(keyring: Keyring, row: int, sealed: torch.Tensor) -> bytes:
     return digest.digest()
 
 
-def tags(
-    protected: Photos, bank: VeilBank, rows: Rows, *, key: MasterKeys, layout: str = "NCHW"
-) -> torch.Tensor:
+def tags(protected: Photos, bank: VeilBank, rows: Rows, *, key: MasterKeys, layout: str = "NCHW") -> torch.Tensor:
     """Tags, uint8 [N, 16], of sealed photos, to be kept beside them; arguments and errors as of `recover`.
 
     `veilkern protect` writes them into its PNG files, and `veilkern recover` checks them there."""
