@@ -116,6 +116,11 @@ class VeilBank:
         return self.blend / 255
 
     @property
+    def error_bound(self) -> int:
+        """The largest error of recovery from 8 bit, in levels; of a sealed photo that of its first 96 values."""
+        return 256 // self.levels if self.levels else (self.blend + 254) // (2 * self.blend)
+
+    @property
     def key_ids(self) -> list[str]:
         """Of each person, which master key made the start: P key ids."""
         if not self.records:
