@@ -143,7 +143,7 @@ def known():
 def test_every_figure_by_hand(known, monkeypatch):
     model, people, bank, gallery = known
 
-    def recovered(protected, *_):
+    def recovered(protected, *_, key=None):
         back = people.images.clone()
         if protected.dtype == torch.uint16:
             back[4, 0, 0, 0] ^= 1
