@@ -1,0 +1,111 @@
+"""ChaCha (RFC 8439) in registers, and the bits of sealing four values at a time: what the seal kernels share.
+
+A thread makes whole blocks of 64 bytes: sixteen words, of which ten double rounds need nothing but additions, xors and
+rotations. The words come into the standard order by `tl.join`, which only names registers anew: a thread's block is 64
+bytes side by side. A photo's values and its veil's are then taken four in a word too, the first in the lowest byte.
+
+A key and a nonce are eleven numbers a program, read as 32-bit words (little-endian, as all that Triton runs on). All
+is uint32, where sums wrap and >> brings in zeros.
+"""
+
+import triton
+import triton.language as tl
+
+CARRIERS = tl.constexpr(96)  # values of a photo, the first of it, that carry a bit of its nonce each
+
+
+@triton.jit
+def turned(x, BITS: tl.constexpr):
+    """x rotated to the left."""
+    return (x << BITS) | (x >> (32 - BITS))
+
+
+@triton.jit
+def quarter_round(a, b, c, d):
+    """The quarter round of RFC 8439, section 2.1."""
+    a += b
+    d = turned(d ^ a, 16)
+    c += d
+    b = turned(b ^ c, 12)
+    a += b
+    d = turned(d ^ a, 8)
+    c += d
+    b = turned(b ^ c, 7)
+    return a, b, c, d
+
+
+@triton.jit
+def word_at(words, place, readable):
+    """A word of a key or nonce that is given as int32; 0 where it may not be read."""
+    return tl.load(words + place, mask=readable, other=0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def side_by_side(a, b, c, d):
+    """[..., 4 of each in turn] of four [...]."""
+    return tl.join(tl.join(a, c), tl.join(b, d))
+
+
+@triton.jit
+def stream_of(key, nonce, counter, rounds, readable):
+    """The keystream's blocks `counter` (uint32 [BLOCKS]) as words in standard order, uint32 [16 BLOCKS]. key and nonce
+    point to int32 words."""
+    none = counter ^ counter  # zeros, of that shape and type
+    k0, k1, k2, k3 = (
+        word_at(key, 0, readable), word_at(key, 1, readable), word_at(key, 2, readable), word_at(key, 3, readable)
+    )  # fmt: skip
+    k4, k5, k6, k7 = (
+        word_at(key, 4, readable), word_at(key, 5, readable), word_at(key, 6, readable), word_at(key, 7, readable)
+    )  # fmt: skip
+    n0, n1, n2 = word_at(nonce, 0, readable), word_at(nonce, 1, readable), word_at(nonce, 2, readable)
+    a0, a1, a2, a3 = none + 0x61707865, none + 0x3320646E, none + 0x79622D32, none + 0x6B206574
+    b0, b1, b2, b3 = none + k0, none + k1, none + k2, none + k3
+    c0, c1, c2, c3 = none + k4, none + k5, none + k6, none + k7
+    d0, d1, d2, d3 = counter, none + n0, none + n1, none + n2
+    for _ in range(0, rounds // 2):
+        a0, b0, c0, d0 = quarter_round(a0, b0, c0, d0)
+        a1, b1, c1, d1 = quarter_round(a1, b1, c1, d1)
+        a2, b2, c2, d2 = quarter_round(a2, b2, c2, d2)
+        a3, b3, c3, d3 = quarter_round(a3, b3, c3, d3)
+        a0, b1, c2, d3 = quarter_round(a0, b1, c2, d3)
+        a1, b2, c3, d0 = quarter_round(a1, b2, c3, d0)
+        a2, b3, c0, d1 = quarter_round(a2, b3, c0, d1)
+        a3, b0, c1, d2 = quarter_round(a3, b0, c1, d2)
+    # Word 4 i + j is the j-th of row i: first the rows of each column, then the columns.
+    first = side_by_side(a0 + 0x61707865, b0 + k0, c0 + k4, d0 + counter)
+    second = side_by_side(a1 + 0x3320646E, b1 + k1, c1 + k5, d1 + n0)
+    third = side_by_side(a2 + 0x79622D32, b2 + k2, c2 + k6, d2 + n1)
+    fourth = side_by_side(a3 + 0x6B206574, b3 + k3, c3 + k7, d3 + n2)
+    return tl.reshape(side_by_side(first, second, third, fourth), [16 * counter.shape[0]])
+
+
+@triton.jit
+def words_of(values):
+    """Bytes uint8 [4 n] as words uint32 [n], the first in the lowest byte."""
+    even, odd = tl.split(tl.reshape(values.to(tl.uint32), [values.shape[0] // 4, 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first | (second << 8) | (third << 16) | (fourth << 24)
+
+
+@triton.jit
+def bytes_of(words):
+    """Words uint32 [n] as bytes uint8 [4 n], the lowest first."""
+    parts = side_by_side(words, words >> 8, words >> 16, words >> 24)
+    return tl.reshape(parts.to(tl.uint8), [4 * words.shape[0]])
+
+
+@triton.jit
+def in_each_byte(value):
+    """A number below 128 as each byte of a word."""
+    return (value * 0x01010101).to(tl.uint32)
+
+
+@triton.jit
+def carried_bits(nonce, word, readable):
+    """Which of a photo's words (of four values) carry a nonce, and its bits there, one in each value's lowest bit."""
+    carries = word < CARRIERS // 4
+    n0, n1, n2 = word_at(nonce, 0, readable), word_at(nonce, 1, readable), word_at(nonce, 2, readable)
+    own = tl.where(word < 8, n0, tl.where(word < 16, n1, n2))
+    four = (own >> ((word & 7) << 2).to(tl.uint32)) & 15
+    return carries, (four * 0x00204081) & 0x01010101  # bit j to place 8 j: the products do not meet

@@ -1,0 +1,69 @@
+"""seal: x' = v + ((x div (256/M)) xor (k mod M)), M = 2^bits levels, k the keystream of photo n under keys[rows[n]].
+
+images u8 [N, 3, H, W], veils u8 [P, 3, H, W], rows i64 [N], keys [P, 32] and nonces [N, 12] bytes, given as i32 words
+-> out u8 (x') or u16 (x' in the high byte, what it drops of x in the low one), [N, 3, H, W]. The value of logical index
+i = (c H + h) W + w has byte i of the keystream. At the first 96 values, which carry the nonce, the lowest bit of what
+is added is a bit of it, and the bits of x and k that give way go to the low byte.
+Traffic as in blend.py, and 36 bytes of key and nonce a program. 20 rounds take some 16 instructions a value, so that a
+GPU is about as busy with them as with its memory.
+
+A program takes BLOCK values of one photo, a block of the keystream (64 values) a thread or more. The keystream goes
+through shared memory once (`tl.reshape` of words to the layout of the loads), then everything is done for four
+values in a word: no sum passes from one byte to the next, since what is added to the lower seven bits of v is below
+128. Only the program with a photo's first values (a branch of the whole program) looks at the nonce again. Any other
+strides take the same kernel with WHOLE off, value by value, in place too: a value is read by the program that writes it.
+"""
+
+import triton
+import triton.language as tl
+from veilkern.kernels.indexing import chunk_of, photo_place
+from veilkern.kernels.keystream import CARRIERS, bytes_of, carried_bits, in_each_byte, stream_of, words_of
+
+# What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
+ACCESS = {
+    ("seal", "u8"): {"load": {16: None, 8: 1, 4: 14}, "store": {16: None}},  # 8: the row; 4: key, nonce, nonce again
+    ("seal", "u16"): {"load": {16: None, 8: 1, 4: 14}, "store": {16: None}},
+}
+
+
+@triton.jit(
+    do_not_specialize=["people", "chunks", "bits", "rounds"],
+    do_not_specialize_on_alignment=["rows", "keys", "nonces"],
+)
+def seal_kernel(
+    images, veils, rows, keys, nonces, out, people, size, plane, width, chunks, bits, rounds,
+    images_n, images_c, images_h, images_w,
+    veils_n, veils_c, veils_h, veils_w,
+    out_n, out_c, out_h, out_w,
+    WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    photo, row, begin, inside, readable = chunk_of(rows, people, size, chunks, BLOCK)
+    known = (row >= 0) & (row < people)
+    e = begin + tl.arange(0, BLOCK)
+    images += photo * images_n
+    veils += row * veils_n
+    out += photo * out_n
+    nonces += photo * 3
+    counter = (begin // 64 + tl.arange(0, BLOCK // 64)).to(tl.uint32)
+    k = stream_of(keys + row * 8, nonces, counter, rounds, known)
+    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=readable, other=0)
+    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=readable, other=0)
+    x, v = words_of(x), words_of(v)
+    up, levels = bits.to(tl.uint32), in_each_byte((1 << bits) - 1)
+    u = ((x >> (8 - up)) ^ k) & levels
+    low = ((x << up) ^ k) & ~levels
+    if begin < CARRIERS:
+        carries, carried = carried_bits(nonces, tl.arange(0, BLOCK // 4), known)
+        u = tl.where(carries, (u & 0xFEFEFEFE) | carried, u)
+        less = up - 1
+        lower = ((x << less) ^ (k & ~levels) ^ ((k & 0x01010101) << less)) & ~(levels >> 1 & 0x3F3F3F3F)
+        low = tl.where(carries, lower, low)
+    high = ((v & 0x7F7F7F7F) + u) ^ (v & 0x80808080)
+    high = tl.where(known, high, 0)
+    place = photo_place(e, plane, width, out_c, out_h, out_w, WHOLE)
+    if out.dtype.element_ty == tl.uint8:
+        tl.store(out + place, bytes_of(high), mask=inside)
+    else:
+        low = tl.where(known, low, 0)
+        both = (bytes_of(high).to(tl.uint16) << 8) | bytes_of(low).to(tl.uint16)
+        tl.store(out + place, both, mask=inside)
