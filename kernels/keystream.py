@@ -102,8 +102,54 @@ def in_each_byte(value):
 
 
 @triton.jit
-def carried_bits(nonce, word, readable):
-    """Which of a photo's words (of four values) carry a nonce, and its bits there, one in each value's lowest bit."""
+def chunk_of_stream(rows, people, size, plane, chunks, PIECES: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's BLOCK bytes of a photo's keystream: the photo, its veil's row, whether there is one, its channel,
+    the first byte and its place in the channel; which of them there are, and which may be read.
+
+    PIECES: what lies in one piece of each tensor, in the order of the keystream. Of a `photo` a program takes any BLOCK
+    values, and the channel is 0. Else (`planes`, whatever the step from pixel to pixel, or `rows`) it takes some of one
+    channel, so that no value needs a division to find its channel; a channel's first block begins in the channel
+    before it then, at a place below 0.
+    """
+    program = tl.program_id(0)
+    here = tl.arange(0, BLOCK)
+    if PIECES == "photo":
+        photo, channel, start = (program // chunks).to(tl.int64), 0, 0
+        begin = (program % chunks).to(tl.int64) * BLOCK
+    else:
+        photo, channel = (program // (3 * chunks)).to(tl.int64), (program // chunks % 3).to(tl.int64)
+        start, size = channel * plane, plane
+        begin = start // 64 * 64 + (program % chunks).to(tl.int64) * BLOCK
+    row = tl.load(rows + photo)
+    known = (row >= 0) & (row < people)  # one that names no veil (not checked: the host would wait) reads nothing
+    first = begin - start
+    room = tl.minimum(size - first, BLOCK).to(tl.int32)
+    inside, readable = here < room, here < tl.where(known, room, 0)
+    if PIECES != "photo":
+        before = tl.maximum(-first, 0).to(tl.int32)
+        inside, readable = inside & (here >= before), readable & (here >= before)
+    return photo, row, known, channel, begin, first, inside, readable
+
+
+@triton.jit
+def place_of(first, width, row_step, column_step, PIECES: tl.constexpr, BLOCK: tl.constexpr):
+    """Offsets of the BLOCK values from `first` on from the first one of a photo, or of a channel of it. Only `rows` are
+    divided by, in 32 bits: planes have up to 2^31 values then."""
+    here = tl.arange(0, BLOCK)
+    if PIECES == "photo":
+        return first + here
+    if PIECES == "planes":
+        return first * column_step + here.to(tl.int64) * column_step
+    place = first.to(tl.int32) + here
+    row = (place.to(tl.uint32) // tl.cast(width, tl.uint32)).to(tl.int32)
+    return row.to(tl.int64) * row_step + (place - row * width).to(tl.int64) * column_step
+
+
+@triton.jit
+def carried_bits(nonce, begin, words: tl.constexpr, readable):
+    """Which of `words` words (of four values) from value `begin` on carry a nonce, and its bits there, one in each
+    value's lowest bit."""
+    word = (begin // 4).to(tl.int32) + tl.arange(0, words)
     carries = word < CARRIERS // 4
     n0, n1, n2 = word_at(nonce, 0, readable), word_at(nonce, 1, readable), word_at(nonce, 2, readable)
     own = tl.where(word < 8, n0, tl.where(word < 16, n1, n2))

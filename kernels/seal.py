@@ -16,8 +16,16 @@ strides take the same kernel with WHOLE off, value by value, in place too: a val
 
 import triton
 import triton.language as tl
-from veilkern.kernels.indexing import chunk_of, photo_place
-from veilkern.kernels.keystream import CARRIERS, bytes_of, carried_bits, in_each_byte, stream_of, words_of
+from veilkern.kernels.keystream import (
+    CARRIERS,
+    bytes_of,
+    carried_bits,
+    chunk_of_stream,
+    in_each_byte,
+    place_of,
+    stream_of,
+    words_of,
+)
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -35,32 +43,32 @@ def seal_kernel(
     images_n, images_c, images_h, images_w,
     veils_n, veils_c, veils_h, veils_w,
     out_n, out_c, out_h, out_w,
-    WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+    PIECES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    photo, row, begin, inside, readable = chunk_of(rows, people, size, chunks, BLOCK)
-    known = (row >= 0) & (row < people)
-    e = begin + tl.arange(0, BLOCK)
-    images += photo * images_n
-    veils += row * veils_n
-    out += photo * out_n
+    photo, row, known, channel, begin, first, inside, readable = chunk_of_stream(
+        rows, people, size, plane, chunks, PIECES, BLOCK
+    )
+    images += photo * images_n + channel * images_c
+    veils += row * veils_n + channel * veils_c
+    out += photo * out_n + channel * out_c
     nonces += photo * 3
     counter = (begin // 64 + tl.arange(0, BLOCK // 64)).to(tl.uint32)
     k = stream_of(keys + row * 8, nonces, counter, rounds, known)
-    x = tl.load(images + photo_place(e, plane, width, images_c, images_h, images_w, WHOLE), mask=readable, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=readable, other=0)
+    x = tl.load(images + place_of(first, width, images_h, images_w, PIECES, BLOCK), mask=readable, other=0)
+    v = tl.load(veils + place_of(first, width, veils_h, veils_w, PIECES, BLOCK), mask=readable, other=0)
     x, v = words_of(x), words_of(v)
     up, levels = bits.to(tl.uint32), in_each_byte((1 << bits) - 1)
     u = ((x >> (8 - up)) ^ k) & levels
     low = ((x << up) ^ k) & ~levels
     if begin < CARRIERS:
-        carries, carried = carried_bits(nonces, tl.arange(0, BLOCK // 4), known)
+        carries, carried = carried_bits(nonces, begin, BLOCK // 4, known)
         u = tl.where(carries, (u & 0xFEFEFEFE) | carried, u)
         less = up - 1
         lower = ((x << less) ^ (k & ~levels) ^ ((k & 0x01010101) << less)) & ~(levels >> 1 & 0x3F3F3F3F)
         low = tl.where(carries, lower, low)
     high = ((v & 0x7F7F7F7F) + u) ^ (v & 0x80808080)
     high = tl.where(known, high, 0)
-    place = photo_place(e, plane, width, out_c, out_h, out_w, WHOLE)
+    place = place_of(first, width, out_h, out_w, PIECES, BLOCK)
     if out.dtype.element_ty == tl.uint8:
         tl.store(out + place, bytes_of(high), mask=inside)
     else:

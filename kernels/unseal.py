@@ -10,8 +10,8 @@ a first kernel gathers the nonces, one program a photo, into a buffer of their o
 
 import triton
 import triton.language as tl
-from veilkern.kernels.indexing import chunk_of, photo_place
-from veilkern.kernels.keystream import CARRIERS, bytes_of, in_each_byte, stream_of, words_of
+from veilkern.kernels.indexing import photo_place
+from veilkern.kernels.keystream import CARRIERS, bytes_of, chunk_of_stream, in_each_byte, place_of, stream_of, words_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -31,9 +31,9 @@ def under(sealed, v):
 @triton.jit
 def upper_byte(hidden):
     """x' of what a photo holds, u8 or u16."""
-    if hidden.dtype == tl.uint8:
-        return hidden
-    return (hidden >> 8).to(tl.uint8)
+    if hidden.dtype == tl.uint16:
+        hidden = (hidden >> 8).to(tl.uint8)
+    return hidden
 
 
 @triton.jit(do_not_specialize=["people"], do_not_specialize_on_alignment=["rows"])
@@ -69,28 +69,28 @@ def unseal_kernel(
     sealed_n, sealed_c, sealed_h, sealed_w,
     veils_n, veils_c, veils_h, veils_w,
     out_n, out_c, out_h, out_w,
-    WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+    PIECES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    photo, row, begin, inside, readable = chunk_of(rows, people, size, chunks, BLOCK)
-    known = (row >= 0) & (row < people)
-    e = begin + tl.arange(0, BLOCK)
-    sealed += photo * sealed_n
-    veils += row * veils_n
-    out += photo * out_n
+    photo, row, known, channel, begin, first, inside, readable = chunk_of_stream(
+        rows, people, size, plane, chunks, PIECES, BLOCK
+    )
+    sealed += photo * sealed_n + channel * sealed_c
+    veils += row * veils_n + channel * veils_c
+    out += photo * out_n + channel * out_c
     counter = (begin // 64 + tl.arange(0, BLOCK // 64)).to(tl.uint32)
     k = stream_of(keys + row * 8, nonces + photo * 4, counter, rounds, known)
-    place = photo_place(e, plane, width, sealed_c, sealed_h, sealed_w, WHOLE)
+    place = place_of(first, width, sealed_h, sealed_w, PIECES, BLOCK)
     hidden = tl.load(sealed + place, mask=readable, other=0)
-    v = tl.load(veils + photo_place(e, plane, width, veils_c, veils_h, veils_w, WHOLE), mask=readable, other=0)
+    v = tl.load(veils + place_of(first, width, veils_h, veils_w, PIECES, BLOCK), mask=readable, other=0)
     up, levels = bits.to(tl.uint32), in_each_byte((1 << bits) - 1)
     high = (under(words_of(upper_byte(hidden)), words_of(v)) ^ k) & levels
     if hidden.dtype == tl.uint8:
-        rest = in_each_byte(128 >> bits)
+        rest = (high ^ high) | in_each_byte(128 >> bits)
     else:
         low = words_of((hidden & 255).to(tl.uint8))
         rest = ((low ^ k) & ~levels) >> up
     if begin < CARRIERS:
-        carries = tl.arange(0, BLOCK // 4) < CARRIERS // 4
+        carries = (begin // 4).to(tl.int32) + tl.arange(0, BLOCK // 4) < CARRIERS // 4
         high = tl.where(carries, high & 0xFEFEFEFE, high)
         if hidden.dtype == tl.uint8:
             rest = tl.where(carries, rest << 1, rest)
@@ -99,4 +99,4 @@ def unseal_kernel(
             more = ((low & ~(levels >> 1 & 0x3F3F3F3F)) ^ (k & ~levels)) >> less
             rest = tl.where(carries, more ^ (k & 0x01010101), rest)
     x = tl.where(known, (high << (8 - up)) | rest, 0)
-    tl.store(out + photo_place(e, plane, width, out_c, out_h, out_w, WHOLE), bytes_of(x), mask=inside)
+    tl.store(out + place_of(first, width, out_h, out_w, PIECES, BLOCK), bytes_of(x), mask=inside)
