@@ -15,22 +15,20 @@ CARRIERS = tl.constexpr(96)  # values of a photo, the first of it, that carry a 
 
 
 @triton.jit
-def turned(x, BITS: tl.constexpr):
-    """x rotated to the left."""
-    return (x << BITS) | (x >> (32 - BITS))
-
-
-@triton.jit
 def quarter_round(a, b, c, d):
-    """The quarter round of RFC 8439, section 2.1."""
+    """The quarter round of RFC 8439, section 2.1. The rotations are written out: a call takes the interpreter longer."""
     a += b
-    d = turned(d ^ a, 16)
+    d ^= a
+    d = (d << 16) | (d >> 16)
     c += d
-    b = turned(b ^ c, 12)
+    b ^= c
+    b = (b << 12) | (b >> 20)
     a += b
-    d = turned(d ^ a, 8)
+    d ^= a
+    d = (d << 8) | (d >> 24)
     c += d
-    b = turned(b ^ c, 7)
+    b ^= c
+    b = (b << 7) | (b >> 25)
     return a, b, c, d
 
 
@@ -146,12 +144,31 @@ def place_of(first, width, row_step, column_step, PIECES: tl.constexpr, BLOCK: t
 
 
 @triton.jit
-def carried_bits(nonce, begin, words: tl.constexpr, readable):
-    """Which of `words` words (of four values) from value `begin` on carry a nonce, and its bits there, one in each
-    value's lowest bit."""
-    word = (begin // 4).to(tl.int32) + tl.arange(0, words)
-    carries = word < CARRIERS // 4
+def added(x, k, levels, up, nonce, begin, readable):
+    """What is added to the veil: words (of four values) of u, of a photo's and the keystream's from value `begin` on.
+    levels: M - 1 in each byte; up: its bits."""
+    u = ((x >> (8 - up)) ^ k) & levels
+    if begin < CARRIERS:
+        carriers, carried = carried_bits(nonce, begin, x.shape[0], readable)
+        u = (u & ~(carriers & 0x01010101)) | carried
+    return u
+
+
+@triton.jit
+def carried_bits(nonce, begin, WORDS: tl.constexpr, readable):
+    """Which bytes (255, else 0) of WORDS words (of four values) from value `begin` on carry a bit of the nonce, and
+    those bits, each the lowest of its byte."""
+    place = begin.to(tl.int32) + 4 * tl.arange(0, WORDS)
     n0, n1, n2 = word_at(nonce, 0, readable), word_at(nonce, 1, readable), word_at(nonce, 2, readable)
-    own = tl.where(word < 8, n0, tl.where(word < 16, n1, n2))
-    four = (own >> ((word & 7) << 2).to(tl.uint32)) & 15
-    return carries, (four * 0x00204081) & 0x01010101  # bit j to place 8 j: the products do not meet
+    own = tl.where(place < 32, n0, tl.where(place < 64, n1, n2))
+    after = tl.where(place < 32, n1, tl.where(place < 64, n2, 0))
+    four = shifted(own, after, (place & 31).to(tl.uint32)) & 15
+    number = tl.minimum(tl.maximum(CARRIERS - place, 0), 4)
+    carriers = ((tl.full([WORDS], 1, tl.uint64) << (8 * number).to(tl.uint64)) - 1).to(tl.uint32)
+    return carriers, (four * 0x00204081) & 0x01010101 & carriers  # bit j to place 8 j: the products do not meet
+
+
+@triton.jit
+def shifted(low, high, by):
+    """The lower word of two, moved to the right by up to 31 bits."""
+    return ((low.to(tl.uint64) | (high.to(tl.uint64) << 32)) >> by.to(tl.uint64)).to(tl.uint32)

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from veilkern.kernels.keystream import (
     CARRIERS,
+    added,
     bytes_of,
     carried_bits,
     chunk_of_stream,
@@ -58,14 +59,13 @@ def seal_kernel(
     v = tl.load(veils + place_of(first, width, veils_h, veils_w, PIECES, BLOCK), mask=readable, other=0)
     x, v = words_of(x), words_of(v)
     up, levels = bits.to(tl.uint32), in_each_byte((1 << bits) - 1)
-    u = ((x >> (8 - up)) ^ k) & levels
+    u = added(x, k, levels, up, nonces, begin, known)
     low = ((x << up) ^ k) & ~levels
     if begin < CARRIERS:
-        carries, carried = carried_bits(nonces, begin, BLOCK // 4, known)
-        u = tl.where(carries, (u & 0xFEFEFEFE) | carried, u)
+        carriers, _ = carried_bits(nonces, begin, BLOCK // 4, known)
         less = up - 1
-        lower = ((x << less) ^ (k & ~levels) ^ ((k & 0x01010101) << less)) & ~(levels >> 1 & 0x3F3F3F3F)
-        low = tl.where(carries, lower, low)
+        more = ((x << less) ^ (k & ~levels) ^ ((k & 0x01010101) << less)) & ~(levels >> 1 & 0x3F3F3F3F)
+        low = (low & ~carriers) | (more & carriers)
     high = ((v & 0x7F7F7F7F) + u) ^ (v & 0x80808080)
     high = tl.where(known, high, 0)
     place = place_of(first, width, out_h, out_w, PIECES, BLOCK)

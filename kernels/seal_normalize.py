@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from veilkern.kernels.blend_normalize import mixed, write_channels_last
 from veilkern.kernels.indexing import chunk_of, plane_place
-from veilkern.kernels.keystream import CARRIERS, bytes_of, stream_of, word_at
+from veilkern.kernels.keystream import added, bytes_of, in_each_byte, shifted, stream_of, words_of
 
 # What the machine code may show at 3 x 112 x 112: bytes per access -> the most instructions, None for any number.
 ACCESS = {
@@ -27,16 +27,14 @@ ACCESS = {
 
 
 @triton.jit
-def added(x, k, nonce, first, bits, known):
-    """What is added to the veil, int32 [BLOCK], of photo and keystream u8 from logical index `first` on."""
-    u = ((x.to(tl.int32) >> (8 - bits)) ^ k.to(tl.int32)) & ((1 << bits) - 1)
-    if first < CARRIERS:
-        i = first.to(tl.int32) + tl.arange(0, x.shape[0])
-        n0, n1, n2 = word_at(nonce, 0, known), word_at(nonce, 1, known), word_at(nonce, 2, known)
-        own = tl.where(i < 32, n0, tl.where(i < 64, n1, n2))
-        bit = ((own >> (i & 31).to(tl.uint32)) & 1).to(tl.int32)
-        u = tl.where(i < CARRIERS, (u & -2) | bit, u)
-    return tl.where(known, u, 0)
+def channel_of(stream, first, channel, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
+    """BLOCK bytes, as words, of those that a program has made of a channel's keystream, from byte `first` of the photo's
+    on. ALIGNED: `first` is a multiple of four."""
+    place = (first % 64 // 4).to(tl.int32) + channel * (BLOCK // 4 + 16) + tl.arange(0, BLOCK // 4)
+    words = tl.gather(stream, place, 0)
+    if not ALIGNED:
+        words = shifted(words, tl.gather(stream, place + 1, 0), (first % 4 * 8).to(tl.uint32))
+    return words
 
 
 @triton.jit(
@@ -49,7 +47,7 @@ def seal_normalize_kernel(
     veils_n, veils_c0, veils_c1, veils_c2, veils_h, veils_w,
     of_u0: "fp64", of_u1: "fp64", of_u2: "fp64", of_w0: "fp64", of_w1: "fp64", of_w2: "fp64",
     add0: "fp64", add1: "fp64", add2: "fp64",
-    WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     photo, row, begin, _, readable = chunk_of(rows, people, plane, chunks, BLOCK)
     known = (row >= 0) & (row < people)
@@ -64,18 +62,19 @@ def seal_normalize_kernel(
     thread = tl.arange(0, BLOCK // 16)
     channel = thread // EACH
     block = tl.where(channel == 0, b0 // 64, tl.where(channel == 1, b1 // 64, b2 // 64)) + thread % EACH
-    stream = bytes_of(stream_of(keys + row * 8, nonces, block.to(tl.uint32), rounds, known))
-    k0 = tl.gather(stream, (b0 % 64).to(tl.int32) + here, 0)
-    k1 = tl.gather(stream, (b1 % 64).to(tl.int32) + 64 * EACH + here, 0)
-    k2 = tl.gather(stream, (b2 % 64).to(tl.int32) + 128 * EACH + here, 0)
+    stream = stream_of(keys + row * 8, nonces, block.to(tl.uint32), rounds, known)
+    k0 = channel_of(stream, b0, 0, ALIGNED, BLOCK)
+    k1 = channel_of(stream, b1, 1, ALIGNED, BLOCK)
+    k2 = channel_of(stream, b2, 2, ALIGNED, BLOCK)
     x_place = plane_place(e, width, images_h, images_w, WHOLE)
     v_place = plane_place(e, width, veils_h, veils_w, WHOLE)
-    x0 = tl.load(images + images_c0 + x_place, mask=readable, other=0)
-    x1 = tl.load(images + images_c1 + x_place, mask=readable, other=0)
-    x2 = tl.load(images + images_c2 + x_place, mask=readable, other=0)
-    u0 = added(x0, k0, nonces, b0, bits, known)
-    u1 = added(x1, k1, nonces, b1, bits, known)
-    u2 = added(x2, k2, nonces, b2, bits, known)
+    x0 = words_of(tl.load(images + images_c0 + x_place, mask=readable, other=0))
+    x1 = words_of(tl.load(images + images_c1 + x_place, mask=readable, other=0))
+    x2 = words_of(tl.load(images + images_c2 + x_place, mask=readable, other=0))
+    up, levels = bits.to(tl.uint32), tl.where(known, in_each_byte((1 << bits) - 1), 0)
+    u0 = bytes_of(added(x0, k0, levels, up, nonces, b0, known)).to(tl.int32)
+    u1 = bytes_of(added(x1, k1, levels, up, nonces, b1, known)).to(tl.int32)
+    u2 = bytes_of(added(x2, k2, levels, up, nonces, b2, known)).to(tl.int32)
     kind: tl.constexpr = out.dtype.element_ty
     p0 = mixed(u0, veils + veils_c0, v_place, readable, of_u0, of_w0, add0, kind)
     p1 = mixed(u1, veils + veils_c1, v_place, readable, of_u1, of_w1, add1, kind)

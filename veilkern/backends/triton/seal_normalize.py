@@ -23,5 +23,5 @@ def seal_normalize(images, veils, rows, keys, nonces, levels, rounds, mean, std,
         out, len(veils), height * width, width, chunks, levels.bit_length() - 1, rounds, 2 if bgr else 0, *strides,
         *(1 / 255 / s for s in std), *((256 - levels) / 255 / s for s in std),
         *(-m / s for m, s in zip(mean, std, strict=True)),
-        WHOLE=together, BLOCK=block, **compiled(launch),
+        WHOLE=together, ALIGNED=height * width % 4 == 0, BLOCK=block, **compiled(launch),
     )  # fmt: skip
