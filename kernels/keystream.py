@@ -16,7 +16,7 @@ CARRIERS = tl.constexpr(96)  # values of a photo, the first of it, that carry a 
 
 @triton.jit
 def quarter_round(a, b, c, d):
-    """The quarter round of RFC 8439, section 2.1. The rotations are written out: a call takes the interpreter longer."""
+    """The quarter round of RFC 8439, section 2.1. Rotations are written out: calls take the interpreter long."""
     a += b
     d ^= a
     d = (d << 16) | (d >> 16)
@@ -56,6 +56,7 @@ def stream_of(key, nonce, counter, rounds, readable):
         word_at(key, 4, readable), word_at(key, 5, readable), word_at(key, 6, readable), word_at(key, 7, readable)
     )  # fmt: skip
     n0, n1, n2 = word_at(nonce, 0, readable), word_at(nonce, 1, readable), word_at(nonce, 2, readable)
+    # The rows a, b, c, d of the state, which a round's first half takes by columns, its second by diagonals.
     a0, a1, a2, a3 = none + 0x61707865, none + 0x3320646E, none + 0x79622D32, none + 0x6B206574
     b0, b1, b2, b3 = none + k0, none + k1, none + k2, none + k3
     c0, c1, c2, c3 = none + k4, none + k5, none + k6, none + k7

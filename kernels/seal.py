@@ -7,11 +7,12 @@ is added is a bit of it, and the bits of x and k that give way go to the low byt
 Traffic as in blend.py, and 36 bytes of key and nonce a program. 20 rounds take some 16 instructions a value, so that a
 GPU is about as busy with them as with its memory.
 
-A program takes BLOCK values of one photo, a block of the keystream (64 values) a thread or more. The keystream goes
-through shared memory once (`tl.reshape` of words to the layout of the loads), then everything is done for four
-values in a word: no sum passes from one byte to the next, since what is added to the lower seven bits of v is below
-128. Only the program with a photo's first values (a branch of the whole program) looks at the nonce again. Any other
-strides take the same kernel with WHOLE off, value by value, in place too: a value is read by the program that writes it.
+A program takes BLOCK values of one photo, a thread one block of the keystream (64 values) or more. The keystream
+changes places once, from the threads that made it to those that read the photo 16 bytes at a time; then all is done for
+four values in a word: no sum passes from one byte to the next, as what is added to the lower seven bits of v is below
+128. Only the program with a photo's first values (a branch of the whole program) looks at the nonce again. Photos that
+do not lie in one piece, in that order of values, go channel by channel, value by value. In place, a value is read by
+the program that writes it.
 """
 
 import triton

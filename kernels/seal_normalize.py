@@ -28,8 +28,8 @@ ACCESS = {
 
 @triton.jit
 def channel_of(stream, first, channel, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
-    """BLOCK bytes, as words, of those that a program has made of a channel's keystream, from byte `first` of the photo's
-    on. ALIGNED: `first` is a multiple of four."""
+    """BLOCK bytes, as words, of the keystream that a program has made of a channel, from the photo's byte `first` on.
+    ALIGNED: that is a multiple of four."""
     place = (first % 64 // 4).to(tl.int32) + channel * (BLOCK // 4 + 16) + tl.arange(0, BLOCK // 4)
     words = tl.gather(stream, place, 0)
     if not ALIGNED:

@@ -3,9 +3,9 @@
 sealed u8 or u16 [N, 3, H, W], veils u8 [P, 3, H, W], rows i64 [N], keys [P, 32] bytes, given as i32 words -> out u8
 [N, 3, H, W]: exact from u16, from u8 the middle of what the known bits leave open. Traffic and mapping as in seal.py.
 
-A photo carries its nonce in its first 96 values, and every program of a photo needs it before its first keystream block.
-In place, the program of those values may write over them before another has read them, and nothing orders programs; so
-a first kernel gathers the nonces, one program a photo, into a buffer of their own (three words of the four a photo has).
+A photo carries its nonce in its first 96 values, and each program of the photo needs it before its keystream. In place,
+the program of those values may write over them before another one has read them, and nothing orders programs: so a
+first kernel gathers the nonces, a program a photo, into a buffer of their own (four words a photo, three of them used).
 """
 
 import triton

@@ -11,13 +11,14 @@ from veilkern.kernels.seal import seal_kernel
 
 
 def as_words(data: torch.Tensor) -> torch.Tensor:
-    """Bytes uint8 [n, 4 k] as words int32 [n, k]: a view, or a copy of those that lie apart or at odd addresses."""
-    dense = data.contiguous()
-    return (dense.clone() if dense.storage_offset() % 4 or dense.data_ptr() % 4 else dense).view(torch.int32)
+    """Bytes uint8 [n, 4 k] as words int32 [n k]: a view, or a copy of those that lie apart or at an odd address."""
+    dense = data.contiguous().view(-1)
+    odd = dense.storage_offset() % 4 or dense.data_ptr() % 4
+    return (dense.clone() if odd else dense).view(torch.int32)
 
 
 def pieces(*photos: torch.Tensor) -> str:
-    """What lies in one piece in each of these, in the keystream's order of values: photo, planes or rows."""
+    """What lies in one piece in all of these batches, in the keystream's order of values: photo, planes or rows."""
     height, width = photos[0].shape[2:]
     if all(t.stride()[1:] == (height * width, width, 1) for t in photos):
         return "photo"
@@ -25,15 +26,16 @@ def pieces(*photos: torch.Tensor) -> str:
 
 
 def by_block(kernel, launch, source, veils, rows, keys, nonces, out, levels, rounds):
-    """A keystream block or more a thread: seal and unseal."""
+    """Some blocks of a photo's keystream a program: seal and unseal."""
     block = max(launch["block"], 64)
     count, channels, height, width = source.shape
-    size = channels * height * width
-    lie = pieces(source, veils, out)
-    chunks = triton.cdiv(size, block) if lie == "photo" else triton.cdiv(height * width + 63, block)
+    plane, lie = height * width, pieces(source, veils, out)
+    # A channel's first block may begin up to 63 values before it.
+    parts, size = (1, channels * plane) if lie == "photo" else (channels, plane + 63)
+    chunks = triton.cdiv(size, block)
     run(
-        kernel, count * chunks * (1 if lie == "photo" else 3), out, source, veils, rows.contiguous(), as_words(keys), nonces, out, len(veils), size,
-        height * width, width, chunks, levels.bit_length() - 1, rounds, *source.stride(), *veils.stride(),
+        kernel, count * parts * chunks, out, source, veils, rows.contiguous(), as_words(keys), nonces, out, len(veils),
+        channels * plane, plane, width, chunks, levels.bit_length() - 1, rounds, *source.stride(), *veils.stride(),
         *out.stride(), PIECES=lie, BLOCK=block, **compiled(launch),
     )  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from veilkern.backends.launch_tables import launch_of
-from veilkern.backends.triton._launch import KIND, run, whole
-from veilkern.backends.triton.seal import by_block
+from veilkern.backends.triton._launch import KIND, run
+from veilkern.backends.triton.seal import by_block, pieces
 from veilkern.kernels.unseal import unseal_kernel, unseal_nonces_kernel
 
 
@@ -17,6 +17,6 @@ def unseal(sealed, veils, rows, keys, levels, rounds, out):
     nonces = torch.empty((count, 4), dtype=torch.int32, device=out.device)
     run(
         unseal_nonces_kernel, count, out, sealed, veils, rows.contiguous(), nonces, len(veils), height * width, width,
-        *sealed.stride(), *veils.stride(), WHOLE=whole(sealed, veils) and sealed.stride(3) == 1, num_warps=1,
+        *sealed.stride(), *veils.stride(), WHOLE=pieces(sealed, veils) == "photo", num_warps=1,
     )  # fmt: skip
     by_block(unseal_kernel, launch, sealed, veils, rows, keys, nonces, out, levels, rounds)
