@@ -89,7 +89,7 @@ SAMPLES = (
         2, 3, 31, 45, layout="channels_last", veil_layout="channels_last", lossless=True
     )),
     Sample("channels_last", "out", lambda: _photos(
-        out=torch.zeros((5, 13, 13, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        2, out=torch.zeros((2, 13, 13, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     )),
     *(
         Sample("strided", layout, lambda layout=layout: _photos(2, layout=layout, veil_layout=layout))
