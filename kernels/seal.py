@@ -4,8 +4,8 @@ images u8 [N, 3, H, W], veils u8 [P, 3, H, W], rows i64 [N], keys [P, 32] and no
 -> out u8 (x') or u16 (x' in the high byte, what it drops of x in the low one), [N, 3, H, W]. The value of logical index
 i = (c H + h) W + w has byte i of the keystream. At the first 96 values, which carry the nonce, the lowest bit of what
 is added is a bit of it, and the bits of x and k that give way go to the low byte.
-Traffic as in blend.py, and 44 bytes of key and nonce a program. 20 rounds are 15 instructions a value (96 a double round
-of 64 values), more than all the rest.
+Traffic as in blend.py, and 44 bytes of key and nonce a program. 20 rounds are 15 instructions a value (96 a double
+round of 64 values), more than all the rest.
 
 A program takes BLOCK values of one photo, a thread one block of the keystream (64 values) or more. The keystream
 changes places once, from the threads that made it to those that read the photo 16 bytes at a time; then all is done for
