@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import batch, native, threads
+from helpers import batch, isas, native, serving, threads
 
 from veilkern import ops
 from veilkern.backends import cpu, serve
@@ -175,19 +175,21 @@ def test_sizes_that_no_photo_has(sizes, threads):
 
 
 @pytest.mark.parametrize("layout", ["dense", "channels_last"])
-def test_nonces_are_read_before_anything_is_written(layout, path):
+@pytest.mark.parametrize("isa", isas())
+def test_nonces_are_read_before_anything_is_written(layout, isa):
     """Unsealed in place by many threads, a part beginning within a photo whose first values are another thread's."""
     made = sealable_photos(60, 7, 91, 93)
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    sealed = ops.seal(**made).contiguous(memory_format=memory)
     given = [made[name] for name in ("veils", "rows", "keys")]
-    with threads(1):
-        wanted = ops.unseal(sealed, *given)
-    for count in (2, 5, 16):
-        with threads(count):
-            found = sealed.clone(memory_format=torch.preserve_format)
-            assert ops.unseal(found, *given, out=found) is found
-        assert torch.equal(found, wanted), f"{count} threads"
+    with serving(isa):
+        sealed = ops.seal(**made).contiguous(memory_format=memory)
+        with threads(1):
+            wanted = ops.unseal(sealed, *given)
+        for count in (2, 5, 16):
+            with threads(count):
+                found = sealed.clone(memory_format=torch.preserve_format)
+                assert ops.unseal(found, *given, out=found) is found
+            assert torch.equal(found, wanted), f"{count} threads"
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])
