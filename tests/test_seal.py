@@ -94,6 +94,20 @@ def test_a_second_seal_is_another(path):
     assert (ops.seal(**made) == first).float().mean() < 0.05
 
 
+@large
+def test_a_photo_of_more_than_2_to_31_values():
+    """Its stream ends as OpenSSL's does, begun there."""
+    side = 26_756  # 3 x side x side values: a few more than 2^31
+    key, nonce = bytes8(1, 32, seed=1), bytes8(1, 12, seed=2)
+    blank = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(-1, -1, side, side)
+    found = ops.seal(blank, blank, torch.zeros(1, dtype=torch.int64), key, nonce).flatten()
+    first = (3 * side * side - 1000) // 64
+    counter = first.to_bytes(4, "little")
+    cipher = Cipher(algorithms.ChaCha20(key.numpy().tobytes(), counter + nonce.numpy().tobytes()), mode=None)
+    end = np.frombuffer(cipher.encryptor().update(bytes(len(found) - 64 * first)), dtype=np.uint8)
+    assert np.array_equal(found[64 * first :].numpy(), end % 64)
+
+
 def test_what_is_seen_is_uniform():
     """u = x' - v of black and of white photos, in all levels alike: chi-square, 63 degrees, under its 0.1 % bound."""
     for colour in (0, 255):
