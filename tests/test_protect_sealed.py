@@ -284,3 +284,45 @@ def test_a_compiled_call_draws_anew(photos, bank):
         return vk.protect(x, bank, ROWS, key=KEY)
 
     assert carried(bank, hide(photos)) != carried(bank, hide(photos))
+
+
+@native
+def test_the_short_way_is_the_long_way(photos, bank, monkeypatch):
+    """Whether a key is made already, who made the nonces, and which way a call takes, changes no bit."""
+    from veilkern.veils import apply as applying
+
+    monkeypatch.setattr(sealing.os, "urandom", lambda size: bytes(range(100, 100 + size)))
+    protector, taken = vk.Protector(bank, key=KEY), []
+    plain = applying.direct
+
+    def direct(*arguments):
+        found = plain(*arguments)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(applying, "direct", direct)
+    for lossless in (False, True):
+        for layout in ("NCHW", "NHWC"):
+            given = laid(photos, layout)
+            first = protector.protect(given, ROWS, lossless=lossless, layout=layout)
+            again = protector.protect(
+                given, NAMES[2:] + ["Ada", "Bill_Clinton", "Bill_Clinton", "Ada"], lossless=lossless, layout=layout
+            )
+            with vk.use_backend("reference"):
+                wanted = protector.protect(given, ROWS, lossless=lossless, layout=layout)
+            assert torch.equal(first, wanted) and torch.equal(again, wanted)
+            back = protector.recover(first, ROWS, layout=layout)
+            with vk.use_backend("reference"):
+                assert torch.equal(back, protector.recover(first, ROWS, layout=layout))
+    calls = [True, True, False, True, False] * 4
+    calls[0] = False  # the keys are made by the first call, which goes the long way
+    assert taken == calls
+    out = torch.full_like(photos, 7)
+    for who in ([0, 1, 2, 3, 0], [0, 1, 2, -1, 0], torch.tensor([0, 1, 2, -1, 0])):
+        with pytest.raises(ValueError, match="rows must lie in 0..2"):
+            protector.protect(photos, who, out=out)
+    keys = protector._state.keyring.keys
+    for target in (bank.veils[:1].expand(5, -1, -1, -1), torch.empty(0)):
+        with pytest.raises((ValueError, TypeError)):
+            protector.protect(photos, ROWS, out=target)
+    assert (out == 7).all() and torch.equal(keys, torch.stack([key_of(name) for name in NAMES]))

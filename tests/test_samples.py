@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 
-import veilkern as vk
 from veilkern.errors import OutputError
 from veilkern.samples import WEIGHTS, load_model, synthetic_people
 from veilkern.samples.demo import MADE, run_demo

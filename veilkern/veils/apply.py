@@ -15,11 +15,14 @@ from veilkern.veils.bank import VeilBank
 from veilkern.veils.direct import direct
 from veilkern.veils.resident import Resident
 from veilkern.veils.rows import rows_of
+from veilkern.veils.sealing import Keyring
 from veilkern.veils.task import Task
 
 
 class Veils(Protocol):
-    """Where a call finds the veils of its bank, and their keys."""
+    """Where a call finds the veils of its bank; keyring: their keys, where it is sealed."""
+
+    keyring: Keyring | None
 
     def on_cpu(self) -> Resident | None:
         """The veils for photos on the CPU, where they are read from there and the short way can be tried."""
@@ -32,7 +35,7 @@ def apply(task: Task, images: Any, bank: VeilBank, veils: Veils, who: Any, out: 
     """Protected or recovered photos, in the kind of array and layout of the photos; see `protect.py`."""
     if type(images) is np.ndarray or (type(images) is torch.Tensor and images.is_cpu):
         here = veils.on_cpu()
-        found = None if here is None else direct(task, bank, here, images, who, out, option, layout)
+        found = None if here is None else direct(task, bank, here, veils.keyring, images, who, out, option, layout)
         if found is not None:
             return found
     photos, target = (

@@ -1,13 +1,15 @@
 """protect and recover of plain photos on the CPU by their addresses: the short way, a few microseconds a call.
 
 It serves what it sees at a glance to be right: photos that lie whole and one after another, rows that are plainly rows,
-an output apart from all else, the C++ kernels not refused. Of anything else it returns None, nothing written, and the
-long way of `apply.py` serves the call or says what is wrong with it. So there is no message here.
+an output apart from all else, the C++ kernels not refused, of a sealed bank persons whose keys are made already. Of
+anything else it returns None, nothing written, and the long way of `apply.py` serves the call or says what is wrong with
+it. So there is no message here.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from array import array
 from typing import Any
 
@@ -15,9 +17,11 @@ import numpy as np
 import torch
 
 from veilkern.backends import choice
+from veilkern.ops._checks import KEY_BYTES, NONCE_BYTES
 from veilkern.ops._library import is_watched
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
+from veilkern.veils.sealing import Keyring
 from veilkern.veils.task import Task
 
 _U8, _U16, _INT64 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int64)  # of this machine's byte order alone
@@ -34,8 +38,11 @@ def _native() -> tuple[Any, dict]:
     return run_by_address, KERNELS
 
 
-def direct(task: Task, bank: VeilBank, resident: Resident, photos: Any, who: Any, out: Any, option: Any, layout: str):
-    """The result as of `apply`, `resident` being the bank's veils on the CPU; or None, and nothing is written."""
+def direct(
+    task: Task, bank: VeilBank, resident: Resident, keyring: Keyring | None, photos, who, out, option, layout: str
+) -> Any:
+    """The result as of `apply`, `resident` being the bank's veils on the CPU, keyring the keys of a sealed one; or
+    None, and nothing is written."""
     asked, threads = choice()
     if asked not in (None, "cpu") or not resident.lies_there() or torch.compiler.is_compiling() or is_watched():
         return None
@@ -49,16 +56,21 @@ def direct(task: Task, bank: VeilBank, resident: Resident, photos: Any, who: Any
     kernel = None if wanted is None else kernels.get((task.op, dtype, wanted))
     if wanted is None or kernel is None or rows is None or veils == 0:
         return None
+    sealing = ((), (bank.blend,), None) if keyring is None else _sealing(task, keyring, rows[0], count)
+    if sealing is None:
+        return None
+    own, how, _held = sealing  # _held: what has to be there until the kernel is done
     if out is None:
         found, target = _new(photos, wanted)
     else:
-        found, target = out, _output(out, tail, last, source, wanted, (veils, resident.span), (rows[1], 8 * count))
+        others = [(veils, resident.span), (rows[1], 8 * count), *((place, n * size) for place, n, size in own)]
+        found, target = out, _output(out, tail, last, source, wanted, *others)
     if target is None:
         return None
     try:
         run(
-            kernel, address, (veils, resident.people, resident.strides), rows[1], target,
-            (count, 3, *bank.size), pixels, bank.blend, threads or torch.get_num_threads(),
+            kernel, address, (veils, resident.people, resident.strides), rows[1], own, target,
+            (count, 3, *bank.size), pixels, how, threads or torch.get_num_threads(),
         )  # fmt: skip
     except ValueError:  # a row without a veil, and nothing is written
         return None
@@ -128,6 +140,18 @@ def _listed(bank: VeilBank, who: list | tuple) -> array | None:
         return array("q", map(bank.row_of, who)) if kinds == {str} else None
     except (OverflowError, TypeError):  # beyond int64; a name without a veil, whose row is None
         return None
+
+
+def _sealing(task: Task, keyring: Keyring, rows: array | torch.Tensor, count: int):
+    """Keys, and nonces where the task takes them, as address, how many and how long; levels and rounds; and what holds
+    the nonces. None where a key is still to be made."""
+    if not keyring.has_made(rows):
+        return None
+    own, nonces = [(keyring.keys.data_ptr(), len(keyring.keys), KEY_BYTES)], None
+    if task.op == "seal":
+        nonces = array("B", os.urandom(NONCE_BYTES * count))
+        own.append((nonces.buffer_info()[0], count, NONCE_BYTES))
+    return own, (keyring.bank.levels, keyring.bank.rounds), nonces
 
 
 def _new(photos: Any, dtype: torch.dtype):

@@ -74,7 +74,7 @@ class _EachDevice:
         self.bank, self.keyring = bank, keyring
 
     def on_cpu(self) -> Resident | None:
-        return resident_of(self.bank, _CPU) if self.keyring is None else None
+        return resident_of(self.bank, _CPU)
 
     def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         how = self.bank.blend if self.keyring is None else self.keyring.sealing(rows, photos.device)

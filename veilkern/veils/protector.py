@@ -167,7 +167,7 @@ class _State:
         self.staging, self.captured = staging, captured
 
     def on_cpu(self) -> Resident | None:
-        return self.resident if self.staging is None and self.keyring is None else None
+        return self.resident if self.staging is None else None
 
     def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         device = self.resident.veils.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -58,6 +59,14 @@ class Keyring:
         if not self._known.all():
             self._make(rows.cpu().numpy())
         return Sealing(self._on(device), self.bank.levels, self.bank.rounds, self)
+
+    def has_made(self, rows: array | torch.Tensor) -> bool:
+        """Whether the keys of all these rows (int64, on the host) are made; False for a row that is nobody's."""
+        index = rows.numpy() if isinstance(rows, torch.Tensor) else np.frombuffer(rows, np.int64)
+        try:
+            return bool(self._known[index].all())
+        except IndexError:
+            return False
 
     def make_all(self) -> None:
         """Make the keys of everybody whose master key is here: no call has to look at its rows any more, where that is
