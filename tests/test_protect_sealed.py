@@ -305,9 +305,7 @@ def test_the_short_way_is_the_long_way(photos, bank, monkeypatch):
         for layout in ("NCHW", "NHWC"):
             given = laid(photos, layout)
             first = protector.protect(given, ROWS, lossless=lossless, layout=layout)
-            again = protector.protect(
-                given, NAMES[2:] + ["Ada", "Bill_Clinton", "Bill_Clinton", "Ada"], lossless=lossless, layout=layout
-            )
+            again = protector.protect(given, WHO["names"], lossless=lossless, layout=layout)
             with vk.use_backend("reference"):
                 wanted = protector.protect(given, ROWS, lossless=lossless, layout=layout)
             assert torch.equal(first, wanted) and torch.equal(again, wanted)

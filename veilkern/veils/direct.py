@@ -2,8 +2,8 @@
 
 It serves what it sees at a glance to be right: photos that lie whole and one after another, rows that are plainly rows,
 an output apart from all else, the C++ kernels not refused, of a sealed bank persons whose keys are made already. Of
-anything else it returns None, nothing written, and the long way of `apply.py` serves the call or says what is wrong with
-it. So there is no message here.
+anything else it returns None, nothing written, and the long way of `apply.py` serves the call or says what is wrong
+with it. So there is no message here.
 """
 
 from __future__ import annotations
