@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from veilkern.auditing.report import write_audit
+    from veilkern.auditing.run import Audit, audit
     from veilkern.backends import list_backends, use_backend
     from veilkern.crafting.config import CraftConfig
     from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from veilkern.veils.protector import Protector
 
 __all__ = [
+    "Audit",
     "BackendError",
     "BankError",
     "CraftConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "VeilBank",
     "VeilkernError",
     "__version__",
+    "audit",
     "craft",
     "list_backends",
     "protect",
@@ -51,9 +55,11 @@ __all__ = [
     "tune",
     "update_bank",
     "use_backend",
+    "write_audit",
 ]
 
 _PLACES = {
+    "Audit": "auditing.run",
     "BackendError": "errors",
     "BankError": "errors",
     "CraftConfig": "crafting.config",
@@ -67,6 +73,7 @@ _PLACES = {
     "Protector": "veils.protector",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
+    "audit": "auditing.run",
     "craft": "crafting.run",
     "list_backends": "backends",
     "protect": "veils.protect",
@@ -76,6 +83,7 @@ _PLACES = {
     "tune": "tuning",
     "update_bank": "veils.bank",
     "use_backend": "backends",
+    "write_audit": "auditing.report",
 }
 
 
