@@ -88,7 +88,7 @@ def rank1(case: Case, network: Network, output: Output, variant: str, bootstrap:
     hidden = torch.full_like(network.clean, math.nan)  # of photos that the attack has no output of
     hidden[output.photos] = network.model.features(output.variants[variant], check=False)
     shares = _shares(case, network, hidden)[output.photos]
-    return bootstrap.share(shares, case.people.rows[output.photos])
+    return bootstrap.share(shares, case.people.rows[output.photos], joint=True)
 
 
 def recognise(case: Case, network: Network, strangers: torch.Tensor, bootstrap: Bootstrap) -> Recognition:

@@ -129,13 +129,14 @@ def audit(
         gallery = strangers_only(gallery, chosen, notices)
     case = Case.of(chosen, bank, key, seed=seed, gallery=gallery, device=model.device)
     seen = _networks([model, *others], clean, gallery)
-    bootstrap, strangers = Bootstrap(len(chosen), seed), strangers_of(case)
     if len(chosen) < FEW_PEOPLE:
         notices.append(f"intervals over {len(chosen)} people are rough: {FEW_PEOPLE} or more tell more")
     attacks = list(ATTACKS)
     if train_minutes:
         attacks.append(Attack(*_INVERTER, lambda case: learned_inverter(case, train_minutes)))
-    rows, pictures = [], {}
+    # Of each attack the AUC of SSIM, contour and |contour|, and rank-1 of each other network, are held against chance.
+    bootstrap = Bootstrap(len(chosen), seed, looks=len(attacks) * (3 + len(others)))
+    strangers, rows, pictures = strangers_of(case), [], {}
     with progress_bar(progress, len(attacks) + len(seen) + 1, "attacks") as bar:
         for attack in attacks:
             row, shown = _row(attack, case, seen[1:], strangers, bootstrap)
