@@ -145,11 +145,11 @@ def known_veil(case: Case) -> Output:
 
 
 ATTACKS = (
-    Attack("as_it_is", "as it is", "one protected photo, looked at", as_it_is, keeps_veil=True),
+    Attack("as_it_is", "as it is", "one protected photo, and looks at it", as_it_is, keeps_veil=True),
     Attack(
         "blurred",
         "blurred, stretched",
-        "one protected photo, blurred by 1, 2 and 4 pixels and brought to full contrast",
+        "one protected photo, blurs it by 1, 2 and 4 pixels and brings it to a photo's contrast",
         blur_and_stretch,
         keeps_veil=True,
     ),
@@ -157,17 +157,24 @@ ATTACKS = (
     Attack(
         "average",
         "minus the average",
-        "the person's protected photos, no key: each less what they have in common",
+        "the person's protected photos, no key, and takes off each what they have in common",
         minus_average,
     ),
-    Attack("difference", "differences", "two protected photos of the person, no key: their difference", differences),
+    Attack(
+        "difference",
+        "differences",
+        "two protected photos of the person, no key, and subtracts one from the other",
+        differences,
+    ),
     Attack(
         "known_pair",
         "one known pair",
-        "one original with its protected photo (and the veil where photos are sealed): opens the others?",
+        "one original with its protected photo (and the veil where photos are sealed), and tries to open the others",
         known_pair,
     ),
-    Attack("known_veil", "known veil, no key", "the veil alone taken off each protected photo", known_veil),
+    Attack(
+        "known_veil", "known veil, no key", "the veil, no other key, and takes it off each protected photo", known_veil
+    ),
 )
 
 

@@ -33,7 +33,11 @@ from veilkern.veils.sealing import MasterKeys
 
 SHOWN_PEOPLE, SHOWN_BEST = 5, 3
 FEW_PEOPLE = 8  # below it an interval over persons is rough
-_INVERTER = ("inverter", "learned inverter", "a small U-Net trained on other people's photos and their protected forms")
+_INVERTER = (
+    "inverter",
+    "learned inverter",
+    "other people's photos and their protected forms, and trains a small U-Net on them",
+)
 
 
 @dataclass(frozen=True, repr=False)

@@ -96,7 +96,10 @@ class Row:
             return self.not_possible
         if self.evidence:
             return f"{self.verdict}: {'; '.join(self.evidence)}"
-        return f"{self.verdict}: SSIM AUC {words(self.auc_ssim)}, contour AUC {words(self.auc_contour)}"
+        other = (
+            f"mean contour {self.contour.value:+.3f}" if self.keeps_veil else f"contour AUC {words(self.auc_contour)}"
+        )
+        return f"{self.verdict}: SSIM AUC {words(self.auc_ssim)}, {other}"
 
 
 def words(figure: Figure) -> str:

@@ -112,12 +112,12 @@ def _print_attacks(found: Audit) -> None:
     from veilkern.auditing.report import number
 
     table = Table(
-        "attack",
         title=f"{found.scheme}, {found.people} people, {found.photos} photos, {found.gallery} gallery photos",
-        caption="own photo / other people's: chance. AUC: 0.5 is chance; rank-1: best of the other networks",
+        caption="own photo / other people's: chance. AUC of SSIM, contour, |contour|: 0.5 is chance",
         **NARROW,
     )
-    for head in ("SSIM", "contour", "AUC SSIM", "contour", "|cont.|", "rank-1"):
+    table.add_column("attack", no_wrap=True)
+    for head in ("SSIM", "contour", "AUC", "cont.", "|cont|", "rank-1"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in found.attacks:
         if row.not_possible:
