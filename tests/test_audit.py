@@ -201,6 +201,17 @@ def test_one_seed_one_result(crowd, networks):
     assert one["as_it_is"].ssim.low != other["as_it_is"].ssim.low
 
 
+def test_several_keys(crowd, networks):
+    """Given once over, as a generator is; each person's own is found by its id."""
+    other = b"another key of enough bytes"
+    one, two = sealed_bank(crowd).take(range(5)), sealed_bank(crowd, key=other).take(range(5, 10))
+    bank = one.join(two)
+    found = vk.audit(networks[0], crowd, bank, key=(k for k in (KEY, other)), progress=False)
+    assert next(t for t in found.field_tests if t.name == "max_error").fine
+    with pytest.raises(ValueError, match="needs the master key of id"):
+        vk.audit(networks[0], crowd, bank, key=KEY, progress=False)
+
+
 def test_gallery_pictures_of_the_people_are_left_out(crowd, networks):
     gallery = torch.cat([crowd.images[:2], people_of((3,), seed=4).images])
     found = vk.audit(networks[0], crowd, blend_bank(crowd), gallery=gallery, progress=False)
@@ -244,6 +255,7 @@ def test_photos_without_a_feature_are_left_out(crowd):
         ({"key": b"another key of enough bytes"}, ValueError, "key must be the one that these veils were crafted with"),
         ({"key": b"short"}, ValueError, "key must have at least 16 bytes, got 5"),
         ({"key": "text"}, TypeError, "key must be bytes"),
+        ({"key": 7}, TypeError, "key must be bytes"),
     ],
 )
 def test_refused(crowd, networks, changes, error, words):

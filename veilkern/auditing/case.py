@@ -86,9 +86,7 @@ def protected_photos(
     """
     if bank.scheme == "blend":
         return protect(images, bank, rows)
-    if key is None:
-        raise ValueError("audit: key must be given for a sealed bank: the master key that its veils were crafted with")
-    ring = Keyring("audit", bank, master_keys("audit", key))
+    ring = keyring(bank, key)
     nonces = fresh_nonces(len(images)) if nonces is None else nonces
     try:
         keys = ring.of(rows, rows.device)
@@ -100,6 +98,13 @@ def protected_photos(
     finally:
         ring.wipe()
     return torch.cat(sealed)
+
+
+def keyring(bank: VeilBank, key: MasterKeys | None) -> Keyring:
+    """The sealing keys of a sealed bank; ValueError without a key, or for one that is nobody's here."""
+    if key is None:
+        raise ValueError("audit: key must be given for a sealed bank: the master key that its veils were crafted with")
+    return Keyring("audit", bank, master_keys("audit", key))
 
 
 def residues(protected: torch.Tensor, veils: torch.Tensor, levels: int) -> torch.Tensor:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from veilkern import ops
-from veilkern.auditing.case import Case, protected_photos, residues
+from veilkern.auditing.case import Case, keyring, protected_photos, residues
 from veilkern.evaluate import metrics
 from veilkern.ops._checks import CARRIERS
-from veilkern.veils.sealing import Keyring, fresh_nonces, master_keys
+from veilkern.veils.sealing import fresh_nonces
 
 MOST = 200  # photos
 BEYOND = 3.3
@@ -121,7 +121,7 @@ def _pair(name: str, title: str, u: torch.Tensor, other: torch.Tensor, levels: i
 def _keys(case: Case, chosen: torch.Tensor) -> list[FieldTest]:
     """Unseal with the right key, and with one of which one bit is changed."""
     rows, bank, photos = case.rows[chosen], case.bank, case.people.images[chosen]
-    ring = Keyring("audit", bank, master_keys("audit", case.key))
+    ring = keyring(bank, case.key)
     try:
         keys = ring.of(rows, rows.device)
         wrong = keys.clone()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from veilkern.auditing.attacks import ATTACKS, Attack, NotPossibleError, Output
-from veilkern.auditing.case import Case
+from veilkern.auditing.case import Case, keyring
 from veilkern.auditing.encryption import FieldTest, field_tests
 from veilkern.auditing.inverter import learned_inverter
 from veilkern.auditing.recognition import (
@@ -118,6 +118,10 @@ def audit(
     need several photos of a person say so where nobody has any.
     """
     others = _checked(model, people, bank, networks, gallery, train_minutes, seed)
+    if isinstance(key, Iterable) and not isinstance(key, (bytes, bytearray, str)):
+        key = list(key)  # it is read several times
+    if bank.scheme == "sealed":
+        keyring(bank, key).wipe()  # a wrong key is said before the work begins
     notices = _notices(model, people, bank)
     known = set(bank.names)
     chosen = people.take(torch.tensor([name in known for name in people.names])[people.rows].nonzero().flatten())
