@@ -118,6 +118,43 @@ def test_whom_a_network_sees_by_hand(crowd):
     assert recognition.recognise(case, network, strangers, bootstrap).impostor_as_veil.value == 0.0
 
 
+def test_nobody_is_looked_up_with_the_same_photo(crowd, monkeypatch):
+    """The person in the photo is represented by the next photo of hers."""
+    case = run.Case.of(crowd, blend_bank(crowd), None)
+    strangers, asked = run.strangers_of(case), []
+    first = recognition._found_first
+
+    def watched(people, network, features, number):
+        asked.append(number)
+        return first(people, network, features, number)
+
+    monkeypatch.setattr(recognition, "_found_first", watched)
+    model = small_model()
+    clean = model.features(crowd.images)
+    network = recognition.Network("n", model, clean, clean[:0], False)
+    recognition.recognise(case, network, strangers, run.Bootstrap(len(crowd), 0))
+    other = strangers[:, 0]
+    place = other - crowd.offsets[crowd.rows[other]]
+    assert torch.equal(torch.cat(asked), place + 1)
+
+
+def test_who_is_found_first_by_hand():
+    people = people_of((2, 1, 3))
+    g = torch.Generator().manual_seed(0)
+    clean, gallery, probes = (
+        torch.nn.functional.normalize(torch.randn(n, 4, generator=g, dtype=torch.float64)) for n in (6, 2, 40)
+    )
+    number = torch.arange(40) % 5
+    network = recognition.Network("n", None, clean, gallery, False)
+    found = recognition._found_first(people, network, probes, number)
+    for probe, count, who in zip(probes, number.tolist(), found.tolist(), strict=True):
+        templates = [clean[0 + count % 2], clean[2], clean[3 + count % 3], *gallery]
+        best = max(range(5), key=lambda t: float(probe @ templates[t]))
+        assert who == (best if best < 3 else -1)
+    assert recognition._found_first(people, network, probes[:1] * math.nan, number[:1]).tolist() == [-1]
+    assert set(found.tolist()) == {-1, 0, 1, 2}
+
+
 def test_rank1_is_of_the_outputs_there_are(crowd):
     case = run.Case.of(crowd, blend_bank(crowd), None)
     model = small_model()
@@ -278,6 +315,25 @@ def test_the_page_and_the_json(blend_audit, tmp_path):
     assert [r["name"] for r in found["attacks"]] == [r.name for r in blend_audit.attacks]
     assert found["attacks"][3]["auc_ssim"]["value"] == blend_audit["average"].auc_ssim.value
     assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in (tmp_path / "out").iterdir())
+
+
+def test_progress_ends_with_all_done(crowd, networks):
+    seen = []
+    vk.audit(networks[0], crowd, blend_bank(crowd), networks=networks[1:], progress=lambda *at: seen.append(at))
+    total = len(ATTACKS) + 2 + 1
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_the_pictures_are_the_best_and_the_same_persons(blend_audit, crowd):
+    """First the outputs of most SSIM above chance; then the last photo of each of five persons."""
+    case = run.Case.of(crowd, blend_bank(crowd), None)
+    output = ATTACKS[-1].run(case)
+    found = run.score(case, output, run.strangers_of(case))
+    above = (found.ssim - found.ssim_others.mean(1)).argsort(descending=True)[:3].tolist()
+    spread = [0, 2, 4, 7, 9]
+    wanted = [crowd.files[i] for i in dict.fromkeys(above + [int(crowd.offsets[p + 1]) - 1 for p in spread])]
+    assert [p.file for p in blend_audit.pictures["known_veil"]] == wanted
+    assert [p.ssim for p in blend_audit.pictures["known_veil"]][:3] == found.ssim[above].tolist()
 
 
 def test_the_page_shows_the_best_first(blend_audit, crowd):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from audit_cases import KEY, blend_bank, case_of, people_of, same_nonces, sealed_bank
 
 import veilkern as vk
 from veilkern import ops
-from veilkern.auditing import attacks, inverter, scores
+from veilkern.auditing import attacks, encryption, inverter, scores
+from veilkern.auditing import case as case_module
 from veilkern.auditing.attacks import ATTACKS, NotPossibleError
 from veilkern.auditing.case import Case, blurred, protected_photos, residues, stretched
 from veilkern.auditing.encryption import field_tests
@@ -113,6 +115,20 @@ def test_protected_photos_are_the_librarys(levels):
     )
 
 
+def test_keys_do_not_stay_in_memory(monkeypatch):
+    rings = []
+
+    class Watched(vk.veils.sealing.Keyring):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            rings.append(self)
+
+    monkeypatch.setattr(case_module, "Keyring", Watched)
+    people = people_of((2, 2))
+    field_tests(case_of(sealed_bank(people), people))
+    assert len(rings) == 4 and not any(ring.master or ring.keys.any() for ring in rings)
+
+
 def test_the_key_is_asked_for():
     people = people_of((2, 2))
     bank = sealed_bank(people)
@@ -205,6 +221,8 @@ def test_the_inverter_learns_on_other_people(monkeypatch, blend):
     assert torch.equal(known[0], ~known[1])  # every photo is opened once, by one that did not see its person
     assert not set(rows[known[0]].tolist()) & set(rows[known[1]].tolist())
     assert output.variants["opened"].shape == blend.protected.shape and output.photos.tolist() == list(range(24))
+    two = people_of((2, 2))
+    assert len(inverter.learned_inverter(Case.of(two, blend_bank(two), None), 0.001).photos) == 4
     with pytest.raises(NotPossibleError, match="one person"):
         inverter.learned_inverter(Case.of(people_of((3,)), blend_bank(people_of((3,))), None), 0.001)
 
@@ -219,6 +237,25 @@ def test_the_inverter_is_given_what_the_attacker_has(sealed):
     torch.testing.assert_close(given[:, 6:], residues(sealed.protected, sealed.veils, 64) / 64 - 0.5)
     network = inverter.UNet(9, width=4)
     assert network(torch.rand(2, 9, 13, 18)).shape == (2, 3, 13, 18)  # sides that are no multiple of four
+
+
+def test_what_the_inverter_answers_is_a_photo(monkeypatch, blend):
+    """0 .. 1 of the network is 0 .. 255 of the photo, each under its own number."""
+
+    def all_but_trained(case, known, averages, minutes, fold):
+        return lambda given: given[:, :3] + 0.5
+
+    monkeypatch.setattr(inverter, "_trained", all_but_trained)
+    assert torch.equal(inverter.learned_inverter(blend, 0.0).variants["opened"], blend.protected)
+
+
+@pytest.mark.parametrize("side", [5, 8, 12, 16])
+def test_the_inverters_loss(side):
+    photos = people_of((2,), side=side).images.float() / 255
+    assert inverter._loss(photos, photos).item() == pytest.approx(0, abs=1e-5)
+    similar = metrics.ssim((photos * 255).round().to(torch.uint8), torch.zeros(2, 3, side, side, dtype=torch.uint8))
+    wanted = photos.mean() + 0.5 * (1 - similar.mean())
+    assert inverter._loss(photos, torch.zeros_like(photos)).item() == pytest.approx(wanted.item(), abs=1e-4)
 
 
 def test_the_inverter_gets_better(blend):
@@ -259,6 +296,33 @@ def test_field_tests_see_what_is_no_noise(sealed):
         again = {t.name: t for t in field_tests(Case(sealed.people, sealed.bank, sealed.rows, hidden, key=KEY))}
     for name in ("npcr_reseal", "uaci_reseal", "npcr_changed_bit", "uaci_changed_bit"):
         assert not again[name].fine, name
+
+
+def test_correlation_of_neighbours():
+    """By NumPy's own; nothing where a photo is flat."""
+    images = people_of((2,)).images
+    for down, right in ((0, 1), (1, 0), (1, 1)):
+        wanted = [
+            np.corrcoef(plane[down:, right:].ravel(), plane[: 16 - down, : 16 - right].ravel())[0, 1]
+            for plane in images.flatten(0, 1).double().numpy()
+        ]
+        assert encryption._neighbours(images, down, right) == pytest.approx(np.mean(wanted))
+    assert encryption._neighbours(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8), 0, 1) == 0.0
+    assert encryption._neighbours(images[..., :1], 0, 1) == 0.0
+    half = torch.cat([images[:1], torch.zeros_like(images[:1])])
+    assert encryption._neighbours(half, 0, 1) == pytest.approx(encryption._neighbours(images[:1], 0, 1) / 2)
+
+
+def test_z_is_that_of_ideal_noise():
+    """Over many photos of ideal noise each z is as often far off as a normal distribution is."""
+    g = torch.Generator().manual_seed(0)
+    seen: dict[str, list[float]] = {}
+    for _ in range(60):
+        one, other = torch.randint(0, 64, (2, 2, 3, 16, 12), generator=g, dtype=torch.int64).to(torch.uint8)
+        for test in [*encryption._noise(one, one, 64), *encryption._pair("x", "x", one, other, 64)]:
+            seen.setdefault(test.name, []).append(test.z)
+    for name, found in seen.items():
+        assert 0.7 < float(np.std(found)) < 1.3 and abs(float(np.mean(found))) < 0.6, name
 
 
 def test_field_tests_are_of_sealed_photos_alone(blend):

@@ -91,6 +91,22 @@ def test_intervals_that_hold_together_are_wider():
     assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(wider, rel=0.01)
 
 
+def test_the_interval_by_hand():
+    """The spread of weighted means, times Student's t, and a little for weights that vary less than draws of people."""
+    values = torch.tensor([1.0, 2.0, 4.0, 3.0, 9.0, 5.0], dtype=torch.float64)
+    bootstrap = Bootstrap(6, seed=3)
+    drawn = bootstrap.weights[1:]
+    spread = ((drawn @ values) / drawn.sum(1)).std().item()
+    found = bootstrap.mean(values, torch.arange(6))
+    assert bootstrap.weights.shape == (1001, 6) and abs(drawn.mean().item() - 1) < 0.05
+    assert found.value == 4.0
+    assert (found.high - 4) == pytest.approx(student(5) * (7 / 5) ** 0.5 * spread)
+    assert (found.high - 4) == pytest.approx(stats.t.ppf(0.975, 5) * stats.sem(values.numpy()), rel=0.1)
+    assert (
+        Figure(0.5, 0.5, 0.6).holds(0.5) and Figure(0.5, 0.4, 0.5).holds(0.5) and not Figure(0.5, 0.4, 0.5).holds(0.51)
+    )
+
+
 def test_student():
     for degrees in (4, 7, 11, 50, 1000):
         assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-3)

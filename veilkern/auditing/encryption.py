@@ -64,20 +64,21 @@ def _noise(u: torch.Tensor, photos: torch.Tensor, levels: int) -> list[FieldTest
     ]
     for name, (a, b) in {"horizontal": (0, 1), "vertical": (1, 0), "diagonal": (1, 1)}.items():
         pairs, clean = _neighbours(u, a, b), _neighbours(photos, a, b)
-        count = n * 3 * max(1, u.shape[2] - a) * max(1, u.shape[3] - b)
+        count = max(1, n * 3 * (u.shape[2] - a) * (u.shape[3] - b))
         title = f"correlation of {name} neighbours"
         found.append(_test(f"correlation_{name}", title, pairs, 0.0, count**-0.5, f"of the photos: {clean:.3f}"))
     return found
 
 
 def _neighbours(images: torch.Tensor, down: int, right: int) -> float:
-    """Correlation of values with those so many places further, mean over photos and channels; 0 where flat."""
+    """Correlation of values with those so many places further, mean over photos and channels; 0 where flat. A photo one
+    pixel wide or high has no neighbours that way: 0 too."""
     height, width = images.shape[2:]
     one = images[:, :, : height - down, : width - right].double().flatten(2)
     other = images[:, :, down:, right:].double().flatten(2)
     one, other = one - one.mean(2, keepdim=True), other - other.mean(2, keepdim=True)
     scale = one.norm(dim=2) * other.norm(dim=2)
-    return torch.where(scale > 0, (one * other).sum(2) / scale.clamp_min(1e-9), 0.0).mean().item()
+    return ((one * other).sum(2) / torch.where(scale > 0, scale, 1.0)).mean().nan_to_num().item()
 
 
 def _changes(case: Case, u: torch.Tensor, photos: torch.Tensor, rows: torch.Tensor) -> list[FieldTest]:
