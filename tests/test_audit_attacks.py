@@ -126,7 +126,7 @@ def test_keys_do_not_stay_in_memory(monkeypatch):
     monkeypatch.setattr(case_module, "Keyring", Watched)
     people = people_of((2, 2))
     field_tests(case_of(sealed_bank(people), people))
-    assert len(rings) == 4 and not any(ring.master or ring.keys.any() for ring in rings)
+    assert len(rings) == 5 and not any(ring.master or ring.keys.any() for ring in rings)
 
 
 def test_the_key_is_asked_for():

@@ -95,7 +95,7 @@ def _changes(case: Case, u: torch.Tensor, photos: torch.Tensor, rows: torch.Tens
     same = (first != other).double().mean().item()
     return [
         *_pair("reseal", "sealed again", u, first, levels),
-        *_pair("changed_bit", "one bit changed", u, other, levels),
+        *_pair("changed_bit", "one bit changed", u, sealed(changed), levels),
         FieldTest(
             "npcr_same_nonce",
             "NPCR, one bit changed, same nonce",

@@ -260,7 +260,8 @@ def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     notices = []
     if bank.model.get("fingerprint") != model.fingerprint:
         notices.append(
-            f"the veils were crafted for another network ({bank.model.get('name')}) than this one ({model.name})"
+            f"the veils were crafted for another network ({bank.model.get('name') or 'not recorded'}) than this one "
+            f"({model.name})"
         )
     if missing := sorted(set(people.names) - set(bank.names)):
         notices.append(f"no veil, left out: {', '.join(missing)}")
