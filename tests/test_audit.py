@@ -86,6 +86,7 @@ def test_sealed_photos_are_not(sealed_audit):
 
 
 def test_recognition(blend_audit, networks):
+    assert all(r.chance == {"a (2)": pytest.approx(1 / 30)} for r in blend_audit.attacks)
     one, other = blend_audit.recognition
     assert (one.network, one.crafted_for) == ("a", True) and (other.network, other.crafted_for) == ("a (2)", False)
     assert one.chance == pytest.approx(1 / 30) and one.clean.value > 0.1
@@ -238,6 +239,10 @@ def test_one_seed_one_result(crowd, networks):
     assert one["as_it_is"].ssim.low != other["as_it_is"].ssim.low
 
 
+def test_the_largest_seed(crowd, networks):
+    assert vk.audit(networks[0], crowd, blend_bank(crowd), seed=2**32 - 1, progress=False).people == len(crowd)
+
+
 def test_several_keys(crowd, networks):
     """Given once over, as a generator is; each person's own is found by its id."""
     other = b"another key of enough bytes"
@@ -281,6 +286,7 @@ def test_photos_without_a_feature_are_left_out(crowd):
         ({"bank": None}, TypeError, "bank must be a VeilBank, got NoneType"),
         ({"networks": [4]}, TypeError, "networks must be FaceModels, got int"),
         ({"seed": -1}, ValueError, "seed must be an integer 0..4294967295, got -1"),
+        ({"seed": 2**32}, ValueError, "seed must be an integer 0..4294967295, got 4294967296"),
         ({"seed": True}, ValueError, "seed must be an integer"),
         ({"train_minutes": -0.5}, ValueError, "train_minutes must be 0 or more, got -0.5"),
         ({"train_minutes": math.inf}, ValueError, "train_minutes must be 0 or more, got inf"),
@@ -401,6 +407,8 @@ def test_numbers_in_words():
     assert number(math.nan) == "–" and number(0.126) == "0.13" and interval(NOTHING) == ""
     assert interval(Figure(0.5, 0.41, 0.59)) == "0.41 to 0.59"
     assert noise(run.FieldTest("n", "t", 0.98437, 0.984375, -1.23)) == ("0.984370", "0.984375", "-1.2")
+    assert noise(run.FieldTest("n", "t", 1.5, 1.5, 0.0))[0] == "1.500000"
+    assert noise(run.FieldTest("n", "t", 5.9988, 5.9987, 0.3)) == ("5.9988", "5.9987", "+0.3")
     assert noise(run.FieldTest("n", "t", 64.123, 63.0, 1.0)) == ("64.12", "63.00", "+1.0")
     assert noise(run.FieldTest("n", "t", 4.0, 4.0)) == ("4", "4", "")
 

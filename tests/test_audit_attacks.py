@@ -93,6 +93,9 @@ def test_a_known_keystream_would_open_what_is_sealed_with_the_same_nonce(sealed)
     error = (output.variants["keystream"].int() - sealed.people.images[output.photos].int()).abs()
     assert error.flatten(1)[:, 96:].max() <= 2
     output = attacks.known_pair(sealed)
+    first = sealed.people.offsets[sealed.people.rows[output.photos]]
+    left = sealed.protected[output.photos].float() - sealed.protected[first].float()
+    assert torch.equal(output.variants["difference"], stretched(left))
     error = (output.variants["keystream"].int() - sealed.people.images[output.photos].int()).abs()
     assert error.float().mean() > 50
     assert abs(ssim(sealed, output, "keystream")) < 0.1
