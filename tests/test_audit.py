@@ -192,7 +192,7 @@ ABOVE, BELOW, MORE = Figure(0.6, 0.51, 0.7), Figure(0.4, 0.3, 0.49), Figure(0.4,
         ({"auc_ssim": ABOVE, "ssim": MORE}, GIVEN_AWAY, ["SSIM AUC 0.60 [0.51, 0.70]"]),
         ({"auc_contour": BELOW, "contour_size": MORE}, GIVEN_AWAY, ["contour AUC 0.40 [0.30, 0.49]"]),
         ({"ssim": MORE}, NOTHING_FOUND, []),  # much alike, but so are other people's
-        ({"rank1": {"n": Figure(0.3, 0.2, 0.4)}, "chance": {"n": 0.1}}, GIVEN_AWAY, ["n finds 30 %"]),
+        ({"rank1": {"n": Figure(0.64, 0.2, 0.8)}, "chance": {"n": 0.1}}, GIVEN_AWAY, ["n finds 64 %"]),
         ({"rank1": {"n": Figure(0.3, 0.1, 0.4)}, "chance": {"n": 0.1}}, NOTHING_FOUND, []),
         ({"keeps_veil": True, "auc_contour": ABOVE, "contour": Figure(0.06, 0.05, 0.07)}, NOTHING_FOUND, []),
         ({"keeps_veil": True, "contour": Figure(-0.07, -0.08, -0.06)}, TRACE, ["mean contour -0.070"]),
