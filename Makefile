@@ -61,11 +61,12 @@ bench: $(VENV)/dev.done
 # in .venv, under every test file that reaches them, and under odd tensors and arguments (fuzz). Left out: torch.compile and
 # opcheck, which build code of their own; the reference, which is torch alone; fork, whose child ends without the sanitizer's
 # goodbye; Triton's interpreter and children, which add no kernel; what compares times; and exports of networks.
-# PYTHONSAFEPATH: the children of tests, too, find this build and not the checkout's veilkern, which has no native module.
+# Run from another folder: children of tests, too, then find this build and not the checkout's veilkern, which has no
+# native module.
 SANITIZED = build/sanitize
 SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-  VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 $(abspath $(SANITIZED))/bin/python
+  VEILKERN_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(abspath $(SANITIZED))/bin/python
 UNSANITIZED = compile or schema or fork or triton or reference or torchscript or onnx or test_gpu or test_cli or test_fuzz or test_samples or subprocess
 SANITIZE_OPTIONS ?=
 sanitize: $(VENV)/dev.done
@@ -75,8 +76,10 @@ sanitize: $(VENV)/dev.done
 	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
 	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake \
 	  --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF .  # linking takes minutes otherwise
-	$(SANITIZED_PYTHON) -m pytest -p no:cacheprovider -n auto --dist worksteal -q -k "not ($(UNSANITIZED))" $(SANITIZE_OPTIONS)
-	$(SANITIZED_PYTHON) fuzz/run.py --target ops --target bank --seconds $(SECONDS)
+	cd $(SANITIZED) && $(SANITIZED_PYTHON) -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests \
+	  -p no:cacheprovider -n auto --dist worksteal -q -k "not ($(UNSANITIZED))" $(SANITIZE_OPTIONS)
+	cd $(SANITIZED) && $(SANITIZED_PYTHON) $(CURDIR)/fuzz/run.py --target ops --target bank --seconds $(SECONDS) \
+	  --out $(CURDIR)/build/fuzz
 
 # Damaged banks and photos, and odd tensors and arguments, in processes that may die: make fuzz SECONDS=600. What was
 # found lies in build/fuzz; `python fuzz/run.py --replay FILE` does it again.

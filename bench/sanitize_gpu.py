@@ -28,6 +28,15 @@ def every_op(n: int, people: int, height: int, width: int) -> None:
         ops.recover(hidden.transpose(2, 3), veils.transpose(2, 3), rows, 51, gaussian_sigma=1.0)
     for dtype in (torch.float32, torch.bfloat16):
         ops.blend_normalize(images, veils / 255.0, rows, 51, mean=[0.5] * 3, std=[0.5] * 3, dtype=dtype)
+    keys, nonces = (torch.randint(0, 256, (k, size), generator=g).byte().cuda() for k, size in ((people, 32), (n, 12)))
+    for lossless in (False, True):
+        sealed = ops.seal(images, veils, rows, keys, nonces, lossless=lossless)
+        ops.unseal(sealed, veils, rows, keys)
+        turned = sealed.transpose(2, 3), veils.transpose(2, 3)
+        ops.unseal(*turned, rows, keys, rounds=12)
+        ops.seal(images.to(memory_format=torch.channels_last), veils, rows, keys, nonces, lossless=lossless)
+    for dtype in (torch.float32, torch.bfloat16):
+        ops.seal_normalize(images, veils / 255.0, rows, keys, nonces, mean=[0.5] * 3, std=[0.5] * 3, dtype=dtype)
     for block, stride in (((3, 3), 1), ((2, 4), 3)):
         ops.block_variance_gradient(x, block=block, stride=stride, form="literal")
     for subspace in ("convex", "affine", "span", "centre", "self"):

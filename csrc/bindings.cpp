@@ -18,7 +18,10 @@
 #include "cpu/hull_distance.h"
 #include "cpu/pool.h"
 #include "cpu/recover.h"
+#include "cpu/seal.h"
+#include "cpu/seal_normalize.h"
 #include "cpu/ssim.h"
+#include "cpu/unseal.h"
 #include "cpu/veil_step.h"
 
 namespace py = pybind11;
@@ -46,6 +49,8 @@ template <class T>
 Photos<T> photos(const Batch& batch) {
   return {at<T>(batch.first), batch.second};
 }
+
+using BytesAt = std::tuple<Address, std::int64_t, std::int64_t>;  // [count, width], row after row
 
 // Integers that addresses follow from (rows, offsets), as they are now: without the GIL another thread may write to the
 // caller's after they were looked at. None where there is no address.
@@ -155,10 +160,9 @@ void launch_gaussian(Batch input, BankAt veils, Address rows, Batch output, Size
          {weights.data(), radius, 3, bank.height, bank.width}, threads);
 }
 
-template <class T>
-void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address out, int number, Sizes sizes,
-                            std::array<int, 3> source, std::array<double, 3> of_image, std::array<double, 3> of_veil,
-                            std::array<double, 3> constant, int threads) {
+// Per channel of the output; `number` is a kind of Number.
+Channels channels_of(int number, const std::array<int, 3>& source, const std::array<double, 3>& of_image,
+                     const std::array<double, 3>& of_veil, const std::array<double, 3>& constant) {
   if (number < 0 || number > 3) throw std::invalid_argument("no such kind of number");
   Channels channels;
   for (std::size_t c = 0; c < 3; ++c) {
@@ -168,11 +172,84 @@ void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address ou
     channels.of_veil[c] = of_veil[c];
     channels.constant[c] = constant[c];
   }
+  return channels;
+}
+
+template <class T>
+void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address out, int number, Sizes sizes,
+                            std::array<int, 3> source, std::array<double, 3> of_image, std::array<double, 3> of_veil,
+                            std::array<double, 3> constant, int threads) {
+  const Channels channels = channels_of(number, source, of_image, of_veil, constant);
   const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
   const Bank<T> bank = bank_of<T>(veils, row, sizes);
   const py::gil_scoped_release unlocked;
   blend_normalize<T>(photos<const std::uint8_t>(images), bank, row.data(), at<void>(out), static_cast<Number>(number),
                      std::get<0>(sizes), channels, threads);
+}
+
+// How photos are sealed, once it is sure that keys and nonces are as large as the kernels read them.
+Sealing sealing_of(const BytesAt& keys, const BankAt& veils, const Sizes& sizes, bool channels_last, int levels, int rounds,
+                   int threads) {
+  const auto [count, channels, height, width] = sizes;
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  if (rounds != 12 && rounds != 20) throw std::invalid_argument("rounds must be 12 or 20");
+  int bits = 4;
+  while (bits < 7 && levels != 1 << bits) ++bits;
+  if (levels != 1 << bits) throw std::invalid_argument("levels must be 16, 32, 64 or 128");
+  constexpr std::int64_t most = kBlock << 32;  // values that a stream's counter reaches
+  if (height < 1 || width < 1 || height > most / 3 / width || 3 * height * width < kCarriers)
+    throw std::invalid_argument("photos must have at least " + std::to_string(kCarriers) + " values, at most 2^38");
+  if (std::get<1>(keys) != std::get<1>(veils) || std::get<2>(keys) != kKeyBytes)
+    throw std::invalid_argument("keys must be [people, 32]");
+  return {bits, rounds, height * width, channels_last};
+}
+
+// The streams of a batch: copies of the keys and of the nonces, which must be [count, 12].
+Streams streams_of(const BytesAt& keys, const std::vector<std::int64_t>& rows, const BytesAt& nonces) {
+  if (std::get<1>(nonces) != static_cast<std::int64_t>(rows.size()) || std::get<2>(nonces) != kNonceBytes)
+    throw std::invalid_argument("nonces must be [N, 12]");
+  return Streams(at<const std::uint8_t>(std::get<0>(keys)), rows.data(), at<const std::uint8_t>(std::get<0>(nonces)),
+                 static_cast<std::int64_t>(rows.size()));
+}
+
+template <class Out, auto kernel>
+void launch_seal(Batch images, BankAt veils, Address rows, BytesAt keys, BytesAt nonces, Batch out, Sizes sizes,
+                 bool channels_last, int levels, int rounds, int threads) {
+  const Sealing how = sealing_of(keys, veils, sizes, channels_last, levels, rounds, threads);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
+  const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
+  const Streams streams = streams_of(keys, row, nonces);
+  const py::gil_scoped_release unlocked;
+  kernel(photos<const std::uint8_t>(images), Veils(bank, channels_last), row.data(), streams, photos<Out>(out),
+         std::get<0>(sizes), how, threads);
+}
+
+template <class In, auto kernel>
+void launch_unseal(Batch sealed, BankAt veils, Address rows, BytesAt keys, Batch out, Sizes sizes, bool channels_last,
+                   int levels, int rounds, int threads) {
+  const Sealing how = sealing_of(keys, veils, sizes, channels_last, levels, rounds, threads);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
+  const Bank<std::uint8_t> bank = bank_of<std::uint8_t>(veils, row, sizes);
+  Streams streams(at<const std::uint8_t>(std::get<0>(keys)), row.data(), nullptr, static_cast<std::int64_t>(row.size()));
+  const py::gil_scoped_release unlocked;
+  kernel(photos<const In>(sealed), Veils(bank, channels_last), row.data(), streams, photos<std::uint8_t>(out),
+         std::get<0>(sizes), how, threads);
+}
+
+// Images in planes.
+template <class T>
+void launch_seal_normalize(Batch images, BankAt veils, Address rows, BytesAt keys, BytesAt nonces, Address out, int number,
+                           Sizes sizes, int levels, int rounds, std::array<int, 3> source,
+                           std::array<double, 3> of_added, std::array<double, 3> of_veil,
+                           std::array<double, 3> constant, int threads) {
+  const Sealing how = sealing_of(keys, veils, sizes, false, levels, rounds, threads);
+  const Channels channels = channels_of(number, source, of_added, of_veil, constant);
+  const std::vector<std::int64_t> row = taken(rows, std::get<0>(sizes));
+  const Bank<T> bank = bank_of<T>(veils, row, sizes);
+  const Streams streams = streams_of(keys, row, nonces);
+  const py::gil_scoped_release unlocked;
+  seal_normalize<T>(photos<const std::uint8_t>(images), bank, row.data(), streams, at<void>(out),
+                    static_cast<Number>(number), std::get<0>(sizes), channels, how, threads);
 }
 
 const char* name(Isa isa) {
@@ -208,6 +285,12 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("recover_gaussian_u16", launch_gaussian<std::uint16_t, recover_gaussian_u16>);
   m.def("blend_normalize_f32", launch_blend_normalize<float>);
   m.def("blend_normalize_f64", launch_blend_normalize<double>);
+  m.def("seal_u8", launch_seal<std::uint8_t, seal_u8>);
+  m.def("seal_u16", launch_seal<std::uint16_t, seal_u16>);
+  m.def("unseal_u8", launch_unseal<std::uint8_t, unseal_u8>);
+  m.def("unseal_u16", launch_unseal<std::uint16_t, unseal_u16>);
+  m.def("seal_normalize_f32", launch_seal_normalize<float>);
+  m.def("seal_normalize_f64", launch_seal_normalize<double>);
   m.def("block_variance_f32", launch_block_variance<float>);
   m.def("block_variance_f64", launch_block_variance<double>);
   m.def("ssim_f32", launch_ssim<float>);

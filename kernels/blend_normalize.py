@@ -24,17 +24,28 @@ ACCESS = {
 
 
 @triton.jit
-def mixed(images, veils, x_place, v_place, inside, of_x, of_v, add, kind: tl.constexpr):
-    """One channel of BLOCK pixels, computed in the dtype of the veils, as `kind`."""
+def mixed(x, veils, v_place, inside, of_x, of_v, add, kind: tl.constexpr):
+    """One channel of pixels, x (int32) and its veil's, computed in the dtype of the veils, as `kind`."""
     dtype: tl.constexpr = veils.dtype.element_ty
-    x = tl.load(images + x_place, mask=inside, other=0)
     v = tl.load(veils + v_place, mask=inside, other=0.0)
     # A scalar may be a Python float in the interpreter: tl.full makes one of the right dtype either way.
-    scaled = x.to(tl.int32).to(dtype) * tl.full([1], of_x, dtype) + tl.full([1], add, dtype)
+    scaled = x.to(dtype) * tl.full([1], of_x, dtype) + tl.full([1], add, dtype)
     value = scaled + v * tl.full([1], of_v, dtype)
     if kind == tl.bfloat16:  # torch rounds float64 in two steps too
         value = value.to(tl.float32)
     return value.to(kind)
+
+
+@triton.jit
+def write_channels_last(out, begin, plane, p0, p1, p2):
+    """Pixels from `begin` on of a photo [plane, 3] at `out`: their three channels [BLOCK], side by side."""
+    BLOCK: tl.constexpr = p0.shape[0]
+    planes = tl.permute(tl.join(tl.join(p0, p2), tl.join(p1, p2)), (1, 2, 0))  # [2, 2, BLOCK]: 0, 1, 2 and 2 again
+    side = tl.arange(0, 4 * BLOCK)
+    source = (side % 3) * BLOCK + side // 3
+    value = tl.gather(tl.reshape(planes, [4 * BLOCK]), source, 0)
+    room = tl.minimum(plane - begin, BLOCK) * 3
+    tl.store(out + begin * 3 + side, value, mask=side < room)
 
 
 @triton.jit(do_not_specialize=["people", "chunks"], do_not_specialize_on_alignment=["rows"])
@@ -53,13 +64,11 @@ def blend_normalize_kernel(
     x_place = plane_place(e, width, images_h, images_w, WHOLE)
     v_place = plane_place(e, width, veils_h, veils_w, WHOLE)
     kind: tl.constexpr = out.dtype.element_ty
-    # The channels in the network's order: their offsets come from the host. The fourth place is padding.
-    p0 = mixed(images + images_c0, veils + veils_c0, x_place, v_place, readable, of_x0, of_v0, add0, kind)
-    p1 = mixed(images + images_c1, veils + veils_c1, x_place, v_place, readable, of_x1, of_v1, add1, kind)
-    p2 = mixed(images + images_c2, veils + veils_c2, x_place, v_place, readable, of_x2, of_v2, add2, kind)
-    planes = tl.permute(tl.join(tl.join(p0, p2), tl.join(p1, p2)), (1, 2, 0))  # [2, 2, BLOCK]: 0, 1, 2 and 2 again
-    side = tl.arange(0, 4 * BLOCK)
-    source = (side % 3) * BLOCK + side // 3
-    value = tl.gather(tl.reshape(planes, [4 * BLOCK]), source, 0)
-    room = tl.minimum(plane - begin, BLOCK) * 3
-    tl.store(out + photo * 3 * plane + begin * 3 + side, value, mask=side < room)
+    # The channels in the network's order: their offsets come from the host.
+    x0 = tl.load(images + images_c0 + x_place, mask=readable, other=0).to(tl.int32)
+    x1 = tl.load(images + images_c1 + x_place, mask=readable, other=0).to(tl.int32)
+    x2 = tl.load(images + images_c2 + x_place, mask=readable, other=0).to(tl.int32)
+    p0 = mixed(x0, veils + veils_c0, v_place, readable, of_x0, of_v0, add0, kind)
+    p1 = mixed(x1, veils + veils_c1, v_place, readable, of_x1, of_v1, add1, kind)
+    p2 = mixed(x2, veils + veils_c2, v_place, readable, of_x2, of_v2, add2, kind)
+    write_channels_last(out + photo * 3 * plane, begin, plane, p0, p1, p2)

@@ -58,6 +58,7 @@ TESTS = (
             "tests/test_overlap.py",
         ),
     ),
+    ("veilkern/reference/keystream.py", ("tests/test_seal.py",)),
     ("veilkern/reference/*", ("tests/test_{stem}.py", "tests/test_ops.py")),
     ("veilkern/testing/compare.py", ("tests/test_compare.py",)),
     ("veilkern/testing/*", ()),  # samples for tests
@@ -75,10 +76,13 @@ TESTS = (
         ),
     ),
     ("veilkern/veils/keyed.py", ("tests/test_keyed.py", "tests/test_craft.py")),
-    ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders.py")),
+    ("veilkern/veils/bank.py", ("tests/test_bank.py", "tests/test_bank_file.py", "tests/test_folders*.py")),
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),
     ("veilkern/veils/bank_file.py", ("tests/test_bank_file.py", "tests/test_bank.py")),
-    ("veilkern/veils/folders.py", ("tests/test_folders.py",)),
+    *(
+        (f"veilkern/veils/{stem}.py", ("tests/test_folders*.py",))
+        for stem in ("folders", "folder_plan", "marking", "rotate", "tags")
+    ),
     (
         "veilkern/veils/[!_]*.py",
         ("tests/test_protect*.py", "tests/test_staging.py"),
@@ -87,7 +91,7 @@ TESTS = (
     ("veilkern/networks/[!_]*.py", ("tests/test_architectures.py", "tests/test_networks.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/auditing/[!_]*.py", ("tests/test_audit*.py",)),
-    ("veilkern/data/marks.py", ("tests/test_folders.py", "tests/test_photos.py")),
+    ("veilkern/data/marks.py", ("tests/test_folders*.py", "tests/test_photos.py")),
     ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
     ("veilkern/data/png.py", ("tests/test_photos.py",)),
     ("veilkern/cli/bank.py", ("tests/test_bank_cli.py",)),

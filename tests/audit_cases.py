@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import veilkern as vk
-from veilkern.auditing import case, encryption
+from veilkern.auditing import encryption
 from veilkern.auditing.case import Case
-from veilkern.veils import keyed
+from veilkern.veils import keyed, task
 
 KEY = b"thirty-two bytes of a master key"
 
@@ -54,8 +54,8 @@ def same_nonces(monkeypatch, seed=0) -> None:
     """Nonces that are the same in each run, so that no figure of a test is another one tomorrow."""
     g = torch.Generator().manual_seed(seed)
 
-    def drawn(count: int) -> torch.Tensor:
-        return torch.randint(0, 256, (count, 12), generator=g, dtype=torch.int64).to(torch.uint8)
+    def drawn(count: int, device: torch.device) -> torch.Tensor:
+        return torch.randint(0, 256, (count, 12), generator=g, dtype=torch.int64).to(torch.uint8).to(device)
 
-    for module in (case, encryption):
+    for module in (task, encryption):
         monkeypatch.setattr(module, "fresh_nonces", drawn)

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from helpers import batch
 
+import veilkern as vk
 from veilkern import reference
+from veilkern.veils import keyed
 
 A, NAMES = 51, ["Ada", "Bill_Clinton", "Cleo"]
+KEY = b"the master key of the tests, no secret"
 
 
 ROWS = torch.tensor([2, 0, 1, 1, 0])
@@ -21,6 +24,22 @@ SIZE = (12, 9)
 
 def veils_of(people: int, seed: int = 0) -> torch.Tensor:
     return batch(1, people, 12, seed)[1][:, :, :, :9].contiguous()
+
+
+def sealed_bank(names=NAMES, *, levels=64, seed=0, key=KEY, **options) -> vk.VeilBank:
+    veils = (veils_of(len(names), seed).int() * (256 - levels) // 255).to(torch.uint8)
+    options = {"key_id": keyed.key_id(key), "levels": levels} | options
+    return vk.VeilBank(veils, list(names), 0, **options)
+
+
+def carried(bank, hidden, lossless=False, rows=ROWS) -> list[list[int]]:
+    """The bits of the nonce that each sealed photo [N, 3, H, W] carries."""
+    shown = hidden.to(torch.int32) >> 8 if lossless else hidden.to(torch.int32)
+    return ((shown - bank.veils[rows].int()) & 1).flatten(1)[:, :96].tolist()
+
+
+def laid_back(photos: torch.Tensor, layout: str) -> torch.Tensor:
+    return photos.permute(0, 3, 1, 2) if layout == "NHWC" else photos
 
 
 def wanted(photos, bank, rows=ROWS, lossless=False) -> torch.Tensor:

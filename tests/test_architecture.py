@@ -28,7 +28,7 @@ MAY = {
     "crafting": BASE | {"data", "networks", "backends", "ops", "veils"},
     "evaluate": BASE | {"data", "networks", "backends", "ops", "veils", "crafting"},
     "auditing": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
-    "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
+    "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing"},
     "testing": BASE | {"backends", "ops", "reference"},
     "tuning": BASE | {"data", "backends", "ops", "testing"},
     "cli": BASE

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import batch, native
+from helpers import batch, isas, native, serving, threads
 
+from veilkern import ops
 from veilkern.backends import cpu, serve
+from veilkern.testing.making import sealable_photos
 
 pytestmark = native
 GUARD = 7.0
@@ -105,6 +107,91 @@ def test_rows_that_name_no_veil(row):
     assert (out == 7).all() and (normal == GUARD).all()
 
 
+def sealing(side: int = 8, **changed) -> list:
+    """Arguments of the launcher of seal, with a guard in place of out."""
+    made = sealable_photos(4, 3, side, side) | {"levels": 64, "rounds": 20, "lossless": False} | changed
+    return [*made.values(), torch.full(made["images"].shape, 7, dtype=torch.uint8)]
+
+
+def seal_launchers(made: list):
+    """(name, call) of seal, unseal and seal_normalize with those arguments, and what they must leave alone."""
+    images, veils, rows, keys, nonces, levels, rounds, _, out = made
+    normal = torch.full(images.shape, GUARD).contiguous(memory_format=torch.channels_last)
+    numbers = ((0.0,) * 3, (1.0,) * 3, False)
+    calls = {
+        "seal": lambda: cpu.OPS["seal"](*made),
+        "unseal": lambda: cpu.OPS["unseal"](images, veils, rows, keys, levels, rounds, out),
+        "seal_normalize": lambda: cpu.OPS["seal_normalize"](
+            images, veils.float(), rows, keys, nonces, levels, rounds, *numbers, normal
+        ),
+    }
+    return calls, (out, normal)
+
+
+@pytest.mark.parametrize(
+    "changed,words",
+    [
+        ({"rows": torch.tensor([0, -1, 1, 2])}, "rows must name a veil"),
+        ({"rows": torch.tensor([0, 1, 2, 3])}, "rows must name a veil"),
+        ({"rows": torch.tensor([0, 1, 2, 2**62])}, "rows must name a veil"),
+        ({"keys": torch.zeros(2, 32, dtype=torch.uint8)}, "keys must be .people, 32."),
+        ({"keys": torch.zeros(3, 31, dtype=torch.uint8)}, "keys must be .people, 32."),
+        ({"nonces": torch.zeros(3, 12, dtype=torch.uint8)}, "nonces must be .N, 12."),
+        ({"nonces": torch.zeros(4, 11, dtype=torch.uint8)}, "nonces must be .N, 12."),
+        *(({"levels": levels}, "levels must be 16, 32, 64 or 128") for levels in (-1, 0, 1, 8, 63, 256, 2**31 - 1)),
+        *(({"rounds": rounds}, "rounds must be 12 or 20") for rounds in (-2, 0, 8, 19, 2**31 - 2)),
+        ({"side": 5}, "photos must have at least 96 values"),
+    ],
+)
+@pytest.mark.parametrize("op", ["seal", "unseal", "seal_normalize"])
+def test_sealing_refuses(op, changed, words):
+    """Before anything is read where it may not be, or written."""
+    if op == "unseal" and "nonces" in changed:
+        pytest.skip("photos bring their own")
+    calls, untouched = seal_launchers(sealing(**changed))
+    before = [tensor.clone() for tensor in untouched]
+    with pytest.raises(ValueError, match=words):
+        calls[op]()
+    assert all(torch.equal(*pair) for pair in zip(untouched, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4, 1, 8, 8), (-1, 3, 8, 8), (4, 3, 0, 8), (4, 3, -8, -8), (1, 3, 2**31, 2**31), (1, 3, 2**62, 4)]
+)
+@pytest.mark.parametrize("threads", [1, 0])
+def test_sizes_that_no_photo_has(sizes, threads):
+    from veilkern import _cpu
+
+    images, veils, rows, keys, nonces, *_, out = sealing()
+    arguments = [
+        (images.data_ptr(), 192), (veils.data_ptr(), 3, veils.stride()), rows.data_ptr(), (keys.data_ptr(), 3, 32),
+        (nonces.data_ptr(), sizes[0], 12), (out.data_ptr(), 192), sizes, False, 64, 20, threads,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="must be|must have"):
+        _cpu.seal_u8(*arguments)
+    with pytest.raises(ValueError, match="must be|must have"):
+        _cpu.unseal_u8(*arguments[:4], *arguments[5:])
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("layout", ["dense", "channels_last"])
+@pytest.mark.parametrize("isa", isas())
+def test_nonces_are_read_before_anything_is_written(layout, isa):
+    """Unsealed in place by many threads, a part beginning within a photo whose first values are another thread's."""
+    made = sealable_photos(60, 7, 91, 93)
+    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    given = [made[name] for name in ("veils", "rows", "keys")]
+    with serving(isa):
+        sealed = ops.seal(**made).contiguous(memory_format=memory)
+        with threads(1):
+            wanted = ops.unseal(sealed, *given)
+        for count in (2, 5, 16):
+            with threads(count):
+                found = sealed.clone(memory_format=torch.preserve_format)
+                assert ops.unseal(found, *given, out=found) is found
+            assert torch.equal(found, wanted), f"{count} threads"
+
+
 @pytest.mark.parametrize("side", [1, 2, 5])
 def test_a_filter_as_wide_as_the_photo(side):
     """Reflected borders reach side - 1 pixels: a radius of `side` would be read beside the plane."""
@@ -157,6 +244,48 @@ with vk.use_backend("cpu"):
 stop.set()
 writer.join()
 """
+
+
+SEAL_RACE = """
+import contextlib, sys, threading
+import torch
+import veilkern as vk
+from veilkern import ops
+from veilkern.testing.making import sealable_photos
+
+made, stop = sealable_photos(40, 7, 24, 24), threading.Event()
+good, out = made["rows"].clone(), torch.empty_like(made["images"])
+plain = [made[name] for name in ("veils", "rows", "keys")]
+numbers = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+calls = {
+    "seal": lambda: ops.seal(**made, out=out),
+    "unseal": lambda: ops.unseal(made["images"], *plain, out=out),
+    "seal_normalize": lambda: ops.seal_normalize(**made | {"veils": made["veils"] / 255}, **numbers),
+}
+
+def write():
+    while not stop.is_set():
+        made["rows"][1:] = 10**13
+        made["keys"].random_(), made["nonces"].random_(), made["images"].random_()
+        made["rows"].copy_(good)
+
+writer = threading.Thread(target=write, daemon=True)  # an error ends the process all the same
+writer.start()
+with vk.use_backend("cpu"):
+    for _ in range(1500):
+        with contextlib.suppress(ValueError):  # rows must name a veil
+            calls[sys.argv[1]]()
+stop.set()
+writer.join()
+"""
+
+
+@native
+@pytest.mark.parametrize("op", ["seal", "unseal", "seal_normalize"])
+def test_rows_keys_and_nonces_that_another_thread_writes_to(op):
+    command = [sys.executable, "-c", SEAL_RACE, op]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
 
 
 @native

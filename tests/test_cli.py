@@ -305,13 +305,12 @@ def test_info_help_and_demo(tmp_path):
     for field in vk.CraftConfig().as_dict():
         assert f"--{field.replace('_', '-')}" in plain, field
     code, text = run("demo", "--out", tmp_path / "demo")
-    assert code == 0 and "MSR rank-1" in text and "report.html" in text
-    assert {p.name for p in (tmp_path / "demo").glob("[!.]*")} == {
-        "faces",
-        "protected",
-        "recovered",
-        "veils.safetensors",
-        "report.html",
-        "report.json",
-        "contact_sheet.png",
-    }
+    assert code == 0 and text.count("MSR rank-1") >= 2 and "blend/report.html" in text and "side_by_side.png" in text
+    job = {"protected", "recovered", "veils.safetensors", "report.html", "report.json", "contact_sheet.png"}
+    key = "veils.safetensors.key"
+    found = {p.name for p in (tmp_path / "demo").glob("[!.]*")}
+    assert found == job | {"faces", "blend", "side_by_side.png", key}
+    assert {p.name for p in (tmp_path / "demo" / "blend").glob("[!.]*")} == job
+    assert (tmp_path / "demo" / key).stat().st_mode & 0o777 == 0o600
+    leaks = [float(value) for value in re.findall(r"SSIM with the originals (-?[0-9.]+)", text)]
+    assert leaks[0] < 0.1 < 0.4 < leaks[1]  # sealed, then blended

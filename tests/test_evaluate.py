@@ -13,6 +13,7 @@ import veilkern as vk
 from veilkern.evaluate import evaluate, identify, ranks_against, run
 from veilkern.evaluate.report import format_number
 from veilkern.networks.input_spec import InputSpec
+from veilkern.veils import keyed
 
 
 def test_ranks_by_hand():
@@ -142,7 +143,7 @@ def known():
 def test_every_figure_by_hand(known, monkeypatch):
     model, people, bank, gallery = known
 
-    def recovered(protected, *_):
+    def recovered(protected, *_, key=None):
         back = people.images.clone()
         if protected.dtype == torch.uint16:
             back[4, 0, 0, 0] ^= 1
@@ -266,3 +267,19 @@ def test_nobody_to_be_confused_with(known):
     row = evaluate(model, alone, bank).persons[0]
     assert math.isnan(row["rank1"]) and math.isnan(row["own_rank1"]) and math.isnan(row["clean_rank1"])
     assert evaluate(model, alone, bank, gallery=gallery).persons[0]["own_rank1"] == pytest.approx(2 / 3)
+
+
+def test_a_sealed_bank(sample_model, people):
+    """With its key; every figure is of sealed photos, within the bound of the first 96 values."""
+    key = b"the master key of the tests, no secret"
+    veils = torch.randint(0, 193, (len(people), 3, 112, 112), dtype=torch.uint8)
+    bank = vk.VeilBank(veils, people.names, 0, key_id=keyed.key_id(key), levels=64)
+    with pytest.warns(UserWarning, match="another network"):
+        found = evaluate(sample_model, people, bank, key=key)
+    assert found.lossless_exact and found.bank["scheme"] == "sealed" and found.bank["error_bound"] == 4
+    for row in found.overall.values():
+        assert row["max_error"] == 4 and row["ssim_recovered"] > 0.98 and abs(row["ssim_protected"]) < 0.02
+    assert next(v for v in found.verdicts() if v.question == "recoverable").level == "good"
+    for wrong in (None, b"another master key of the tests"):
+        with pytest.raises(ValueError, match="evaluate: key must be"):
+            evaluate(sample_model, people, bank, key=wrong)

@@ -64,7 +64,7 @@ def judged(*, gallery=200, exact=True, **changes):
     for values in photos["unseen"].values():
         values += values[-1:] * (len(photos["unseen"]["file"]) - len(values))
     overall = {"unseen": row | {"people": 2}}
-    found = run.Evaluation(people, overall, photos, exact, {"name": "n"}, {"blend": 51}, gallery)
+    found = run.Evaluation(people, overall, photos, exact, {"name": "n"}, {"error_bound": 2}, gallery)
     return [v.level for v in found.verdicts()], found
 
 

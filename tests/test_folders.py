@@ -18,20 +18,14 @@ from typer.testing import CliRunner
 
 import veilkern as vk
 from veilkern.cli import app
+from veilkern.cli.folders import LEAKS
 from veilkern.data.marks import KEYWORD
 from veilkern.data.people import _entries
 from veilkern.data.photos import encode_png, read_mark, read_photo, read_protected, write_png
 from veilkern.data.png import with_text
 from veilkern.errors import OutputError, PhotoError
-from veilkern.veils.folders import (
-    Outcome,
-    _distinct,
-    _key,
-    _protected_name,
-    _recovered_name,
-    protect_folder,
-    recover_folder,
-)
+from veilkern.veils.folder_plan import Outcome, _key, distinct, protected_name, recovered_name
+from veilkern.veils.folders import protect_folder, recover_folder
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +220,7 @@ def test_a_veil_of_somebody_else_is_refused(faces, tmp_path, small_bank, people)
     protect_folder(faces, small_bank, tmp_path / "deep", lossless=True)
     mark = read_mark(tmp_path / "deep" / "person-001" / "01.png")
     write_png(mixed / "8-bit.png", people.images[0], mark)
-    later = with_text(encode_png(people.images[0]), KEYWORD, mark.text().replace("blend-1", "sealed-1"))
+    later = with_text(encode_png(people.images[0]), KEYWORD, mark.text().replace("blend-1", "sealed-9"))
     (mixed / "later.png").write_bytes(later)
     back = recover_folder(hidden, small_bank, tmp_path / "back")
     causes = {p.file.rpartition("/")[2]: p.cause for p in back.problems}
@@ -289,20 +283,20 @@ names_of_photos = st.lists(
 @given(names_of_photos, names_of_photos)
 def test_output_names(names, more):
     """Each photo has its own, whatever else is there; only case or a way to write a letter can make two of them one."""
-    outputs = {name: _protected_name(Path(name)) for name in {*names, *more}}
+    outputs = {name: protected_name(Path(name)) for name in {*names, *more}}
     assert len(set(outputs.values())) == len(outputs) and all(o.endswith(".png") for o in outputs.values())
     outcome = Outcome()
-    kept = _distinct([(Path(name), outputs[name]) for name in outputs], outcome)
+    kept = distinct([(Path(name), outputs[name]) for name in outputs], outcome)
     assert len(kept) + len(outcome.problems) == len(outputs)
     assert len({_key(output) for _, output in kept}) == len(kept)
     assert {Path(p.file) for p in outcome.problems}.isdisjoint(file for file, _ in kept)
-    assert len({_recovered_name(Path(o)) for o in outputs.values()}) == len(outputs)
+    assert len({recovered_name(Path(o)) for o in outputs.values()}) == len(outputs)
 
 
 def test_whose_output_is_one_file_with_whose_is_told():
     outcome = Outcome()
     same = [(Path("p/a.png"), "a.png"), (Path("p/A.png"), "A.png"), (Path("p/b.png"), "b.png")]
-    assert _distinct(same, outcome) == [same[2]]
+    assert distinct(same, outcome) == [same[2]]
     for problem, (output, other) in zip(outcome.problems, (("a.png", "A.png"), ("A.png", "a.png")), strict=True):
         assert problem.cause == (
             f"not written: its output {output} would be one file with that of {other} on some systems; rename one"
@@ -462,11 +456,14 @@ def test_what_the_command_line_says(faces, tmp_path, small_bank):
         done = CliRunner().invoke(app, [*map(str, arguments), "--veils", str(tmp_path / "veils")])
         return done.exit_code, done.output
 
-    assert run("protect", faces, "--out", hidden) == (0, f"24 photos protected in {hidden}\n")
+    note = f"note {tmp_path / 'veils'}: {LEAKS}\n"
+    assert run("protect", faces, "--out", hidden) == (0, f"24 photos protected in {hidden}\n{note}")
     shutil.copy(faces / "person-000" / "00.png", faces / "person-000" / "new.png")
     counts = f"1 photos protected in {hidden}, 24 there already, skipped\n"
+    assert run("protect", faces, "--out", hidden) == (0, counts + note)
+    counts = f"0 photos protected in {hidden}, 25 there already, skipped\n"
     assert run("protect", faces, "--out", hidden) == (0, counts)
-    assert run("protect", faces, "--out", hidden, "--overwrite") == (0, f"25 photos protected in {hidden}\n")
+    assert run("protect", faces, "--out", hidden, "--overwrite") == (0, f"25 photos protected in {hidden}\n{note}")
     code, text = run("protect", hidden, "--out", back)
     assert code == 1 and f"0 photos protected in {back}\n" in text and "25 left out:" in text
     assert run("protect", hidden, "--out", tmp_path / "twice", "--force")[0] == 0

@@ -11,7 +11,7 @@ from veilkern import ops
 from veilkern.crafting.batch import IdentityBatch
 from veilkern.progress import Progress
 from veilkern.samples import load_model, synthetic_people
-from veilkern.testing.making import offsets_of
+from veilkern.testing.making import bytes8, laid_out, offsets_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,6 +34,8 @@ def data(n=12, people=4, side=112):
         "features": torch.nn.functional.normalize(torch.randn(n, 512, generator=g) + 1),
         "clean": torch.nn.functional.normalize(torch.randn(n, 512, generator=g) + 1),
         "offsets": offsets_of(counts),
+        "keys": bytes8(people, 32, seed=1),
+        "nonces": bytes8(n, 12, seed=2),
     }
     return {name: value.cuda() for name, value in photos.items()}
 
@@ -42,6 +44,8 @@ def calls(d) -> dict:
     """One call of every op, each with results of its own."""
     width = len(d["images"]) // len(d["veils"])
     hidden = ops.blend(d["images"], d["veils"], d["rows"], 51)
+    sealing = d["images"], d["veils"], d["rows"], d["keys"], d["nonces"]
+    sealed = ops.seal(*sealing)
 
     def step():
         veils, momentum = d["veils"].float() / 255, torch.zeros(d["veils"].shape, device="cuda")
@@ -56,6 +60,12 @@ def calls(d) -> dict:
         "blend_normalize": lambda: (
             ops.blend_normalize(d["images"], d["y"][: len(d["veils"])], d["rows"], 51, dtype=torch.bfloat16, **UNIT),
         ),
+        "seal": lambda: (ops.seal(*sealing),),
+        "seal 16": lambda: (ops.seal(*sealing, lossless=True),),
+        "unseal": lambda: (ops.unseal(sealed, d["veils"], d["rows"], d["keys"]),),
+        "seal_normalize": lambda: (
+            ops.seal_normalize(d["images"], d["y"][: len(d["veils"])], *sealing[2:], dtype=torch.bfloat16, **UNIT),
+        ),
         "block_variance": lambda: ops.block_variance_gradient(d["x"]),
         "hull_distance": lambda: ops.hull_distance(d["features"], d["clean"], d["offsets"], width=width),
         "ssim": lambda: ops.ssim_gradient(d["x"], d["y"]),
@@ -69,6 +79,10 @@ OPS = (
     "recover",
     "gaussian",
     "blend_normalize",
+    "seal",
+    "seal 16",
+    "unseal",
+    "seal_normalize",
     "block_variance",
     "hull_distance",
     "ssim",
@@ -113,6 +127,28 @@ def test_protect_and_recover_are_those_of_the_cpu(lossless):
             assert torch.equal(hidden.cpu(), wanted)
             assert torch.equal(back.cpu(), ops.recover(wanted, *here[1:], a))
             assert torch.equal(smooth.cpu(), ops.recover(wanted, *here[1:], a, gaussian_sigma=1.0))
+
+
+@pytest.mark.parametrize("layout", ["dense", "channels_last", "crop"])
+@pytest.mark.parametrize("levels,rounds", [(16, 12), (64, 20), (128, 20)])
+def test_seal_and_unseal_are_those_of_the_cpu(levels, rounds, layout):
+    """In place too, where every program of a photo but one needs what the first one writes over."""
+    d = data(40)
+    how = {"levels": levels, "rounds": rounds}
+    images = laid_out(d["images"].clone(), layout)
+    rest = [d[name] for name in ("veils", "rows", "keys")]
+    here = [t.cpu() for t in (d["images"], *rest, d["nonces"])]
+    for lossless in (False, True):
+        hidden = ops.seal(images, *rest, d["nonces"], **how, lossless=lossless)
+        back = ops.unseal(hidden, *rest, **how)
+        with vk.use_backend("reference"):
+            wanted = ops.seal(*here, **how, lossless=lossless)
+            original = ops.unseal(wanted, *here[1:4], **how)
+        assert torch.equal(hidden.cpu(), wanted) and torch.equal(back.cpu(), original)
+        if not lossless:
+            assert torch.equal(ops.unseal(hidden, *rest, **how, out=hidden).cpu(), original)
+            own = laid_out(d["images"].clone(), layout)
+            assert torch.equal(ops.seal(own, *rest, d["nonces"], **how, out=own).cpu(), wanted)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -205,7 +241,10 @@ def test_craft_on_the_gpu(sample_model, people):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("op", ["blend", "lossless", "recover", "blend_normalize", "block_variance", "ssim"])
+@pytest.mark.parametrize(
+    "op",
+    ["blend", "lossless", "recover", "blend_normalize", "seal", "unseal", "seal_normalize", "block_variance", "ssim"],
+)
 def test_more_than_2_to_31_values(op):
     """The last photos of more than 2^31 values come out as they do alone; losses, which torch adds up, nearly so."""
     side, n = 512, 2**31 // (3 * 512 * 512) + 3
@@ -214,6 +253,8 @@ def test_more_than_2_to_31_values(op):
     rows = torch.arange(n, device="cuda") % 2
     floats = op in ("block_variance", "ssim")
     few = torch.rand(4, 3, side, side, device="cuda", generator=g)
+    keys, nonces = bytes8(2, 32).cuda(), bytes8(n, 12).cuda()
+    nonces[-4:] = nonces[:4]
     images = torch.empty((n, 3, side, side), dtype=torch.float32 if floats else torch.uint8, device="cuda")
     images[:4], images[-4:] = (few, few.flip(0)) if floats else ((255 * few).byte(), (255 * few.flip(0)).byte())
     call = {
@@ -221,6 +262,11 @@ def test_more_than_2_to_31_values(op):
         "lossless": lambda i, r: ops.blend(i, veils, r, 51, lossless=True),
         "recover": lambda i, r: ops.recover(i, veils, r, 51),
         "blend_normalize": lambda i, r: ops.blend_normalize(i, veils / 255, r, 51, dtype=torch.bfloat16, **UNIT),
+        "seal": lambda i, r: ops.seal(i, veils, r, keys, nonces[: len(i)]),
+        "unseal": lambda i, r: ops.unseal(i, veils, r, keys),
+        "seal_normalize": lambda i, r: ops.seal_normalize(
+            i, veils / 255, r, keys, nonces[: len(i)], dtype=torch.bfloat16, **UNIT
+        ),
         "block_variance": lambda i, r: ops.block_variance(i),
         "ssim": lambda i, r: ops.ssim(i, few[:1].expand_as(i)),
     }[op]

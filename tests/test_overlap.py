@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from veilkern import ops
 from veilkern.ops import _checks
-from veilkern.testing.making import offsets_of
+from veilkern.testing.making import bytes8, offsets_of
 from veilkern.testing.table import TABLE
 
 N, SIDE = 4, 6
@@ -55,6 +55,15 @@ def network():
     }
 
 
+def sealing():
+    return photos() | {"keys": bytes8(N, 32), "nonces": bytes8(N, 12, seed=1)}
+
+
+def unsealing(dtype=torch.uint8):
+    found = photos(dtype)
+    return {"sealed": found.pop("images"), **found, "keys": bytes8(N, 32)}
+
+
 def step():
     return {
         "veils": _floats(PHOTOS, 1),
@@ -84,6 +93,19 @@ OPS = {
     "recover 16": (lambda **t: ops.recover(a=51, **t), lambda: recovering(torch.uint16), ("out",)),
     "gaussian": (lambda **t: ops.recover(a=51, gaussian_sigma=1.0, **t), recovering, ("out",)),
     "blend_normalize": (lambda **t: ops.blend_normalize(a=51, **UNIT, **t), network, ("out",)),
+    "seal": (lambda **t: ops.seal(rounds=12, **t), sealing, ("out",)),
+    "sealed 16": (
+        lambda **t: ops.seal(rounds=12, lossless=True, **t),
+        lambda: sealing() | {"out": torch.zeros(PHOTOS, dtype=torch.uint16)},
+        ("out",),
+    ),
+    "unseal": (lambda **t: ops.unseal(rounds=12, **t), unsealing, ("out",)),
+    "unseal 16": (lambda **t: ops.unseal(rounds=12, **t), lambda: unsealing(torch.uint16), ("out",)),
+    "seal_normalize": (
+        lambda **t: ops.seal_normalize(rounds=12, **UNIT, **t),
+        lambda: network() | {name: value for name, value in sealing().items() if name in ("keys", "nonces")},
+        ("out",),
+    ),
     "block_variance": (
         ops.block_variance_gradient,
         lambda: {"images": _floats(PHOTOS, 1), "scale": _floats((N,), 2), "out": torch.zeros(PHOTOS)},
@@ -97,6 +119,8 @@ OP_OF = {
     "lossless": "blend",
     "recover 16": "recover",
     "gaussian": "recover",
+    "sealed 16": "seal",
+    "unseal 16": "unseal",
     "block_variance": "block_variance_gradient",
 }
 
@@ -109,7 +133,7 @@ def test_every_op_that_writes_is_here():
 
 
 # What an op may write over, whole: op -> the input
-IN_PLACE = {"blend": "images", "recover": "protected", "gaussian": "protected"}
+IN_PLACE = {"blend": "images", "recover": "protected", "gaussian": "protected", "seal": "images", "unseal": "sealed"}
 PAIRS = [
     (op, output, other)
     for op, (_, make, outputs) in OPS.items()
@@ -195,7 +219,10 @@ def test_an_output_with_two_values_in_one_place(path, op):
             call(**make() | {output: windows})
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op not in ("lossless", "recover 16", "blend_normalize")])
+OTHER_SIZES = ("lossless", "recover 16", "blend_normalize", "sealed 16", "unseal 16", "seal_normalize")
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in OTHER_SIZES])
 def test_views_that_interleave_are_no_overlap(path, op):
     """Every other photo, channels of one buffer, left and right halves: each value has its own place."""
     call, make, outputs = OPS[op]
@@ -298,6 +325,7 @@ def test_the_ordinary_check_is_short():
 def test_compiled_whole(op):
     """The check does not stand in the way of torch.compile; a compiled call with memory apart gives the same."""
     call, make, outputs = OPS[op]
+    torch._dynamo.reset()  # all these compile one line of code, and there is a limit to how often
     compiled = torch.compile(lambda **t: call(**t), fullgraph=True, backend="aot_eager")
     for found, wanted in zip(results(compiled, make(), outputs), results(call, make(), outputs), strict=True):
         assert torch.equal(found, wanted)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import batch
 from protector_cases import (
+    KEY,
     KINDS,
     NAMES,
     RESULTS,
@@ -13,7 +14,10 @@ from protector_cases import (
     WHO,
     A,
     as_tensor,
+    carried,
     laid,
+    laid_back,
+    sealed_bank,
     together,
     veils_of,
     wanted,
@@ -23,8 +27,12 @@ import veilkern as vk
 from veilkern import reference
 from veilkern.veils.apply import apply
 from veilkern.veils.resident import Resident
+from veilkern.veils.sealing import keyring_of
 from veilkern.veils.staging import Staging
-from veilkern.veils.task import PROTECT, RECOVER
+from veilkern.veils.task import PROTECT as PROTECTS
+from veilkern.veils.task import RECOVER as RECOVERS
+
+PROTECT, RECOVER = PROTECTS["blend"], RECOVERS["blend"]
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +50,16 @@ class Staged:
 
     def __init__(self, bank, max_batch):
         device = torch.device("cpu")
+        self.blend = bank.blend
         self.resident, self.staging = Resident(bank, device), Staging(device, max_batch)
+        self.keyring = keyring_of("test", bank, KEY if bank.levels else None)
 
-    def on_cpu(self, bank):
+    def on_cpu(self):
         return None
 
-    def run(self, way, bank, photos, rows, option, out):
-        return self.staging.run(way, self.resident, photos, rows, bank.blend, option, out)
+    def run(self, task, photos, rows, option, out):
+        how = self.keyring.sealing(rows, photos.device) if self.keyring else self.blend
+        return self.staging.run(task, self.resident, photos, rows, how, option, out)
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 5, 8])
@@ -102,6 +113,30 @@ def test_staged_calls_are_checked_before_anything_moves(photos, bank):
     with pytest.raises(ValueError, match="rows must lie in 0..2"):
         apply(RECOVER, photos, bank, staged, torch.full((5,), -1), out, None, "NCHW")
     assert (out == 7).all() and not staged.staging.slots
+
+
+@pytest.mark.parametrize("max_batch", [2, 8])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_sealed_photos_in_pieces(photos, max_batch, layout, lossless):
+    bank = sealed_bank()
+    staged, given = Staged(bank, max_batch), laid(photos, layout)
+    hidden = apply(PROTECTS["sealed"], given, bank, staged, WHO["names"], None, lossless, layout)
+    assert len({tuple(nonce) for nonce in carried(bank, laid_back(hidden, layout), lossless)}) == len(photos)
+    back = apply(RECOVERS["sealed"], hidden, bank, staged, WHO["names"], None, None, layout)
+    assert torch.equal(back, vk.recover(hidden, bank, ROWS, key=KEY, layout=layout))
+    assert torch.equal(back, given) == lossless
+    out = hidden.clone() if not lossless else torch.empty_like(given)
+    source = out if not lossless else hidden
+    smooth = apply(RECOVERS["sealed"], source, bank, staged, WHO["names"], out, 1.0, layout)
+    assert smooth is out and torch.equal(
+        smooth, vk.recover(hidden, bank, ROWS, key=KEY, gaussian_sigma=1.0, layout=layout)
+    )
+    with pytest.raises(ValueError, match="gaussian_sigma 9.0 reaches"):
+        apply(RECOVERS["sealed"], source, bank, staged, WHO["names"], out, 9.0, layout)
+    assert torch.equal(out, smooth)
+    with pytest.raises(ValueError, match="rows must lie in 0..2"):
+        apply(PROTECTS["sealed"], given, bank, staged, [0, 1, 2, 3, 0], None, False, layout)
 
 
 def test_staged_by_many_threads(bank):

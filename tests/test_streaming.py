@@ -15,16 +15,28 @@ import pytest
 import torch
 from helpers import ISAS, isas, native, serving, threads
 
-from veilkern import ops
-from veilkern.testing.making import LAYOUTS, laid_out
+from veilkern import ops, reference
+from veilkern.testing.making import LAYOUTS, bytes8, laid_out
 
 A = 51
 LARGE = 12 << 20
 SIDES = [(1, 1), (1, 67), (5, 7), (8, 8), (13, 17), (97, 97), (101, 101), (111, 111), (113, 113), (100, 37)]
 
 
+def secrets(images, veils) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and nonces of a batch."""
+    return bytes8(len(veils), 32, seed=5), bytes8(len(images), 12, seed=6)
+
+
 def formula(op: str, images, veils, rows) -> torch.Tensor:
-    """blend, lossless, recover and exact (recover from lossless) in NumPy's integers."""
+    """blend, lossless, recover and exact (recover from lossless) in NumPy's integers, sealing by the reference."""
+    if op in SEALING:
+        if images.numel() >= LARGE // 2:  # minutes by the reference, which small photos are held to
+            return through_the_caches(op, images, veils, rows)
+        keys, nonces = secrets(images, veils)
+        if op.startswith("un"):
+            return reference.unseal(images, veils, rows, keys)
+        return reference.seal(images, veils, rows, keys, nonces, lossless=op == "seal16")
     x, v = images.numpy().astype(np.int32), veils.numpy().astype(np.int32)[rows.numpy()]
     if op in ("blend", "lossless"):
         p = A * x + (255 - A) * v
@@ -33,10 +45,25 @@ def formula(op: str, images, veils, rows) -> torch.Tensor:
     return torch.from_numpy(np.clip((2 * t + A) // (2 * A), 0, 255).astype(np.uint8))
 
 
-OPS = ("blend", "lossless", "recover", "exact")
+SEALING = ("seal", "seal16", "unseal", "unseal16")
+OPS = ("blend", "lossless", "recover", "exact", *SEALING)
+
+
+def through_the_caches(op: str, images, veils, rows) -> torch.Tensor:
+    from veilkern import _cpu
+
+    _cpu.set_stream_from(2**62)
+    found = call(op, images, veils, rows, torch.empty(images.shape, dtype=dtypes(op)[1]))
+    _cpu.set_stream_from()
+    return found
 
 
 def call(op: str, images, veils, rows, out) -> torch.Tensor:
+    if op in SEALING:
+        keys, nonces = secrets(images, veils)
+        if op.startswith("un"):
+            return ops.unseal(images, veils, rows, keys, out=out)
+        return ops.seal(images, veils, rows, keys, nonces, lossless=op == "seal16", out=out)
     if op in ("blend", "lossless"):
         return ops.blend(images, veils, rows, A, lossless=op == "lossless", out=out)
     return ops.recover(images, veils, rows, A, out=out)
@@ -45,19 +72,24 @@ def call(op: str, images, veils, rows, out) -> torch.Tensor:
 def dtypes(op: str) -> tuple[torch.dtype, torch.dtype]:
     """Of the photos that come in and of those that go out."""
     return (
-        torch.uint16 if op == "exact" else torch.uint8,
-        torch.uint16 if op == "lossless" else torch.uint8,
+        torch.uint16 if op in ("exact", "unseal16") else torch.uint8,
+        torch.uint16 if op in ("lossless", "seal16") else torch.uint8,
     )
 
 
 def random_batch(op: str, n: int, height: int, width: int, people: int = 3):
     g = torch.Generator().manual_seed(n + height)
-    wide = op == "exact"
+    wide = op in ("exact", "unseal16")
     images = torch.randint(
         0, 65026 if wide else 256, (n, 3, height, width), dtype=torch.int32 if wide else torch.uint8, generator=g
     )
     veils = torch.randint(0, 256, (people, 3, height, width), dtype=torch.uint8, generator=g)
     return images.to(dtypes(op)[0]), veils, torch.randint(0, people, (n,), generator=g)
+
+
+def no_photo(op: str, height: int, width: int) -> bool:
+    """Whether a photo has no room for its nonce."""
+    return op in SEALING and 3 * height * width < 96
 
 
 def room(shape, dtype: torch.dtype, place: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +129,8 @@ PLACES = (
 
 def check(op: str, n: int, height: int, width: int, place: str, layout: str = "dense") -> None:
     """The right values in their places and nothing written beside them."""
+    if no_photo(op, height, width):
+        return
     images, veils, rows = random_batch(op, n, height, width)
     out, memory = room(images.shape, dtypes(op)[1], place)
     call(op, laid_out(images, layout), veils, rows, out)
@@ -108,6 +142,8 @@ def check(op: str, n: int, height: int, width: int, place: str, layout: str = "d
 
 
 def check_in_place(op: str, n: int, side: int) -> None:
+    if no_photo(op, side, side):
+        return
     images, veils, rows = random_batch(op, n, side, side)
     wanted = formula(op, images, veils, rows)
     assert torch.equal(call(op, images, veils, rows, images), wanted), f"{op} of {list(images.shape)} in place"
@@ -124,8 +160,8 @@ def small_cases() -> None:
                 check(op, 5, 9, 31, place, layout)
             for width in range(1, 70):
                 check(op, 2, 1, width, place)
-    for op in ("blend", "recover"):
-        for side in (5, 13, 97):
+    for op in ("blend", "recover", "seal", "unseal"):
+        for side in (5, 6, 13, 97):
             check_in_place(op, 3, side)
     for op in OPS:
         same_place(op)
@@ -134,7 +170,7 @@ def small_cases() -> None:
 def large_cases() -> None:
     """Batches just over 12 MiB of results, as they come: the sizes and slices that once ended the process."""
     for op in OPS:
-        size = 2 if op == "lossless" else 1
+        size = 2 if op in ("lossless", "seal16") else 1
         for side in (97, 100, 101, 111, 112, 113):
             place = {100: "every_fourth", 101: "channels_last", 112: "dense", 113: "lines"}.get(side, "dense")
             check(op, LARGE // (3 * side * side * size) + 2, side, side, place)
@@ -149,6 +185,10 @@ def same_place(op: str) -> None:
     out = torch.full((1, *images.shape[1:]), 7, dtype=dtypes(op)[1])
     if op in ("blend", "lossless"):
         cpu.OPS["blend"](images, veils, rows, A, op == "lossless", out.expand_as(images))
+    elif op in ("seal", "seal16"):
+        cpu.OPS["seal"](images, veils, rows, *secrets(images, veils), 64, 20, op == "seal16", out.expand_as(images))
+    elif op in SEALING:
+        cpu.OPS["unseal"](images, veils, rows, secrets(images, veils)[0], 64, 20, out.expand_as(images))
     else:
         cpu.OPS["recover"](images, veils, rows, A, None, out.expand_as(images))
 

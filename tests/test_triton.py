@@ -17,8 +17,9 @@ from test_hull_distance import features
 
 import veilkern as vk
 from veilkern import ops, reference
+from veilkern.backends import launch_tables as launches
 from veilkern.filters import gaussian_weights
-from veilkern.testing.making import LAYOUTS, laid_out, offsets_of
+from veilkern.testing.making import LAYOUTS, bytes8, laid_out, offsets_of, sealable_photos
 from veilkern.testing.ops.veil_step import state
 from veilkern.testing.table import TABLE
 
@@ -31,7 +32,10 @@ ARCHES = (
     if torch.cuda.is_available()
     else ([80, 90, 100] if SLOW else [90])
 )
-STEMS = ("blend", "blend_normalize", "recover", "block_variance", "hull_distance", "ssim", "veil_step")
+STEMS = (
+    "blend", "blend_normalize", "recover", "block_variance", "hull_distance", "seal", "seal_normalize", "ssim",
+    "unseal", "veil_step",
+)  # fmt: skip
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -136,6 +140,64 @@ def test_wide_veils(generator):
     assert_near(statistics, wanted[2], torch.float32)
 
 
+@pytest.mark.parametrize("layout", ["dense", "channels_last", "crop"])
+def test_sealed_photos_of_many_programs(layout):
+    """Planes that end in the middle of a block and of a word; carriers in two programs and in two channels."""
+    made = sealable_photos(1, 1, 5, 13, levels=16)
+    made |= {name: laid_out(made[name], layout) for name in ("images", "veils")}
+    small = {"block": 64, "num_warps": 1}
+    with serving("triton"), launches.trying("seal", "u16", small), launches.trying("unseal", "u16", small):
+        hidden = ops.seal(**made, levels=16, rounds=12, lossless=True)
+        back = ops.unseal(hidden, made["veils"], made["rows"], made["keys"], levels=16, rounds=12)
+    assert torch.equal(hidden, reference.seal(**made, levels=16, rounds=12, lossless=True))
+    assert torch.equal(back, made["images"])
+
+
+@pytest.mark.parametrize("layout", ["dense", "channels_last"])
+def test_unsealed_in_place_by_many_programs(layout):
+    """Programs that write over the nonce before others need it: the interpreter runs them one after the other."""
+    made = sealable_photos(2, 2, 7, 11)
+    hidden = laid_out(reference.seal(**made, rounds=12), layout)
+    given = {name: made[name] for name in ("veils", "rows", "keys")} | {"rounds": 12}
+    wanted = reference.unseal(hidden, **given)
+    with serving("triton"), launches.trying("unseal", "u8", {"block": 64, "num_warps": 1}):
+        ops.unseal(hidden, **given, out=hidden)
+    assert torch.equal(hidden, wanted)
+
+
+@pytest.mark.parametrize("side", [(17, 19), (18, 18)])
+@pytest.mark.parametrize("bgr", [False, True])
+def test_sealed_input_of_many_programs(side, bgr):
+    """Channels that begin within a block and within a word, or within a block only."""
+    made = sealable_photos(1, 1, *side)
+    made |= {"veils": made["veils"] / 255.0, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "bgr": bgr, "rounds": 12}
+    with serving("triton"), launches.trying("seal_normalize", "f32", {"block": 32, "num_warps": 1}):
+        found = ops.seal_normalize(**made)  # 32: less than it takes, which is 256
+    wanted = reference.seal_normalize(**made | {"veils": made["veils"].double()}, dtype=torch.float64)
+    assert_near(found, wanted, torch.float32)
+
+
+def test_keys_as_words():
+    """Where they lie as words do, a view; else a copy: bytes apart, an odd offset, an odd address, a row of a table."""
+    as_words = importlib.import_module("veilkern.backends.triton.seal").as_words
+    flat = bytes8(200)
+    assert flat.data_ptr() % 4 == 0
+    for view, copied in (
+        (flat[:64].view(2, 32), False),
+        (flat[4:68].view(2, 32), False),
+        (flat[1:65].view(2, 32), True),
+        (torch.from_numpy(flat[3:].numpy())[:64].view(2, 32), True),
+        (flat[:128].view(4, 32)[::2], True),
+        (flat[:64].view(32, 2).t(), True),
+        (flat[:33].view(1, 33)[:, :32], False),
+        (flat[:0].view(0, 32), False),
+    ):
+        words = as_words(view)
+        assert words.dtype == torch.int32 and words.data_ptr() % 4 == 0
+        assert torch.equal(words.view(torch.uint8), view.reshape(-1))
+        assert (words.data_ptr() != view.data_ptr()) == copied or not view.numel()
+
+
 # Layouts and ragged people, as the other backends have them by chance (hypothesis), here one by one
 
 
@@ -230,6 +292,23 @@ def test_a_row_that_names_no_veil_reads_nothing():
     assert (network[1:] == -1).all()
 
 
+def test_a_row_that_names_no_key_reads_nothing():
+    """As above: a black photo, of which even the keystream under some other key would say nothing."""
+    made = {name: value.to(DEVICE) for name, value in sealable_photos(3, 2, 12, 12).items()}
+    images, veils, keys, nonces = (made[name] for name in ("images", "veils", "keys", "nonces"))
+    rows = torch.tensor([1, 2, -(2**40)], device=DEVICE)
+    launchers = importlib.import_module("veilkern.backends.triton").OPS
+    for dtype in (torch.uint8, torch.uint16):
+        out, back = torch.full_like(images, 7, dtype=dtype), torch.full_like(images, 7)
+        launchers["seal"](images, veils, rows, keys, nonces, 64, 12, dtype == torch.uint16, out)
+        assert out[0].any() and not out[1:].any()
+        launchers["unseal"](torch.full_like(out, 9), veils, rows, keys, 64, 12, back)
+        assert back[0].any() and not back[1:].any()
+    network = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    launchers["seal_normalize"](images, veils / 255.0, rows, keys, nonces, 64, 12, [0.5] * 3, [0.5] * 3, False, network)
+    assert (network[0] != -1).any() and (network[1:] == -1).all()
+
+
 @pytest.mark.parametrize("kind", ["convex", "affine", "span", "centre", "self"])
 def test_a_hull_that_cannot_be_is_nan(kind):
     """More clean features than width, none, offsets that fall or leave the features: NaN there, values elsewhere, and
@@ -321,7 +400,7 @@ def test_one_variant_for_batches_of_any_size():
 
 
 def test_launches_of_a_call(monkeypatch):
-    """One launch an op, two for veil_step_ and for ssim with gradients, however many people there are."""
+    """One launch an op, two for unseal, veil_step_ and ssim with gradients, however many people there are."""
     backend = importlib.import_module("veilkern.backends.triton._launch")
     made = []
     plain = backend.start
@@ -344,6 +423,12 @@ def test_launches_of_a_call(monkeypatch):
     assert count(lambda: ops.hull_distance(unit, unit, offsets, width=2)) == 1
     assert count(lambda: ops.ssim(floats, floats)) == 1 and count(lambda: ops.ssim_gradient(floats, floats)) == 2
     assert count(lambda: ops.veil_step_(*state, a=51, lam=0.1, mu=0.1, step=0.1, decay=1.0)) == 2
+    keys, nonces = bytes8(3, 32), bytes8(5, 12)
+    sealing, network = {"levels": 64, "rounds": 12}, {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert count(lambda: ops.seal(images, veils, rows, keys, nonces, **sealing)) == 1
+    assert count(lambda: ops.unseal(images, veils, rows, keys, **sealing)) == 2
+    assert count(lambda: ops.seal_normalize(images, veils / 255, rows, keys, nonces, **sealing, **network)) == 1
+    assert count(lambda: ops.unseal(images[:0], veils, rows[:0], keys)) == 0
     assert count(lambda: ops.blend(images[:0], veils, rows[:0], 51)) == 0
     assert count(lambda: ops.ssim(floats[:0], floats[:0])) == 0
 

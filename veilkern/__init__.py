@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from veilkern.veils.keyed import read_key
     from veilkern.veils.protect import protect, recover
     from veilkern.veils.protector import Protector
+    from veilkern.veils.tags import check_tags, tags
 
 __all__ = [
     "Audit",
@@ -46,12 +47,14 @@ __all__ = [
     "VeilkernError",
     "__version__",
     "audit",
+    "check_tags",
     "craft",
     "list_backends",
     "protect",
     "read_key",
     "read_people",
     "recover",
+    "tags",
     "tune",
     "update_bank",
     "use_backend",
@@ -74,12 +77,14 @@ _PLACES = {
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
     "audit": "auditing.run",
+    "check_tags": "veils.tags",
     "craft": "crafting.run",
     "list_backends": "backends",
     "protect": "veils.protect",
     "read_key": "veils.keyed",
     "read_people": "data.people",
     "recover": "veils.protect",
+    "tags": "veils.tags",
     "tune": "tuning",
     "update_bank": "veils.bank",
     "use_backend": "backends",

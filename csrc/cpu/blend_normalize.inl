@@ -1,5 +1,7 @@
 // n pixels of one photo: blended and normalised in T, channels put side by side in registers, and where
 // another kind of number is wanted rounded to it once (to nearest, ties to even), a short run at a time.
+// Order: x of_image + (v of_veil + constant). The veil's share and the constant are large and of opposite signs: what their
+// difference leaves is small, so the last sum costs least.
 
 constexpr std::int64_t kPixels = 256;
 
@@ -71,11 +73,11 @@ VEILKERN_INLINE void mix(ThreeChannels<std::uint8_t> image, ThreeChannels<T> vei
   for (; i + lanes <= n; i += lanes) {
     Pack<T> values[3];
     for (int c = 0; c < 3; ++c)
-      values[c] = from_bytes<T>(x[c] + i) * Pack<T>(a[c]) + load(v[c] + i) * Pack<T>(b[c]) + Pack<T>(constant[c]);
+      values[c] = from_bytes<T>(x[c] + i) * Pack<T>(a[c]) + (load(v[c] + i) * Pack<T>(b[c]) + Pack<T>(constant[c]));
     store_side_by_side(mixed + 3 * i, values);
   }
   for (; i < n; ++i)
-    for (int c = 0; c < 3; ++c) mixed[3 * i + c] = static_cast<T>(x[c][i]) * a[c] + v[c][i] * b[c] + constant[c];
+    for (int c = 0; c < 3; ++c) mixed[3 * i + c] = static_cast<T>(x[c][i]) * a[c] + (v[c][i] * b[c] + constant[c]);
 }
 
 template <class T, class Out, class Rounded>

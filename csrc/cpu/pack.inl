@@ -52,7 +52,22 @@ VEILKERN_PACK_OPERATOR(*)
 VEILKERN_PACK_OPERATOR(/)
 VEILKERN_PACK_OPERATOR(&)
 VEILKERN_PACK_OPERATOR(|)
+VEILKERN_PACK_OPERATOR(^)
 #undef VEILKERN_PACK_OPERATOR
+
+template <class T>
+VEILKERN_INLINE Pack<T> operator<<(const Pack<T>& a, int bits) {
+  Pack<T> c;
+  for (int p = 0; p < Pack<T>::parts; ++p) c.part[p] = a.part[p] << static_cast<T>(bits);
+  return c;
+}
+
+template <class T>
+VEILKERN_INLINE Pack<T> operator>>(const Pack<T>& a, int bits) {
+  Pack<T> c;
+  for (int p = 0; p < Pack<T>::parts; ++p) c.part[p] = a.part[p] >> static_cast<T>(bits);
+  return c;
+}
 
 template <class T>
 VEILKERN_INLINE Mask<T> operator>(const Pack<T>& a, const Pack<T>& b) {

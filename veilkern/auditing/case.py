@@ -10,7 +10,7 @@ from veilkern import ops
 from veilkern.data.people import People
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect
-from veilkern.veils.sealing import Keyring, MasterKeys, fresh_nonces, master_keys
+from veilkern.veils.sealing import MasterKeys, Sealing, keyring_of
 
 CHUNK = 64  # photos at a time where they take eight bytes a value
 # What is usual of 8-bit photos of faces: to what an attacker who knows no scale stretches what he has.
@@ -79,32 +79,21 @@ class Case:
 def protected_photos(
     images: torch.Tensor, bank: VeilBank, rows: torch.Tensor, key: MasterKeys | None, nonces: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Protected photos uint8 [N, 3, H, W] of uint8 photos by the bank's scheme; rows: veil rows int64 [N].
+    """Protected photos uint8 [N, 3, H, W] of uint8 photos, as `protect` makes them; rows: veil rows int64 [N].
 
-    key: the master keys of a sealed bank (ValueError without, or for a wrong one), not looked at for blending. nonces:
-    uint8 [N, 12], fresh ones by default: to show what happens when one is used twice.
+    key: as of `protect`. nonces: uint8 [N, 12] to seal with, to show what happens when one is used twice.
     """
-    if bank.scheme == "blend":
-        return protect(images, bank, rows)
-    ring = keyring(bank, key)
-    nonces = fresh_nonces(len(images)) if nonces is None else nonces
-    try:
-        keys = ring.of(rows, rows.device)
-        parts = zip(images.split(CHUNK), rows.split(CHUNK), nonces.split(CHUNK), strict=True)
-        sealed = [
-            ops.seal(photos, bank.veils, who, keys, marks, levels=bank.levels, rounds=bank.rounds)
-            for photos, who, marks in parts
-        ]
-    finally:
-        ring.wipe()
-    return torch.cat(sealed)
+    if nonces is None:
+        return protect(images, bank, rows, key=key)
+    keys, levels, rounds, _ = sealing(bank, rows, key)
+    return ops.seal(images, bank.veils, rows, keys, nonces, levels=levels, rounds=rounds)
 
 
-def keyring(bank: VeilBank, key: MasterKeys | None) -> Keyring:
-    """The sealing keys of a sealed bank; ValueError without a key, or for one that is nobody's here."""
-    if key is None:
-        raise ValueError("audit: key must be given for a sealed bank: the master key that its veils were crafted with")
-    return Keyring("audit", bank, master_keys("audit", key))
+def sealing(bank: VeilBank, rows: torch.Tensor, key: MasterKeys | None) -> Sealing:
+    """The sealing keys of these rows of a sealed bank."""
+    ring = keyring_of("audit", bank, key)
+    assert ring is not None  # the bank is sealed
+    return ring.sealing(rows, rows.device)
 
 
 def residues(protected: torch.Tensor, veils: torch.Tensor, levels: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from veilkern import ops
-from veilkern.auditing.case import Case, keyring, protected_photos, residues
+from veilkern.auditing.case import Case, protected_photos, residues, sealing
 from veilkern.evaluate import metrics
 from veilkern.ops._checks import CARRIERS
 from veilkern.veils.sealing import fresh_nonces
@@ -90,7 +90,7 @@ def _changes(case: Case, u: torch.Tensor, photos: torch.Tensor, rows: torch.Tens
 
     changed, middle = photos.clone(), [side // 2 for side in photos.shape[2:]]
     changed[:, 1, middle[0], middle[1]] ^= 128
-    nonces = fresh_nonces(len(photos))
+    nonces = fresh_nonces(len(photos), photos.device)
     first, other = sealed(photos, nonces), sealed(changed, nonces)
     same = (first != other).double().mean().item()
     return [
@@ -122,20 +122,15 @@ def _pair(name: str, title: str, u: torch.Tensor, other: torch.Tensor, levels: i
 def _keys(case: Case, chosen: torch.Tensor) -> list[FieldTest]:
     """Unseal with the right key, and with one of which one bit is changed."""
     rows, bank, photos = case.rows[chosen], case.bank, case.people.images[chosen]
-    ring = keyring(bank, case.key)
-    try:
-        keys = ring.of(rows, rows.device)
-        wrong = keys.clone()
-        wrong[:, -1] ^= 1
-        right, opened = (
-            ops.unseal(case.protected[chosen], bank.veils, rows, k, levels=bank.levels, rounds=bank.rounds)
-            for k in (keys, wrong)
-        )
-        wrong.zero_()
-    finally:
-        ring.wipe()
+    keys, levels, rounds, _ = sealing(bank, rows, case.key)
+    wrong = keys.clone()
+    wrong[:, -1] ^= 1
+    right, opened = (
+        ops.unseal(case.protected[chosen], bank.veils, rows, k, levels=levels, rounds=rounds) for k in (keys, wrong)
+    )
+    wrong.zero_()
     error = (photos.int() - right.int()).abs()
-    values, levels = right[0].numel(), bank.levels
+    values = right[0].numel()
     ideal = 1 - ((values - CARRIERS) / levels + CARRIERS * 2 / levels) / values
     spread = math.sqrt(ideal * (1 - ideal) / right.numel())
     ssim = metrics.ssim(opened, photos).mean().item()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from veilkern.auditing.attacks import ATTACKS, Attack, NotPossibleError, Output
-from veilkern.auditing.case import Case, keyring
+from veilkern.auditing.case import Case
 from veilkern.auditing.encryption import FieldTest, field_tests
 from veilkern.auditing.inverter import learned_inverter
 from veilkern.auditing.recognition import (
@@ -29,7 +29,7 @@ from veilkern.data.people import People
 from veilkern.networks.face_model import FaceModel
 from veilkern.progress import progress_bar
 from veilkern.veils.bank import VeilBank
-from veilkern.veils.sealing import MasterKeys
+from veilkern.veils.sealing import MasterKeys, keyring_of
 
 SHOWN_PEOPLE, SHOWN_BEST = 5, 3
 FEW_PEOPLE = 8  # below it an interval over persons is rough
@@ -107,7 +107,7 @@ def audit(
     """Run every attack we know on `people` (those with a veil in `bank`) and measure what it gets against chance.
 
     model: the network that the veils were crafted for. key: the master key of a sealed bank (or several); a bank of
-    blended photos needs none and looks at none. networks: others of the user's, which look at each attack's output.
+    blended photos takes none. networks: others of the user's, which look at each attack's output.
     gallery: uint8 [G, 3, H, W] of other people, who may be found instead; the learned inverter learns on them too.
     train_minutes: how long that inverter may learn; 0: it is left out. seed: of every choice and of the intervals. The
     nonces of sealed photos come from the operating system, so that figures of two runs differ within their intervals.
@@ -120,8 +120,9 @@ def audit(
     others = _checked(model, people, bank, networks, gallery, train_minutes, seed)
     if isinstance(key, Iterable) and not isinstance(key, (bytes, bytearray, str)):
         key = list(key)  # it is read several times
-    if bank.scheme == "sealed":
-        keyring(bank, key).wipe()  # a wrong key is said before the work begins
+    ring = keyring_of("audit", bank, key)
+    if ring is not None:
+        ring.check()  # a wrong key is said before the work begins
     notices = _notices(model, people, bank)
     known = set(bank.names)
     chosen = people.take(torch.tensor([name in known for name in people.names])[people.rows].nonzero().flatten())

@@ -23,6 +23,7 @@ COMMANDS = {
     "craft": ("craft", "craft", "Craft one veil per person."),
     "protect": ("folders", "protect", "Protect every photo of everybody who has a veil; skip those done."),
     "recover": ("folders", "recover", "Recover the originals of protected photos; skip those done."),
+    "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "audit": ("audit", "audit", "Run every attack we know on your own photos, and say what each gives away."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import veilkern as vk
+from veilkern.errors import OutputError
 
 if TYPE_CHECKING:
     from veilkern.data.people import Problem
@@ -26,6 +27,10 @@ Convert = Annotated[
     bool, typer.Option("--convert", help="Turn greyscale, RGBA, CMYK and 16-bit photos into 8-bit RGB.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="The master key of a sealed bank; default: BANK.key where craft put it."),
+]
 Size = Annotated[int, typer.Option("--input-size", help="Side of the network's input, pixels.")]
 Mean = Annotated[str | None, typer.Option("--input-mean", help="Mean of the network's input, 'm' or 'm,m,m'.")]
 Std = Annotated[str | None, typer.Option("--input-std", help="Standard deviation of the network's input.")]
@@ -72,6 +77,24 @@ def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: boo
     if not photos:
         raise vk.PhotoError(f"{folder}: no usable gallery photo")
     return torch.stack(photos)
+
+
+def key_path(veils: Path) -> Path:
+    """Where the key of a bank lies if craft made it."""
+    return veils.with_name(veils.name + ".key")
+
+
+def master_key(bank: vk.VeilBank, veils: Path, key_file: Path | None) -> bytes | None:
+    """The master key of a sealed bank, from the file that is named or the one beside the bank; None for one that
+    blends. OutputError when there is none, ValueError when a key is one too many."""
+    if bank.scheme == "blend":
+        if key_file is not None:
+            raise ValueError(f"--key-file is for sealed banks; {veils} blends, and its veils are the keys")
+        return None
+    path = key_file or key_path(veils)
+    if key_file is None and not path.exists():
+        raise OutputError(f"{veils}: a sealed bank, and its key is not in {path}: name its file with --key-file")
+    return vk.read_key(path)
 
 
 def finish(problems: list[Problem], notices: list[Problem] = ()) -> None:  # type: ignore[assignment]

@@ -16,6 +16,7 @@ from veilkern.cli._shared import (
     Bgr,
     Convert,
     Faces,
+    KeyFile,
     Mean,
     Net,
     Overwrite,
@@ -27,6 +28,7 @@ from veilkern.cli._shared import (
     console,
     finish,
     load_network,
+    master_key,
     read_gallery,
 )
 from veilkern.data.people import Problem
@@ -42,9 +44,7 @@ def audit(
     model: Net,
     veils: Veils,
     out: Annotated[Path, typer.Option("--out", help="Folder for audit.html and audit.json.")],
-    key_file: Annotated[
-        Path | None, typer.Option(help="The master key of sealed veils; without it <bank file>.key, if that is there.")
-    ] = None,
+    key_file: KeyFile = None,
     networks: Annotated[
         list[str] | None, typer.Option(help="Another network to look at what attacks give; may be given several times.")
     ] = None,
@@ -66,7 +66,7 @@ def audit(
 
     check_folder(out, overwrite=overwrite)
     bank = vk.VeilBank.load(veils)
-    key = _key(bank, veils, key_file)
+    key = master_key(bank, veils, key_file)
     network, *others = (
         load_network(net, input_size, input_mean, input_std, input_bgr, input_range)
         for net in (model, *(networks or ()))
@@ -84,18 +84,6 @@ def audit(
         print_audit(found)
         console.print(f"page: {escape(str(page))}", soft_wrap=True)
     finish(problems, people.notices + [Problem("audit", notice) for notice in found.notices])
-
-
-def _key(bank: vk.VeilBank, veils: Path, key_file: Path | None) -> bytes | None:
-    """The master key: that of the file, or of the one that lies beside a sealed bank."""
-    if key_file is None and bank.scheme == "sealed":
-        beside = veils.with_name(f"{veils.name}.key")
-        if not beside.exists():
-            raise typer.BadParameter(
-                f"the veils are sealed and no key lies beside them ({beside.name})", param_hint="--key-file"
-            )
-        key_file = beside
-    return None if key_file is None else vk.read_key(key_file)
 
 
 def print_audit(found: Audit) -> None:

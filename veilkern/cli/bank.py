@@ -159,7 +159,12 @@ def _summary(name: str, record: dict) -> dict[str, Any]:
 
 
 def _about(bank: vk.VeilBank) -> dict[str, Any]:
-    return {"veils": len(bank), "size": list(bank.size), "blend": bank.blend, "model": bank.model}
+    return {"veils": len(bank), "size": list(bank.size), **_scheme(bank), "model": bank.model}
+
+
+def _scheme(bank: vk.VeilBank) -> dict[str, Any]:
+    own = {"levels": bank.levels, "rounds": bank.rounds} if bank.levels else {"blend": bank.blend}
+    return {"scheme": bank.scheme, **own}
 
 
 def _there(bank: vk.VeilBank | None, path: Path, names: list[str]) -> vk.VeilBank:

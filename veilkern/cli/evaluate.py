@@ -18,6 +18,7 @@ from veilkern.cli._shared import (
     Bgr,
     Convert,
     Faces,
+    KeyFile,
     Mean,
     Net,
     Overwrite,
@@ -30,6 +31,7 @@ from veilkern.cli._shared import (
     errors,
     finish,
     load_network,
+    master_key,
     read_gallery,
 )
 from veilkern.data.people import Problem
@@ -44,6 +46,7 @@ def evaluate(
     model: Net,
     veils: Veils,
     out: Annotated[Path, typer.Option("--out", help="Folder for report.html, report.json, contact_sheet.png.")],
+    key_file: KeyFile = None,
     gallery: Annotated[Path | None, typer.Option(help="Folder of photos of other people.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the overall figures as JSON.")] = False,
     resize: Resize = False,
@@ -61,6 +64,7 @@ def evaluate(
 
     check_folder(out, overwrite=overwrite)
     bank = vk.VeilBank.load(veils)
+    key = master_key(bank, veils, key_file)
     network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
     with errors.status("reading photos"):
         people = vk.read_people(faces, size=bank.size, resize=resize, convert=convert)
@@ -68,8 +72,9 @@ def evaluate(
     others = None if gallery is None else read_gallery(gallery, bank.size, resize, convert, problems)
     with warnings.catch_warnings(), errors.status("evaluating"):
         warnings.simplefilter("ignore", UserWarning)  # they come as notices
-        evaluation = run(network, people, bank, gallery=others)
-    report = write_report(out, evaluation, people, bank, title=f"veilkern: {faces.name}", overwrite=overwrite)
+        evaluation = run(network, people, bank, gallery=others, key=key)
+    title = f"veilkern: {faces.name}"
+    report = write_report(out, evaluation, people, bank, key=key, title=title, overwrite=overwrite)
     if json_output:
         print(json.dumps(evaluation.as_dict()["overall"], indent=1))
     else:

@@ -1,4 +1,4 @@
-"""veilkern protect and veilkern recover: whole folders of photos."""
+"""veilkern protect, recover and rotate: whole folders of photos."""
 
 from __future__ import annotations
 
@@ -9,14 +9,34 @@ import typer
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern.cli._shared import Convert, Faces, Overwrite, Resize, Veils, console, finish
-from veilkern.veils.folders import Outcome, protect_folder, recover_folder
+from veilkern.cli._shared import (
+    Convert,
+    Faces,
+    KeyFile,
+    Overwrite,
+    Resize,
+    Veils,
+    console,
+    finish,
+    master_key,
+)
+from veilkern.data.people import Problem
+from veilkern.errors import OutputError
+from veilkern.veils.folder_plan import Outcome
+from veilkern.veils.folders import protect_folder, recover_folder
+from veilkern.veils.rotate import rotate_folder
+
+LEAKS = (
+    "blended photos of one person give each other away: their average shows the faces, and one known photo opens the "
+    "others; to store several, craft with --scheme sealed"
+)
 
 
 def protect(
     faces: Faces,
     veils: Veils,
     out: Annotated[Path, typer.Option("--out", help="Folder for <person>/<photo>.png.")],
+    key_file: KeyFile = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="16-bit PNG, recovered exactly.")] = False,
     resize: Resize = False,
     convert: Convert = False,
@@ -25,22 +45,68 @@ def protect(
 ) -> None:
     """Protect every photo of everybody who has a veil; skip those done."""
     bank = vk.VeilBank.load(veils)
-    options = {"lossless": lossless, "resize": resize, "convert": convert, "overwrite": overwrite, "force": force}
-    _report_folder(protect_folder(faces, bank, out, **options), "protected", out)
+    outcome = protect_folder(
+        faces,
+        bank,
+        out,
+        key=master_key(bank, veils, key_file),
+        lossless=lossless,
+        resize=resize,
+        convert=convert,
+        overwrite=overwrite,
+        force=force,
+    )
+    if bank.scheme == "blend" and outcome.written:
+        outcome.notices.append(Problem(str(veils), LEAKS))
+    _report_folder(outcome, "protected", out)
 
 
 def recover(
     protected: Annotated[Path, typer.Argument(metavar="DIR", help="What protect wrote.")],
     veils: Veils,
     out: Annotated[Path, typer.Option("--out", help="Folder for <person>/<photo>.png.")],
+    key_file: KeyFile = None,
     gaussian_sigma: Annotated[float | None, typer.Option(help="Smooth the result, pixels.")] = None,
     overwrite: Overwrite = False,
-    force: Annotated[bool, typer.Option("--force", help="Recover even what another veil is on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Recover even what is damaged, or under another veil or key.")
+    ] = False,
 ) -> None:
     """Recover the originals of protected photos; skip those done."""
     bank = vk.VeilBank.load(veils)
-    outcome = recover_folder(protected, bank, out, gaussian_sigma=gaussian_sigma, overwrite=overwrite, force=force)
+    key = master_key(bank, veils, key_file)
+    outcome = recover_folder(
+        protected, bank, out, key=key, gaussian_sigma=gaussian_sigma, overwrite=overwrite, force=force
+    )
     _report_folder(outcome, "recovered", out)
+
+
+def rotate(
+    protected: Annotated[Path, typer.Argument(metavar="DIR", help="What protect wrote.")],
+    veils: Veils,
+    new_veils: Annotated[
+        Path,
+        typer.Option("--new-veils", help="The bank to go over to. Not there yet: --veils under the new key, written."),
+    ],
+    key_file: KeyFile = None,
+    new_key_file: Annotated[
+        Path | None, typer.Option("--new-key-file", help="The master key of the new bank; default: as --key-file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the photos; without it each is replaced where it lies.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take photos without a mark for protected ones.")] = False,
+) -> None:
+    """Bring protected photos under another bank or key; skip those done."""
+    bank = vk.VeilBank.load(veils)
+    if not new_veils.exists():
+        if new_key_file is None:
+            raise OutputError(f"{new_veils}: no such veil file; to bring {veils} under a new key give --new-key-file")
+        bank.under_key(vk.read_key(new_key_file)).save(new_veils, replace=False)
+    new_bank = vk.VeilBank.load(new_veils)
+    key, new_key = master_key(bank, veils, key_file), master_key(new_bank, new_veils, new_key_file)
+    outcome = rotate_folder(protected, bank, new_bank, out, key=key, new_key=new_key, force=force)
+    _report_folder(outcome, "rotated", out or protected)
 
 
 def _report_folder(outcome: Outcome, what: str, out: Path) -> None:

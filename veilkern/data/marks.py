@@ -4,41 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
 from veilkern.errors import PhotoError
 
 KEYWORD = "veilkern"
-SCHEME = "blend-1"  # x' = (a x + (255 - a) v + 127) div 255, or the numerator itself in 16 bit
+BLEND = "blend-1"  # x' = (a x + (255 - a) v + 127) div 255, or the numerator itself in 16 bit
+SEALED = "sealed-1"  # ops.seal
+_OF_ALL = ("veil", "blend", "lossless", "bank", "scheme")
+_OF_SEALED = ("levels", "rounds", "key_id", "tag")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """veil: veil_id of the person's veil. blend: a. lossless: 16 bit. bank: the bank's key_id, for information; it does
-    not count when marks are compared, since banks are merged. Nothing in it tells anything of the photo or the veil."""
+    """veil: veil_id of the person's veil. blend: a, 0 of a sealed photo. lossless: 16 bit. bank: the bank's key_id, for
+    information; it does not count when marks are compared, since banks are merged. scheme: BLEND or SEALED.
+
+    Of a sealed photo: levels, rounds; key_id: of the person's master key; tag: in hex, over the photo's pixels, keyed
+    (veils/tags.py), which does not count when marks are compared. Nothing in a mark tells anything of the photo, the
+    veil or a key."""
 
     veil: str
     blend: int
     lossless: bool
     bank: str = field(default="", compare=False)
-    scheme: str = SCHEME
+    scheme: str = BLEND
+    levels: int = 0
+    rounds: int = 0
+    key_id: str = ""
+    tag: str = field(default="", compare=False)
 
     def text(self) -> str:
         """For the text chunk: one line of JSON, ASCII."""
-        return json.dumps(asdict(self), sort_keys=True)
+        names = _OF_ALL + (_OF_SEALED if self.scheme == SEALED else ())
+        return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
     @classmethod
     def parse(cls, text: str) -> Mark:
         """The opposite of text(); PhotoError for what is none, or of a later version."""
         try:
             values = json.loads(text)
-            mark = cls(**{name: values[name] for name in ("veil", "blend", "lossless", "bank", "scheme")})
+            names = _OF_ALL + (_OF_SEALED if values["scheme"] == SEALED else ())
+            mark = cls(**{name: values[name] for name in names})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise PhotoError("protected, but its mark cannot be read: changed, or of another version") from error
-        if mark.scheme != SCHEME:
-            raise PhotoError(f"protected by another scheme or version than this veilkern's ({SCHEME})")
+        if mark.scheme not in (BLEND, SEALED):
+            raise PhotoError(f"protected by another scheme or version than this veilkern's ({BLEND}, {SEALED})")
         return mark
 
 

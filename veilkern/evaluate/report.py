@@ -26,6 +26,7 @@ from veilkern.evaluate.views import (
     worst_photos,
 )
 from veilkern.veils.bank import VeilBank
+from veilkern.veils.sealing import MasterKeys
 
 FILES = ("report.html", "report.json", "contact_sheet.png")
 SHOWN_PEOPLE, SHOWN_PHOTOS = 12, 4
@@ -72,24 +73,25 @@ def write_report(
     people: People,
     bank: VeilBank,
     *,
+    key: MasterKeys | None = None,
     title: str = "veilkern",
     overwrite: bool = False,
 ) -> Path:
     """Write the three files into `folder`, readable by their owner alone; returns the path of report.html.
 
-    people, bank: those that were evaluated. The report shows originals beside their protected photos, from which a veil
-    can be computed: keep it as the photos themselves. Raises OutputError, for a report that is there already too
-    unless `overwrite`.
+    people, bank, key: those that were evaluated; sealed photos are sealed anew for their pictures. The report shows
+    originals beside their protected photos, from which a veil that is blended with can be computed: keep it as the
+    photos themselves. Raises OutputError, for a report that is there already too unless `overwrite`.
     """
     check_folder(folder, overwrite=overwrite)
     folder = make_folder(folder)
-    shown = _examples(evaluation, people, bank)
+    shown = _examples(evaluation, people, bank, key)
     buffer = io.BytesIO()
     contact_sheet(shown).save(buffer, "PNG")
     contents = {
         "report.json": json.dumps(evaluation.as_dict() | {"veilkern": __version__}, indent=1).encode(),
         "contact_sheet.png": buffer.getvalue(),
-        "report.html": _html(evaluation, people, bank, shown, title).encode(),
+        "report.html": _html(evaluation, people, bank, key, shown, title).encode(),
     }
     for name, data in contents.items():
         atomic_write(folder / name, data, mode=0o600, replace=overwrite)
@@ -106,7 +108,7 @@ def worst_first(evaluation: Evaluation) -> list[dict]:
     return sorted(evaluation.persons, key=badness)
 
 
-def _examples(evaluation: Evaluation, people: People, bank: VeilBank) -> list[Views]:
+def _examples(evaluation: Evaluation, people: People, bank: VeilBank, key: MasterKeys | None) -> list[Views]:
     """Photos of the worst persons, evenly spread over those of each that were evaluated."""
     numbers = sorted(number for photos in evaluation.photos.values() for number in photos["photo"])
     shown = []
@@ -114,11 +116,11 @@ def _examples(evaluation: Evaluation, people: People, bank: VeilBank) -> list[Vi
         person = people.names.index(name)
         own = [n for n in numbers if people.offsets[person] <= n < people.offsets[person + 1]]
         pick = torch.linspace(0, len(own) - 1, min(SHOWN_PHOTOS, len(own))).round().long().tolist()
-        shown.append(views(people, bank, [own[i] for i in pick]))
+        shown.append(views(people, bank, [own[i] for i in pick], key))
     return shown
 
 
-def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank) -> list[dict]:
+def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank, key: MasterKeys | None) -> list[dict]:
     """The groups of worst photos; a photo that an earlier group shows already is not shown again."""
     groups: list[dict] = []
     seen: set[tuple[str, int]] = set()
@@ -131,7 +133,7 @@ def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank) -> list
             seen.add((label, place))
             photos = evaluation.photos[label]
             figures = {k: photos[k][place] for k in ("contour2", "ssim_protected", "cosine", "rank1")}
-            shown = views(people, bank, [photos["photo"][place]])
+            shown = views(people, bank, [photos["photo"][place]], key)
             cards.append({"file": shown.files[0], "set": label, **figures, "pictures": _pictures(shown)[0]})
         groups.append({"title": title, "why": why, "measure": measure, "cards": cards})
     return groups
@@ -148,7 +150,7 @@ def _pictures(shown: Views) -> list[list[dict]]:
     ]
 
 
-def _html(evaluation: Evaluation, people: People, bank: VeilBank, shown: list[Views], title: str) -> str:
+def _html(evaluation: Evaluation, people: People, bank: VeilBank, key, shown: list[Views], title: str) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     environment = Environment(
@@ -164,7 +166,7 @@ def _html(evaluation: Evaluation, people: People, bank: VeilBank, shown: list[Vi
         verdicts=evaluation.verdicts(),
         measures=MEASURES,
         clean=CLEAN,
-        worst=_worst_cards(evaluation, people, bank),
+        worst=_worst_cards(evaluation, people, bank, key),
         persons=worst_first(evaluation),
         columns=_PERSON_COLUMNS,
         level=person_level,

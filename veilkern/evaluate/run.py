@@ -19,6 +19,7 @@ from veilkern.evaluate.verdict import Verdict, judge
 from veilkern.networks.face_model import FaceModel
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
+from veilkern.veils.sealing import MasterKeys, keyring_of
 
 # Photos the veil was crafted on, other photos of the person, and photos of which the bank does not say.
 SETS = ("crafting", "unseen", "unrecorded")
@@ -74,16 +75,27 @@ class Evaluation:
         return _plain({"verdict": [dataclasses.asdict(v) for v in self.verdicts()]} | self.__dict__)
 
 
-def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch.Tensor | None = None) -> Evaluation:
+def evaluate(
+    model: FaceModel,
+    people: People,
+    bank: VeilBank,
+    *,
+    gallery: torch.Tensor | None = None,
+    key: MasterKeys | None = None,
+) -> Evaluation:
     """Measure the protection of `people` (those with a veil in `bank`) as `model` and a human see it.
 
     Photos that the veil was crafted on (by the bank's record), unseen ones, and those of which the bank has no record
-    apart. gallery: uint8 photos [G, 3, H, W] of other people, the distractors of MSR beside the other persons; a
-    picture that is among the people's too is left out. A photo that the network answers with NaN is left out and
-    listed; a protected one counts as not recognised. Warns when the bank was crafted for another network. Raises
-    ValueError when nobody has a veil or a size does not fit, ModelError when the network answers no photo.
+    apart. key: the master key of a sealed bank. gallery: uint8 photos [G, 3, H, W] of other people, the distractors of
+    MSR beside the other persons; a picture that is among the people's too is left out. A photo that the network answers
+    with NaN is left out and listed; a protected one counts as not recognised. Warns when the bank was crafted for
+    another network. Raises ValueError when nobody has a veil or a size does not fit, ModelError when the network
+    answers no photo.
     """
     _check_sizes(model, people, bank, gallery)
+    keyring = keyring_of("evaluate", bank, key)
+    if keyring is not None:
+        keyring.check()
     notices = _notices(model, people, bank)
     known = set(bank.names)
     with_veil = torch.tensor([name in known for name in people.names])[people.rows].nonzero().flatten()
@@ -99,13 +111,13 @@ def evaluate(model: FaceModel, people: People, bank: VeilBank, *, gallery: torch
     ids = [photo_id(image) for image in chosen.images]
     distractors = _distractors(model, gallery, ids, clean, notices)
     rows = bank.rows(chosen.names)[chosen.rows]
-    hidden_photos = protect(chosen.images, bank, rows)
+    hidden_photos = protect(chosen.images, bank, rows, key=key)
     hidden = model.features(hidden_photos, check=False)
     _list_files(notices, chosen, ~hidden.isfinite().all(1), "no feature of the protected photo: not recognised")
-    back = recover(protect(chosen.images, bank, rows, lossless=True), bank, rows)
+    back = recover(protect(chosen.images, bank, rows, key=key, lossless=True), bank, rows, key=key)
     inexact = (back != chosen.images).flatten(1).any(1)
     _list_files(notices, chosen, inexact, "NOT given back exactly by the lossless form")
-    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows))
+    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows, key=key))
     sets = _sets(chosen, ids, bank)
     persons, photos = [], {}
     for number, label in enumerate(SETS):
@@ -271,7 +283,10 @@ def _about(bank: VeilBank) -> dict:
     """What a report says of a bank."""
     return {
         "people": len(bank),
+        "scheme": bank.scheme,
         "blend": bank.blend,
+        "levels": bank.levels,
+        "error_bound": bank.error_bound,
         "version": bank.version,
         "model": _only(bank.model, ("name", "fingerprint")),
         "config": _only(bank.config, _CONFIG),

@@ -186,7 +186,7 @@ def _unseen(e: Evaluation) -> Iterator[Found]:
 
 
 def _excess(e: Evaluation) -> Iterator[Found]:
-    bound = (e.bank["blend"] + 254) // (2 * e.bank["blend"])
+    bound = e.bank["error_bound"]
     return ((max(0.0, row["max_error"] - bound), label) for label, row in e.overall.items())
 
 

@@ -20,6 +20,7 @@ from veilkern.evaluate.run import Evaluation
 from veilkern.evaluate.verdict import THRESHOLDS
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
+from veilkern.veils.sealing import MasterKeys
 
 KINDS = ("original", "protected", "original, blurred", "protected, blurred", "recovered")
 SIGMA = 2.0  # of the blurred views, pixels: as in the measure contour2
@@ -37,15 +38,15 @@ class Views:
     images: dict[str, torch.Tensor]
 
 
-def views(people: People, bank: VeilBank, photos: Sequence[int]) -> Views:
-    """The views of these photos (numbers in `people`) of one person."""
+def views(people: People, bank: VeilBank, photos: Sequence[int], key: MasterKeys | None = None) -> Views:
+    """The views of these photos (numbers in `people`) of one person; key: of a sealed bank."""
     index = torch.as_tensor(photos, dtype=torch.int64)
     name = people.names[int(people.rows[index[0]])]
     original = people.images[index]
     rows = bank.rows([name]).expand(len(original)).contiguous()
-    hidden = protect(original, bank, rows)
+    hidden = protect(original, bank, rows, key=key)
     blurred, leaked = blurred_views(original, hidden)
-    pictures = (original, hidden, blurred, leaked, recover(hidden, bank, rows))
+    pictures = (original, hidden, blurred, leaked, recover(hidden, bank, rows, key=key))
     return Views(name, [people.files[i] for i in index.tolist()], dict(zip(KINDS, pictures, strict=True)))
 
 

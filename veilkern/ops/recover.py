@@ -52,7 +52,7 @@ def _check(protected, veils, rows, a, gaussian_sigma, out) -> tuple[int, float |
     check_rows("recover", rows, len(protected), protected)
     a = check_blend("recover", a, 1)
     if gaussian_sigma is not None:
-        gaussian_sigma = _check_sigma(gaussian_sigma, protected)
+        gaussian_sigma = check_sigma(gaussian_sigma, protected)
     if out is not None:
         check_tensor("recover", "out", out, [torch.uint8], "[N, 3, H, W]")
         if out.shape != protected.shape:
@@ -73,7 +73,7 @@ def _check_places(protected, veils, rows, out):
     check_output("recover", ("out", out), given, same="protected")
 
 
-def _check_sigma(sigma: float, photos: torch.Tensor) -> float:
+def check_sigma(sigma: float, photos: torch.Tensor) -> float:
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
         raise TypeError(f"recover: gaussian_sigma must be a number of pixels or None, got {sigma!r}")
     if not 0.1 <= sigma <= 100:

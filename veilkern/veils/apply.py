@@ -19,19 +19,19 @@ from veilkern.veils.task import Task
 
 
 class Veils(Protocol):
-    """Where a call finds the veils of its bank."""
+    """Where a call finds the veils of its bank, and their keys."""
 
-    def on_cpu(self, bank: VeilBank) -> Resident | None:
-        """The veils for photos on the CPU, where they are read from there."""
+    def on_cpu(self) -> Resident | None:
+        """The veils for photos on the CPU, where they are read from there and the short way can be tried."""
 
-    def run(self, task: Task, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         """The op over photos [N, 3, H, W] on any device; rows are on theirs."""
 
 
 def apply(task: Task, images: Any, bank: VeilBank, veils: Veils, who: Any, out: Any, option: Any, layout: str) -> Any:
     """Protected or recovered photos, in the kind of array and layout of the photos; see `protect.py`."""
     if type(images) is np.ndarray or (type(images) is torch.Tensor and images.is_cpu):
-        here = veils.on_cpu(bank)
+        here = veils.on_cpu()
         found = None if here is None else direct(task, bank, here, images, who, out, option, layout)
         if found is not None:
             return found
@@ -40,5 +40,5 @@ def apply(task: Task, images: Any, bank: VeilBank, veils: Veils, who: Any, out: 
         output_of(task.name, out, layout),
     )
     rows = rows_of(task.name, who, bank, len(photos) if photos.ndim else 0, photos.device)
-    found = veils.run(task, bank, photos, rows, option, target)
+    found = veils.run(task, photos, rows, option, target)
     return like(images, found, layout) if out is None else out

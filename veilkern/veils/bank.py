@@ -18,7 +18,7 @@ import torch
 from veilkern.data.files import atomic_write, is_plain_name, locked
 from veilkern.errors import BankError
 from veilkern.ops._checks import CARRIERS, LEVELS, ROUNDS
-from veilkern.veils import bank_file
+from veilkern.veils import bank_file, keyed
 from veilkern.veils.compatibility import differences
 
 MAX_SIDE = 65_535
@@ -116,6 +116,11 @@ class VeilBank:
         return self.blend / 255
 
     @property
+    def error_bound(self) -> int:
+        """The largest error of recovery from 8 bit, in levels; of a sealed photo that of its first 96 values."""
+        return 256 // self.levels if self.levels else (self.blend + 254) // (2 * self.blend)
+
+    @property
     def key_ids(self) -> list[str]:
         """Of each person, which master key made the start: P key ids."""
         if not self.records:
@@ -182,6 +187,14 @@ class VeilBank:
             renamed[row] = names[old]
             records[row] = {"keyed_as": old, **records[row], "name": names[old]}
         return dataclasses.replace(self, names=renamed, records=records)
+
+    def under_key(self, key: bytes) -> VeilBank:
+        """A sealed bank with the same veils, whose persons' sealing keys are made from another master key: photos that
+        were sealed before are not recovered with it (rotate brings them over). ValueError for a bank that blends."""
+        if self.scheme != "sealed":
+            raise ValueError("VeilBank.under_key: the veils of a bank that blends are the keys; craft others instead")
+        records = [{name: value for name, value in record.items() if name != "key_id"} for record in self.records]
+        return dataclasses.replace(self, records=records, key_id=keyed.key_id(keyed.check_key(key)))
 
     def join(self, *others: VeilBank, replace: bool = False) -> VeilBank:
         """All these banks in one. Each person keeps the id of the key that made the start, and no recorded key is lost.

@@ -9,6 +9,7 @@ from veilkern.veils.arrays import Photos
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident, resident_of
 from veilkern.veils.rows import Rows
+from veilkern.veils.sealing import Keyring, MasterKeys, keyring_of
 from veilkern.veils.task import PROTECT, RECOVER, Task
 
 _CPU = torch.device("cpu")
@@ -19,20 +20,25 @@ def protect(
     bank: VeilBank,
     rows: Rows,
     *,
+    key: MasterKeys | None = None,
     out: Photos | None = None,
     lossless: bool = False,
     layout: str = "NCHW",
 ) -> Photos:
-    """Protected photos x' = (a x + (255 - a) v + 127) div 255 of uint8 photos [N, 3, H, W].
+    """Protected photos of uint8 photos [N, 3, H, W]: sealed under their persons' keys (`ops.seal`), or blended with
+    their veils (`ops.blend`), as the bank's scheme is.
 
     images: a tensor, or a NumPy array, and then so is the result, or anything with __dlpack__, and then it is a tensor.
     layout: NHWC for photos [N, H, W, 3], as decoders give them; the result lies like them and nothing is copied. rows:
     the veil of each photo, as integer bank rows [N] (on any device) or as N names; one name alone is the person of
-    every photo. Returns uint8, or with lossless uint16 (recovered exactly), in the shape of images; out: where to write
-    (that dtype, shape and layout). The first call with photos on another device than the bank's copies its veils there,
-    where they stay as long as the bank does. Raises TypeError, ValueError, or KeyError for a name without a veil.
+    every photo. key: the master key of a sealed bank (or several, where they are of several), and None for any other;
+    every call draws fresh nonces, so the same photo is never sealed alike twice. Returns uint8, or with lossless uint16
+    (recovered exactly), in the shape of images; out: where to write (that dtype, shape and layout). The first call with
+    photos on another device than the bank's copies its veils there, where they stay as long as the bank does. Raises
+    TypeError, ValueError, or KeyError for a name without a veil.
     """
-    return apply(PROTECT, images, _checked("protect", bank), _EACH, rows, out, bool(lossless), layout)
+    veils = _EachDevice(_checked("protect", bank), keyring_of("protect", bank, key))
+    return apply(PROTECT[bank.scheme], images, bank, veils, rows, out, bool(lossless), layout)
 
 
 def recover(
@@ -40,14 +46,17 @@ def recover(
     bank: VeilBank,
     rows: Rows,
     *,
+    key: MasterKeys | None = None,
     out: Photos | None = None,
     gaussian_sigma: float | None = None,
     layout: str = "NCHW",
 ) -> Photos:
-    """Originals, uint8 [N, 3, H, W], of protected uint8 or uint16 photos; exact from uint16, within (a + 254) div (2 a)
-    levels (2 at a = 51) from uint8. gaussian_sigma: smooth the result, in pixels. rows, layout, out, kind of array and
-    errors as of `protect`."""
-    return apply(RECOVER, protected, _checked("recover", bank), _EACH, rows, out, gaussian_sigma, layout)
+    """Originals, uint8 [N, 3, H, W], of protected uint8 or uint16 photos; exact from uint16; from uint8 within
+    (a + 254) div (2 a) levels where they are blended (2 at a = 51), and 128 / levels where they are sealed (2 at 64;
+    twice that at the first 96 values). gaussian_sigma: smooth the result, in pixels. rows, key, layout, out, kind of
+    array and errors as of `protect`."""
+    veils = _EachDevice(_checked("recover", bank), keyring_of("recover", bank, key))
+    return apply(RECOVER[bank.scheme], protected, bank, veils, rows, out, gaussian_sigma, layout)
 
 
 def _checked(op: str, bank: object) -> VeilBank:
@@ -57,13 +66,16 @@ def _checked(op: str, bank: object) -> VeilBank:
 
 
 class _EachDevice:
-    """Any bank's veils on whatever device the photos are."""
+    """A bank's veils on whatever device the photos are, and its keys where it is sealed."""
 
-    def on_cpu(self, bank: VeilBank) -> Resident:
-        return resident_of(bank, _CPU)
+    __slots__ = ("bank", "keyring")
 
-    def run(self, task: Task, bank: VeilBank, photos, rows, option, out) -> torch.Tensor:
-        return resident_of(bank, photos.device).run(task, photos, rows, bank.blend, option, out)
+    def __init__(self, bank: VeilBank, keyring: Keyring | None):
+        self.bank, self.keyring = bank, keyring
 
+    def on_cpu(self) -> Resident | None:
+        return resident_of(self.bank, _CPU) if self.keyring is None else None
 
-_EACH = _EachDevice()
+    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+        how = self.bank.blend if self.keyring is None else self.keyring.sealing(rows, photos.device)
+        return resident_of(self.bank, photos.device).run(task, photos, rows, how, option, out)

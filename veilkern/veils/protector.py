@@ -13,6 +13,7 @@ from veilkern.veils.arrays import Photos
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
 from veilkern.veils.rows import Rows
+from veilkern.veils.sealing import Keyring, MasterKeys, keyring_of
 from veilkern.veils.staging import Staging
 from veilkern.veils.task import PROTECT, RECOVER, Task
 
@@ -29,13 +30,23 @@ class Protector:
     the current stream, and nothing waits. On the CPU the memory of the bank's veils is used as it is, mapped files too:
     nobody may write to it.
 
+    key: the master key of a sealed bank, or several where its persons are of several; ValueError where it is nobody's.
+    The persons' keys stay in memory, on the device too, for as long as the Protector does.
+
     `add`, `replace`, `remove` and `swap` make the bank anew beside the one in use and then put it in its place at once:
     a call sees the one or the other, whole. They take as long as copying the bank, and for that long memory for two; no
     call waits for them. Integer rows are rows of the bank that the call meets: where persons come and go, give names.
     A CUDA graph that has captured a call keeps the veils of its capture, and their memory is kept for it.
     """
 
-    def __init__(self, bank: VeilBank, device: str | torch.device = "cpu", max_batch: int = 256):
+    def __init__(
+        self,
+        bank: VeilBank,
+        device: str | torch.device = "cpu",
+        max_batch: int = 256,
+        *,
+        key: MasterKeys | None = None,
+    ):
         if not isinstance(bank, VeilBank):
             raise TypeError(f"Protector: bank must be a VeilBank, got {type(bank).__name__}")
         if isinstance(max_batch, bool) or not isinstance(max_batch, int):
@@ -46,6 +57,7 @@ class Protector:
         self._changing = threading.Lock()  # of who changes the bank; calls read self._state once and take no lock
         self._staging = None if self._device.type == "cpu" else Staging(self._device, max_batch)
         self._captured: list[Resident] = []
+        self._key = key if key is None or isinstance(key, (bytes, bytearray)) else list(key)
         self._state = self._state_of(bank)
 
     def __repr__(self) -> str:  # as the bank's: never veils or keys
@@ -80,7 +92,7 @@ class Protector:
         uint16, in the shape, layout and kind of array of the photos. who: bank rows [N], N names, or one name for all.
         out: where to write. Raises TypeError, ValueError, or KeyError for a name without a veil."""
         state = self._state
-        return apply(PROTECT, images, state.bank, state, who, out, bool(lossless), layout)
+        return apply(PROTECT[state.bank.scheme], images, state.bank, state, who, out, bool(lossless), layout)
 
     def recover(
         self,
@@ -94,7 +106,7 @@ class Protector:
         """`vk.recover` with the bank in use: protected uint8 or uint16 photos to uint8. gaussian_sigma: smooth the
         result, in pixels. All else as of `protect`."""
         state = self._state
-        return apply(RECOVER, protected, state.bank, state, who, out, gaussian_sigma, layout)
+        return apply(RECOVER[state.bank.scheme], protected, state.bank, state, who, out, gaussian_sigma, layout)
 
     def rows(self, names: Iterable[str] | str) -> torch.Tensor:
         """Rows, int64 [n] on the CPU, of these names in the bank in use; KeyError names whoever has no veil."""
@@ -121,7 +133,7 @@ class Protector:
         self._change("remove", None, lambda bank, _: bank.remove(names))
 
     def swap(self, bank: VeilBank) -> None:
-        """Serve another bank from now on, of the same size and blend (ValueError otherwise), whoever is in it."""
+        """Serve another bank from now on, of the same size and scheme (ValueError otherwise), whoever is in it."""
         self._change("swap", bank, lambda _, other: other)
 
     def _change(self, what: str, given: VeilBank | None, change: Callable[..., VeilBank]) -> None:
@@ -137,30 +149,37 @@ class Protector:
 
     def _state_of(self, bank: VeilBank) -> _State:
         bank = _moved(bank, self._device)
-        return _State(bank, Resident(bank, self._device), self._staging, self._captured)
+        keyring = keyring_of("Protector", bank, self._key)
+        if keyring is not None:
+            keyring.check()
+            if self._device.type != "cpu":  # there no call shall wait to read its rows
+                keyring.make_all()
+        return _State(bank, Resident(bank, self._device), keyring, self._staging, self._captured)
 
 
 class _State:
     """One bank on the device, as calls see it: never changed, only put in the place of another."""
 
-    __slots__ = ("bank", "captured", "resident", "staging")
+    __slots__ = ("bank", "captured", "keyring", "resident", "staging")
 
-    def __init__(self, bank: VeilBank, resident: Resident, staging: Staging | None, captured: list[Resident]):
-        self.bank, self.resident, self.staging, self.captured = bank, resident, staging, captured
+    def __init__(self, bank: VeilBank, resident: Resident, keyring: Keyring | None, staging: Staging | None, captured):
+        self.bank, self.resident, self.keyring = bank, resident, keyring
+        self.staging, self.captured = staging, captured
 
-    def on_cpu(self, bank: VeilBank) -> Resident | None:
-        return self.resident if self.staging is None else None
+    def on_cpu(self) -> Resident | None:
+        return self.resident if self.staging is None and self.keyring is None else None
 
-    def run(self, task: Task, bank: VeilBank, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         device = self.resident.veils.device
+        how = self.bank.blend if self.keyring is None else self.keyring.sealing(rows, device)
         if photos.device.type == "cpu" and self.staging is not None:
-            return self.staging.run(task, self.resident, photos, rows, bank.blend, option, out)
+            return self.staging.run(task, self.resident, photos, rows, how, option, out)
         if photos.device != device:
             places = f"{device}" if self.staging is None else f"{device} or on the host"
             raise ValueError(f"{task.name}: {task.photos} must be on {places}, with the veils, got {photos.device}")
         if photos.is_cuda and torch.cuda.is_current_stream_capturing() and self.resident not in self.captured:
             self.captured.append(self.resident)  # the graph reads these veils whenever it is replayed
-        return self.resident.run(task, photos, rows, bank.blend, option, out)
+        return self.resident.run(task, photos, rows, how, option, out)
 
 
 def _device_of(device: str | torch.device) -> torch.device:
@@ -182,11 +201,13 @@ def _device_of(device: str | torch.device) -> torch.device:
 
 def _check_alike(what: str, bank: VeilBank, given: VeilBank) -> None:
     """Every state serves the same photos: they fit the buffers, and what is protected stays recoverable."""
-    if (given.size, given.blend) != (bank.size, bank.blend):
-        raise ValueError(
-            f"Protector.{what}: the veils must be of {bank.size[0]} x {bank.size[1]} and blend {bank.blend}, got "
-            f"{given.size[0]} x {given.size[1]} and blend {given.blend}"
-        )
+    wanted, found = (
+        f"{b.size[0]} x {b.size[1]} and "
+        + (f"{b.levels} levels, {b.rounds} rounds" if b.levels else f"blend {b.blend}")
+        for b in (bank, given)
+    )
+    if wanted != found:
+        raise ValueError(f"Protector.{what}: the veils must be of {wanted}, got {found}")
 
 
 def _moved(bank: VeilBank, device: torch.device) -> VeilBank:

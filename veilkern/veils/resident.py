@@ -42,13 +42,13 @@ class Resident:
             and veils.untyped_storage().nbytes() >= veils.storage_offset() + self.span
         )
 
-    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out: torch.Tensor | None):
-        """The op with these veils; photos, rows and out are on their device."""
+    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, how, option, out: torch.Tensor | None):
+        """The op with these veils; photos, rows, out and the keys of `how` are on their device."""
         if self.veils.is_cuda and not torch.cuda.is_current_stream_capturing():
             # Who lets go of the veils, by a hot swap say, may be ahead of this stream. (A graph that captures their
             # address needs them for as long as it is replayed: that is its owner's to see to.)
             self.veils.record_stream(torch.cuda.current_stream(self.veils.device))
-        return task.call(photos, self.veils, rows, a, option, out)
+        return task.call(photos, self.veils, rows, how, option, out)
 
 
 def _version(veils: torch.Tensor) -> int:

@@ -23,12 +23,12 @@ class Staging:
         self.device, self.max_batch = device, max_batch
         self.slots: collections.deque[_Slot] = collections.deque()  # its append and pop are atomic
 
-    def run(self, task: Task, resident: Resident, photos: torch.Tensor, rows: torch.Tensor, a: int, option, out):
-        """The op over photos and int64 rows on the host, the veils being on the device: a result on the host (`out`
+    def run(self, task: Task, resident: Resident, photos: torch.Tensor, rows: torch.Tensor, how, option, out):
+        """The op over photos and int64 rows on the host, veils and keys being on the device: a result on the host (out
         where it is given), complete when this returns. The op's checks are made here, before anything moves."""
         # One veil in the place of all, on the host: the checks look at how many there are and of what size.
         veils = torch.empty((1, *resident.veils.shape[1:]), dtype=torch.uint8).expand(resident.people, -1, -1, -1)
-        task.check(photos, veils, rows, a, option, out)
+        task.check(photos, veils, rows, how, option, out)
         if out is None:
             out = torch.empty_like(photos, dtype=task.plain.get(option, torch.uint8))
         pieces = range(0, len(photos), self.max_batch)
@@ -36,7 +36,7 @@ class Staging:
             for number, begin in enumerate(pieces):
                 slot, piece = slots[number % len(slots)], slice(begin, begin + self.max_batch)
                 slot.finish()
-                slot.start(task, resident, photos[piece], rows[piece], a, option, out[piece])
+                slot.start(task, resident, photos[piece], rows[piece], how, option, out[piece])
             for number in range(len(pieces), len(pieces) + len(slots)):
                 slots[number % len(slots)].finish()
         return out
@@ -67,11 +67,11 @@ class _Slot:
         self.stream = torch.cuda.Stream(device) if self.on_gpu else None
         self.event = torch.cuda.Event() if self.on_gpu else None
 
-    def start(self, task: Task, resident: Resident, photos, rows, a: int, option, out) -> None:
+    def start(self, task: Task, resident: Resident, photos, rows, how, option, out) -> None:
         """Send a piece on its way; `finish` brings its result to `out`."""
         with torch.cuda.stream(self.stream) if self.on_gpu else contextlib.nullcontext():
             there, index, result = self._sent(photos), self._sent(rows), self._buffer("out", False, out)
-            resident.run(task, there, index, a, option, result)
+            resident.run(task, there, index, how, option, result)
             back = self._buffer("out", True, out).copy_(result, non_blocking=True)
             if self.event is not None:
                 self.event.record()

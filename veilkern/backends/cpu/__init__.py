@@ -8,4 +8,3 @@ from veilkern.backends.cpu._tensors import _cpu
 DEVICES = ("cpu",)
 DETAIL = f"C++, {_cpu.isa()}"
 OPS = launchers(__name__, __path__)
-LACKS = dict.fromkeys(("seal", "seal_normalize", "unseal"), "no kernel yet")

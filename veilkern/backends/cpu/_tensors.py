@@ -56,17 +56,25 @@ def batch(photos: torch.Tensor) -> tuple[int, int]:
     return photos.data_ptr(), photos.stride(0)
 
 
+def table(rows: torch.Tensor) -> tuple[int, int, int]:
+    """Keys or nonces, row after row."""
+    return rows.data_ptr(), *rows.shape
+
+
 def bank(veils: torch.Tensor) -> tuple[int, int, tuple[int, ...]]:
     """Veils as they lie: a bank may be large, so none of it is ever copied to be read."""
     return veils.data_ptr(), len(veils), veils.stride()
 
 
-def by_value(kernel, images, veils, rows, a, out):
-    """Value by value, so any order of the channels will do as long as images have that of `out`."""
+def by_value(kernel, images, veils, rows, *numbers, out, own=()):
+    """Value by value, so any order of the channels will do as long as images have that of `out`. own: uint8 [P or N, K]
+    that go between rows and out; numbers: what comes behind the sizes."""
     last = channels_last(out)
     source, index, target = whole(images, last), rows.contiguous(), whole(out, last)
+    whole_own = [t.contiguous() for t in own]
     kernel(
-        batch(source), bank(veils), index.data_ptr(), batch(target), tuple(source.shape), last, a, thread_count()
+        batch(source), bank(veils), index.data_ptr(), *map(table, whole_own), batch(target), tuple(source.shape), last,
+        *numbers, thread_count(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)

@@ -10,7 +10,7 @@ from veilkern.filters import gaussian_weights
 def recover(protected, veils, rows, a, gaussian_sigma, out):
     """Launcher of `recover`: writes `out`."""
     if gaussian_sigma is None:
-        return by_value(kernel_of("recover", protected), protected, veils, rows, a, out)
+        return by_value(kernel_of("recover", protected), protected, veils, rows, a, out=out)
     source, index, target = whole(protected, False), rows.contiguous(), whole(out, False)
     weights = gaussian_weights(gaussian_sigma)
     kernel_of("recover_gaussian", protected)(

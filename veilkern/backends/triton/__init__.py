@@ -15,4 +15,3 @@ DEVICES = ("cpu",) if INTERPRETED else ("cuda",)
 DETAIL = f"Triton {triton.__version__}" + (", interpreted on the CPU" if INTERPRETED else "")
 OPS = launchers(__name__, __path__)
 LIMITS = dict.fromkeys(OPS, too_old) | {"hull_distance": limit}
-LACKS = dict.fromkeys(("seal", "seal_normalize", "unseal"), "no kernel yet")

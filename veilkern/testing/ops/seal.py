@@ -69,7 +69,7 @@ SAMPLES = (
     Sample("ordinary", "lossless", lambda: _photos(lossless=True), traced=True),
     *(
         Sample("ordinary", f"{levels} levels, {rounds} rounds, {'16' if wide else '8'} bits",
-               lambda m=levels, r=rounds, wide=wide: _photos(3, 2, 10, 9, levels=m, rounds=r, lossless=wide))
+               lambda m=levels, r=rounds, wide=wide: _photos(2, 2, 10, 9, levels=m, rounds=r, lossless=wide))
         for levels, rounds, wide in itertools.product((16, 32, 64, 128), (12, 20), (False, True))
     ),
     Sample("ragged", "rows unsorted, some veils of nobody", lambda: (
@@ -83,16 +83,16 @@ SAMPLES = (
         for n, h, w in ((1, 1, 32), (1, 7, 5), (3, 13, 37), (2, 33, 33), (1, 32, 33))
         for wide in (False, True)
     ),
-    Sample("channels_last", "images", lambda: _photos(layout="channels_last")),
-    Sample("channels_last", "veils", lambda: _photos(veil_layout="channels_last")),
+    Sample("channels_last", "images", lambda: _photos(2, layout="channels_last")),
+    Sample("channels_last", "veils", lambda: _photos(2, veil_layout="channels_last")),
     Sample("channels_last", "both, lossless", lambda: _photos(
         2, 3, 31, 45, layout="channels_last", veil_layout="channels_last", lossless=True
     )),
     Sample("channels_last", "out", lambda: _photos(
-        out=torch.zeros((5, 13, 13, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        2, out=torch.zeros((2, 13, 13, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     )),
     *(
-        Sample("strided", layout, lambda layout=layout: _photos(layout=layout, veil_layout=layout))
+        Sample("strided", layout, lambda layout=layout: _photos(2, layout=layout, veil_layout=layout))
         for layout in ("crop", "every_other", "transposed", "reversed_order")
     ),
     Sample("strided", "every other row, key and nonce", _strided),

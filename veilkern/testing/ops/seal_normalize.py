@@ -69,14 +69,14 @@ SAMPLES = (
     Sample("ordinary", "", _photos, traced=True),
     *(
         Sample("odd", f"{_spelled(veil_dtype)} to {_spelled(dtype)}{', bgr' if bgr else ''}",
-               lambda b=bgr, v=veil_dtype, d=dtype: _photos(3, 2, 13, 37, veil_dtype=v, dtype=d, bgr=b))
+               lambda b=bgr, v=veil_dtype, d=dtype: _photos(2, 2, 13, 37, veil_dtype=v, dtype=d, bgr=b))
         for bgr, veil_dtype, dtype in itertools.product(
             (False, True), (torch.float32, torch.float64), TOLERANCES
         )
     ),
     *(
         Sample("ordinary", f"{levels} levels, {rounds} rounds",
-               lambda m=levels, r=rounds: _photos(levels=m, rounds=r))
+               lambda m=levels, r=rounds: _photos(2, levels=m, rounds=r))
         for levels, rounds in itertools.product((16, 32, 64, 128), (12, 20))
     ),
     Sample("ordinary", "noise", _noise),

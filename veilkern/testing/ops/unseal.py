@@ -45,7 +45,7 @@ def _out(wide: bool = False) -> Arguments:
 
 
 def _in_place(layout: str = "dense", side: int = 13) -> Arguments:
-    made = _photos(5, 3, side, side, layout=layout)
+    made = _photos(5 if layout == "dense" else 2, 3, side, side, layout=layout)
     return made | {"out": made["sealed"]}
 
 
@@ -68,7 +68,7 @@ SAMPLES = (
     Sample("ordinary", "16 bits", lambda: _photos(wide=True), traced=True),
     *(
         Sample("ordinary", f"{levels} levels, {rounds} rounds, {'16' if wide else '8'} bits",
-               lambda m=levels, r=rounds, wide=wide: _photos(3, 2, 10, 9, levels=m, rounds=r, wide=wide))
+               lambda m=levels, r=rounds, wide=wide: _photos(2, 2, 10, 9, levels=m, rounds=r, wide=wide))
         for levels, rounds, wide in itertools.product((16, 32, 64, 128), (12, 20), (False, True))
     ),
     Sample("ragged", "rows unsorted, some veils of nobody", lambda: (
@@ -82,12 +82,12 @@ SAMPLES = (
         for n, h, w in ((1, 1, 32), (1, 7, 5), (3, 13, 37), (2, 33, 33), (1, 32, 33))
         for wide in (False, True)
     ),
-    Sample("channels_last", "sealed", lambda: _photos(layout="channels_last")),
+    Sample("channels_last", "sealed", lambda: _photos(2, layout="channels_last")),
     Sample("channels_last", "both, 16 bits", lambda: _photos(
         2, 3, 31, 45, layout="channels_last", veil_layout="channels_last", wide=True
     )),
     *(
-        Sample("strided", layout, lambda layout=layout: _photos(layout=layout, veil_layout=layout))
+        Sample("strided", layout, lambda layout=layout: _photos(2, layout=layout, veil_layout=layout))
         for layout in ("crop", "every_other", "transposed", "reversed_order")
     ),
     Sample("strided", "every other row and key", _strided),

@@ -1,0 +1,358 @@
+"""Folders of sealed photos: marks, tags, keys; and rotate, from one bank and key to another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import veilkern as vk
+from veilkern.cli import app
+from veilkern.data.marks import SEALED
+from veilkern.data.photos import read_mark, read_photo, read_protected, write_png
+from veilkern.errors import OutputError, PhotoError
+from veilkern.veils import keyed
+from veilkern.veils.folders import protect_folder, recover_folder
+from veilkern.veils.rotate import rotate_folder
+from veilkern.veils.tags import TAG_BYTES
+
+KEY, OTHER = b"the master key of the tests, no secret", b"another master key of the tests"
+NAMES, SIDE, PHOTOS = ["Ada", "Bill"], 24, 3
+
+
+def bank_of(seed: int = 0, key: bytes = KEY, levels: int = 64) -> vk.VeilBank:
+    veils = np.random.default_rng(seed).integers(0, 257 - levels, (2, 3, SIDE, SIDE), dtype=np.uint8)
+    return vk.VeilBank(torch.from_numpy(veils), NAMES, 0, key_id=keyed.key_id(key), levels=levels)
+
+
+@pytest.fixture(scope="module")
+def bank() -> vk.VeilBank:
+    return bank_of()
+
+
+@pytest.fixture
+def faces(tmp_path):
+    rng = np.random.default_rng(7)
+    for name in NAMES:
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for i in range(PHOTOS):
+            pixels = torch.from_numpy(rng.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8))
+            write_png(tmp_path / "faces" / name / f"{i}.png", pixels)
+    return tmp_path / "faces"
+
+
+def photos_in(folder) -> dict:
+    return {p.relative_to(folder).as_posix(): p for p in sorted(folder.glob("*/*.png"))}
+
+
+def pixels_of(path) -> torch.Tensor:
+    return read_photo(path, size=(SIDE, SIDE))[0]
+
+
+@pytest.fixture
+def hidden(faces, bank, tmp_path):
+    """Sealed in 16 bit, so that what is recovered is what was there."""
+    outcome = protect_folder(faces, bank, tmp_path / "hidden", key=KEY, lossless=True)
+    assert (outcome.written, outcome.problems) == (6, [])
+    return tmp_path / "hidden"
+
+
+def require_recovered(folder, faces, bank, key, tmp_path) -> None:
+    out = tmp_path / f"back-{len(list(tmp_path.iterdir()))}"
+    outcome = recover_folder(folder, bank, out, key=key)
+    assert (outcome.written, outcome.problems, outcome.notices) == (6, [], [])
+    for name, path in photos_in(faces).items():
+        assert torch.equal(pixels_of(out / name), pixels_of(path))
+
+
+def test_there_and_back(faces, hidden, bank, tmp_path):
+    require_recovered(hidden, faces, bank, KEY, tmp_path)
+    mark = read_mark(hidden / "Ada" / "0.png")
+    assert (mark.scheme, mark.levels, mark.rounds, mark.blend, mark.lossless) == (SEALED, 64, 20, 0, True)
+    assert mark.key_id == mark.bank == keyed.key_id(KEY) and len(mark.tag) == 2 * TAG_BYTES
+    text = json.loads(mark.text())
+    assert not {"nonce", "key"} & set(text)
+
+
+def test_a_second_run_skips_and_another_key_does_not_count_as_done(faces, hidden, bank, tmp_path):
+    again = protect_folder(faces, bank, hidden, key=KEY, lossless=True)
+    assert (again.written, again.skipped, again.problems) == (0, 6, [])
+    other = protect_folder(faces, bank.under_key(OTHER), hidden, key=OTHER, lossless=True)
+    assert other.skipped == other.written == 0 and len(other.problems) == 6
+    assert "protected with another key, id" in str(other.problems[0])
+    eight = protect_folder(faces, bank, hidden, key=KEY)
+    assert "16 bits instead of 8" in str(eight.problems[0])
+    blended = vk.VeilBank(bank.veils, NAMES, 51)
+    assert "another scheme, sealed instead of blended" in str(protect_folder(faces, blended, hidden).problems[0])
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"key": OTHER}, "another key, id"),
+        ({"seed": 3}, "a veil that is not in this bank"),
+        ({"levels": 32}, "a veil that is not in this bank"),
+    ],
+)
+def test_recover_with_what_is_not_theirs(hidden, tmp_path, change, words):
+    """Listed photo by photo, nothing written; by force what comes is written, noise as it is."""
+    key = change.get("key", KEY)
+    outcome = recover_folder(hidden, bank_of(**change), tmp_path / "back", key=key)
+    assert outcome.written == 0 and len(outcome.problems) == 6 and all(words in str(p) for p in outcome.problems)
+    assert recover_folder(hidden, bank_of(**change), tmp_path / "back", key=key, force=True).written == 6
+
+
+def test_photos_of_the_other_scheme(faces, hidden, bank, tmp_path):
+    blended = vk.VeilBank(bank.veils, NAMES, 51)
+    outcome = recover_folder(hidden, blended, tmp_path / "back")
+    assert outcome.written == 0 and "another scheme, sealed instead of blended" in str(outcome.problems[0])
+    protect_folder(faces, blended, tmp_path / "mixed")
+    outcome = recover_folder(tmp_path / "mixed", bank, tmp_path / "back", key=KEY)
+    assert outcome.written == 0 and "another scheme, blended instead of sealed" in str(outcome.problems[0])
+
+
+def test_wrong_keys_stop_before_any_work(faces, bank, tmp_path):
+    for call in (protect_folder, recover_folder):
+        for key, words in ((None, "key must be given"), (OTHER, "key must be the master key")):
+            with pytest.raises(ValueError, match=words):
+                call(faces, bank, tmp_path / "out", key=key)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_photo_is_told(faces, hidden, bank, tmp_path):
+    """One pixel by one: its tag does not match; --force gives what there is."""
+    path = hidden / "Bill" / "1.png"
+    mark, pixels = read_mark(path), read_protected(path, size=(SIDE, SIDE)).to(torch.int32)
+    pixels[1, 20, 20] ^= 256
+    write_png(path, pixels.to(torch.uint16), mark)
+    outcome = recover_folder(hidden, bank, tmp_path / "back", key=KEY)
+    assert outcome.written == 5 and str(outcome.problems[0]).startswith(str(path))
+    assert "its tag does not match: damaged, changed or not sealed by the holder of this key" in str(
+        outcome.problems[0]
+    )
+    forced = recover_folder(hidden, bank, tmp_path / "back", key=KEY, force=True)
+    assert forced.written == 1 and forced.skipped == 5
+    found, truth = pixels_of(tmp_path / "back" / "Bill" / "1.png"), pixels_of(faces / "Bill" / "1.png")
+    assert (found != truth).sum() == 1
+
+
+def test_photos_that_changed_places_are_told(hidden, bank, tmp_path):
+    """Bill's in Ada's folder, with Bill's mark or with Ada's own."""
+    mark = read_mark(hidden / "Ada" / "0.png")
+    shutil.copy(hidden / "Bill" / "0.png", hidden / "Ada" / "0.png")
+    write_png(hidden / "Ada" / "1.png", read_protected(hidden / "Bill" / "1.png", size=(SIDE, SIDE)), mark)
+    outcome = recover_folder(hidden, bank, tmp_path / "back", key=KEY)
+    causes = [str(problem) for problem in outcome.problems]
+    assert outcome.written == 4 and "the veil of Bill, not with that of Ada" in causes[0]
+    assert "its tag does not match" in causes[1]
+
+
+def test_tags_of_tensors(bank):
+    rng = np.random.default_rng(3)
+    photos = torch.from_numpy(rng.integers(0, 256, (4, 3, SIDE, SIDE), dtype=np.uint8))
+    who = ["Ada", "Bill", "Bill", "Ada"]
+    for lossless in (False, True):
+        sealed = vk.protect(photos, bank, who, key=KEY, lossless=lossless)
+        tags = vk.tags(sealed, bank, who, key=KEY)
+        assert tags.shape == (4, TAG_BYTES) and tags.dtype == torch.uint8
+        assert vk.check_tags(sealed, tags, bank, who, key=KEY).all()
+        last = sealed.permute(0, 2, 3, 1)
+        assert torch.equal(vk.tags(last.numpy(), bank, who, key=KEY, layout="NHWC"), tags)
+        broken = (sealed.to(torch.int32) ^ 1 if lossless else sealed ^ 1).to(sealed.dtype)
+        assert not vk.check_tags(broken, tags, bank, who, key=KEY).any()
+        assert vk.check_tags(sealed, tags, bank, ["Ada"] * 4, key=KEY).tolist() == [True, False, False, True]
+        tags[2, 15] ^= 1
+        assert vk.check_tags(sealed, tags, bank, who, key=KEY).tolist() == [True, True, False, True]
+    under = bank.under_key(OTHER)
+    assert not torch.equal(vk.tags(sealed, under, who, key=OTHER), vk.tags(sealed, bank, who, key=KEY))
+    for call, words in (
+        (lambda: vk.check_tags(sealed, tags[:3], bank, who, key=KEY), r"tags must be uint8 \[4, 16\]"),
+        (lambda: vk.check_tags(sealed, None, bank, who, key=KEY), "got NoneType"),
+        (lambda: vk.tags(sealed, vk.VeilBank(bank.veils, NAMES, 51), who, key=None), "must be a sealed one"),
+        (lambda: vk.tags(sealed, bank, [0, 1, 2, 0], key=KEY), "rows must lie in 0..1"),
+        (lambda: vk.tags(sealed, bank, [0], key=KEY), "one entry per photo, 4, got 1"),
+        (lambda: vk.tags(sealed, bank, who, key=OTHER), "key must be the master key"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert vk.tags(sealed[:0], bank, [], key=KEY).shape == (0, TAG_BYTES)
+
+
+def test_rotate_in_place_to_a_new_key(faces, hidden, bank, tmp_path):
+    before = {name: path.read_bytes() for name, path in photos_in(hidden).items()}
+    new = bank.under_key(OTHER)
+    outcome = rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER)
+    assert (outcome.written, outcome.skipped, outcome.problems) == (6, 0, [])
+    assert all(path.read_bytes() != before[name] for name, path in photos_in(hidden).items())
+    require_recovered(hidden, faces, new, OTHER, tmp_path)
+    again = rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER)
+    assert (again.written, again.skipped, again.problems) == (0, 6, [])
+
+
+def test_rotate_goes_on_where_it_stopped(faces, hidden, bank, tmp_path, monkeypatch):
+    """Interrupted at any photo: each is under the one key or the other, whole, and the same call ends the work."""
+    from veilkern.veils import rotate
+
+    new, write, left = bank_of(9, OTHER), rotate.write, [3]
+
+    def stops(*arguments):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(*arguments)
+
+    monkeypatch.setattr(rotate, "write", stops)
+    with pytest.raises(KeyboardInterrupt):
+        rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER)
+    monkeypatch.setattr(rotate, "write", write)
+    outcome = rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER)
+    assert (outcome.written, outcome.skipped, outcome.problems) == (3, 3, [])
+    require_recovered(hidden, faces, new, OTHER, tmp_path)
+
+
+def test_rotate_into_another_folder(faces, hidden, bank, tmp_path):
+    before = {name: path.read_bytes() for name, path in photos_in(hidden).items()}
+    new = bank_of(9, OTHER, levels=32)
+    for written, skipped in ((6, 0), (0, 6)):
+        outcome = rotate_folder(hidden, bank, new, tmp_path / "new", key=KEY, new_key=OTHER)
+        assert (outcome.written, outcome.skipped, outcome.problems) == (written, skipped, [])
+    assert {name: path.read_bytes() for name, path in photos_in(hidden).items()} == before
+    require_recovered(tmp_path / "new", faces, new, OTHER, tmp_path)
+    write_png(tmp_path / "new" / "Ada" / "0.png", pixels_of(faces / "Ada" / "0.png"))
+    outcome = rotate_folder(hidden, bank, new, tmp_path / "new", key=KEY, new_key=OTHER)
+    assert len(outcome.problems) == 1 and "not this photo under the new bank; kept" in str(outcome.problems[0])
+    mixed = tmp_path / "mixed"  # some of them rotated already
+    shutil.copytree(hidden, mixed)
+    shutil.copy(tmp_path / "new" / "Bill" / "2.png", mixed / "Bill" / "2.png")
+    outcome = rotate_folder(mixed, bank, new, tmp_path / "all", key=KEY, new_key=OTHER)
+    assert (outcome.written, outcome.problems) == (6, [])
+    require_recovered(tmp_path / "all", faces, new, OTHER, tmp_path)
+
+
+def test_rotate_loses_nothing_in_8_bits(faces, bank, tmp_path):
+    protect_folder(faces, bank, tmp_path / "eight", key=KEY)
+    recover_folder(tmp_path / "eight", bank, tmp_path / "one", key=KEY)
+    new = bank_of(9, OTHER)
+    rotate_folder(tmp_path / "eight", bank, new, key=KEY, new_key=OTHER)
+    recover_folder(tmp_path / "eight", new, tmp_path / "two", key=OTHER)
+    for name, path in photos_in(tmp_path / "one").items():
+        assert torch.equal(pixels_of(path), pixels_of(tmp_path / "two" / name))
+
+
+def test_rotate_from_blended_to_sealed(faces, bank, tmp_path):
+    blended = vk.VeilBank(torch.randint(0, 256, bank.veils.shape, dtype=torch.uint8), NAMES, 51)
+    protect_folder(faces, blended, tmp_path / "hidden", lossless=True)
+    outcome = rotate_folder(tmp_path / "hidden", blended, bank, new_key=KEY)
+    assert (outcome.written, outcome.problems) == (6, [])
+    require_recovered(tmp_path / "hidden", faces, bank, KEY, tmp_path)
+
+
+def test_rotate_leaves_alone_what_it_does_not_know(faces, hidden, bank, tmp_path):
+    """Without a mark, damaged, of a third bank, of nobody in the new bank: listed, byte for byte as before."""
+    new = bank_of(9, OTHER).take(["Ada"])
+    path = hidden / "Ada" / "0.png"
+    write_png(path, read_protected(path, size=(SIDE, SIDE)))
+    path = hidden / "Ada" / "1.png"
+    pixels = read_protected(path, size=(SIDE, SIDE)).to(torch.int32)
+    write_png(path, (pixels ^ 256).to(torch.uint16), read_mark(path))
+    third = bank_of(5, OTHER)
+    protect_folder(faces, third, tmp_path / "third", key=OTHER, lossless=True)
+    shutil.copy(tmp_path / "third" / "Ada" / "2.png", hidden / "Ada" / "2.png")
+    before = {name: path.read_bytes() for name, path in photos_in(hidden).items()}
+    outcome = rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER)
+    causes = " | ".join(map(str, outcome.problems))
+    assert outcome.written == 0 and len(outcome.problems) == 4
+    for words in (
+        "no mark of veilkern's",
+        "its tag does not match",
+        "not in this bank",
+        "no veil of this person in the new",
+    ):
+        assert words in causes
+    assert {name: path.read_bytes() for name, path in photos_in(hidden).items()} == before
+    assert rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER, force=True).written == 3
+
+
+def test_rotate_is_checked_before_it_begins(hidden, bank, tmp_path):
+    small = vk.VeilBank(bank.veils[:, :, :20], NAMES, 0, key_id=keyed.key_id(KEY), levels=64)
+    cases = [
+        ((bank, small), {"key": KEY, "new_key": KEY}, ValueError, "must be of .24, 24. photos like bank"),
+        ((bank, bank), {"key": OTHER, "new_key": KEY}, ValueError, "key must be the master key"),
+        ((bank, bank), {"key": KEY}, ValueError, "key must be given"),
+    ]
+    for banks, keys, error, words in cases:
+        with pytest.raises(error, match=words):
+            rotate_folder(hidden, *banks, **keys)
+    with pytest.raises(PhotoError, match="not a folder"):
+        rotate_folder(tmp_path / "nothing", bank, bank, key=KEY, new_key=KEY)
+    with pytest.raises(OutputError, match="is the input folder"):
+        rotate_folder(hidden, bank, bank, hidden, key=KEY, new_key=KEY)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.fixture
+def on_disk(bank, tmp_path):
+    """A bank as craft leaves it: its key beside it."""
+    path = tmp_path / "veils.safetensors"
+    bank.save(path)
+    for name, key in (("veils.safetensors.key", KEY), ("other.key", OTHER)):
+        (tmp_path / name).write_bytes(key)
+        (tmp_path / name).chmod(0o600)
+    return path
+
+
+def test_the_commands_find_the_key(faces, on_disk, tmp_path):
+    done = run("protect", faces, "--veils", on_disk, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    done = run("recover", tmp_path / "a", "--veils", on_disk, "--out", tmp_path / "b")
+    assert done.exit_code == 0 and "6 photos recovered" in done.output
+    done = run("protect", faces, "--veils", on_disk, "--out", tmp_path / "c", "--key-file", tmp_path / "other.key")
+    assert isinstance(done.exception, ValueError) and "key must be the master key" in str(done.exception)
+    (tmp_path / "veils.safetensors.key").rename(tmp_path / "away.key")
+    done = run("protect", faces, "--veils", on_disk, "--out", tmp_path / "c")
+    assert isinstance(done.exception, OutputError) and "name its file with --key-file" in str(done.exception)
+    done = run(
+        "recover", tmp_path / "a", "--veils", on_disk, "--out", tmp_path / "d", "--key-file", tmp_path / "away.key"
+    )
+    assert done.exit_code == 0 and "6 photos recovered" in done.output
+
+
+def test_protect_says_what_blending_gives_away(faces, bank, tmp_path):
+    path = tmp_path / "blended"
+    vk.VeilBank(bank.veils, NAMES, 51).save(path)
+    done = run("protect", faces, "--veils", path, "--out", tmp_path / "a")
+    assert done.exit_code == 0 and done.output.count("give each other away") == 1 and "--scheme sealed" in done.output
+    done = run("protect", faces, "--veils", path, "--out", tmp_path / "a", "--key-file", tmp_path / "k")
+    assert isinstance(done.exception, ValueError) and "--key-file is for sealed banks" in str(done.exception)
+
+
+def test_the_command_rotate(faces, on_disk, tmp_path):
+    run("protect", faces, "--veils", on_disk, "--out", tmp_path / "a")
+    keys = ("--new-key-file", tmp_path / "other.key")
+    new = tmp_path / "new.safetensors"
+    done = run("rotate", tmp_path / "a", "--veils", on_disk, "--new-veils", new)
+    assert isinstance(done.exception, OutputError) and "give --new-key-file" in str(done.exception)
+    done = run("rotate", tmp_path / "a", "--veils", on_disk, "--new-veils", new, *keys)
+    assert done.exit_code == 0 and "6 photos rotated" in done.output, done.output
+    assert torch.equal(vk.VeilBank.load(new).veils, vk.VeilBank.load(on_disk).veils)
+    done = run("rotate", tmp_path / "a", "--veils", on_disk, "--new-veils", new, *keys)
+    assert done.exit_code == 0 and "0 photos rotated" in done.output and "6 there already" in done.output
+    done = run("recover", tmp_path / "a", "--veils", new, "--out", tmp_path / "b", "--key-file", tmp_path / "other.key")
+    assert done.exit_code == 0 and "6 photos recovered" in done.output
+
+
+def test_a_bank_under_another_key(bank):
+    assert bank.under_key(OTHER).key_ids == [keyed.key_id(OTHER)] * 2
+    joined = bank.take(["Ada"]).join(bank_of(5, OTHER).take(["Bill"]))
+    assert len(set(joined.key_ids)) == 2 and joined.under_key(KEY).key_ids == [keyed.key_id(KEY)] * 2
+    with pytest.raises(ValueError, match="the veils of a bank that blends are the keys"):
+        vk.VeilBank(bank.veils, NAMES, 51).under_key(KEY)
+    with pytest.raises(ValueError, match="at least 16 bytes"):
+        bank.under_key(b"short")
