@@ -28,7 +28,5 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Where to write everyth
             f"(with other people's {job.by_chance:.2f})\nreport: {escape(str(job.report))}",
             soft_wrap=True,
         )
-    console.print(
-        f"\n{time.monotonic() - started:.0f} s; both side by side: {escape(str(made.picture))}", soft_wrap=True
-    )
+    console.print(f"\n{time.monotonic() - started:.0f} s; both side by side: {escape(str(made.picture))}", soft_wrap=True)
     finish([problem for job in made.jobs.values() for outcome in job.written for problem in outcome.problems])
