@@ -90,6 +90,7 @@ TESTS = (
     ("veilkern/networks/matching.py", ("tests/test_evaluate.py", "tests/test_evaluate_metrics.py")),
     ("veilkern/networks/[!_]*.py", ("tests/test_architectures.py", "tests/test_networks.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
+    ("veilkern/auditing/[!_]*.py", ("tests/test_audit*.py",)),
     ("veilkern/data/marks.py", ("tests/test_folders*.py", "tests/test_photos.py")),
     ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
     ("veilkern/data/png.py", ("tests/test_photos.py",)),

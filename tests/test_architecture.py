@@ -27,15 +27,17 @@ MAY = {
     "veils": BASE | {"data", "backends", "ops"},
     "crafting": BASE | {"data", "networks", "backends", "ops", "veils"},
     "evaluate": BASE | {"data", "networks", "backends", "ops", "veils", "crafting"},
-    "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
+    "auditing": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
+    "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing"},
     "testing": BASE | {"backends", "ops", "reference"},
     "tuning": BASE | {"data", "backends", "ops", "testing"},
-    "cli": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "samples", "tuning"},
+    "cli": BASE
+    | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing", "samples", "tuning"},
     "__main__": BASE | {"cli"},
 }
 # Rooms that use the library as its users do, `import veilkern as vk`; others take from `veilkern` itself only the
 # module of the C++ kernels, and the version for what they write.
-ABOVE = {"samples", "evaluate", "cli", "__main__"}
+ABOVE = {"samples", "evaluate", "auditing", "cli", "__main__"}
 FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}}
 
 

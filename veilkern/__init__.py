@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from veilkern.auditing.report import write_audit
+    from veilkern.auditing.run import Audit, audit
     from veilkern.backends import list_backends, use_backend
     from veilkern.crafting.config import CraftConfig
     from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from veilkern.veils.tags import check_tags, tags
 
 __all__ = [
+    "Audit",
     "BackendError",
     "BankError",
     "CraftConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "VeilBank",
     "VeilkernError",
     "__version__",
+    "audit",
     "check_tags",
     "craft",
     "list_backends",
@@ -54,9 +58,11 @@ __all__ = [
     "tune",
     "update_bank",
     "use_backend",
+    "write_audit",
 ]
 
 _PLACES = {
+    "Audit": "auditing.run",
     "BackendError": "errors",
     "BankError": "errors",
     "CraftConfig": "crafting.config",
@@ -70,6 +76,7 @@ _PLACES = {
     "Protector": "veils.protector",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
+    "audit": "auditing.run",
     "check_tags": "veils.tags",
     "craft": "crafting.run",
     "list_backends": "backends",
@@ -81,6 +88,7 @@ _PLACES = {
     "tune": "tuning",
     "update_bank": "veils.bank",
     "use_backend": "backends",
+    "write_audit": "auditing.report",
 }
 
 

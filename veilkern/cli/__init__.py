@@ -25,6 +25,7 @@ COMMANDS = {
     "recover": ("folders", "recover", "Recover the originals of protected photos; skip those done."),
     "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
+    "audit": ("audit", "audit", "Run every attack we know on your own photos, and say what each gives away."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
     "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),
     "tune": ("tune", "tune", "Measure the Triton kernels on this GPU and keep the fastest launches as your own table."),

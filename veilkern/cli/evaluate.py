@@ -32,6 +32,7 @@ from veilkern.cli._shared import (
     finish,
     load_network,
     master_key,
+    read_gallery,
 )
 from veilkern.data.people import Problem
 
@@ -68,7 +69,7 @@ def evaluate(
     with errors.status("reading photos"):
         people = vk.read_people(faces, size=bank.size, resize=resize, convert=convert)
     problems = list(people.problems)
-    others = None if gallery is None else _read_gallery(gallery, bank.size, resize, convert, problems)
+    others = None if gallery is None else read_gallery(gallery, bank.size, resize, convert, problems)
     with warnings.catch_warnings(), errors.status("evaluating"):
         warnings.simplefilter("ignore", UserWarning)  # they come as notices
         evaluation = run(network, people, bank, gallery=others, key=key)
@@ -80,25 +81,6 @@ def evaluate(
         print_evaluation(evaluation)
         console.print(f"report: {escape(str(report))}", soft_wrap=True)
     finish(problems, people.notices + [Problem("evaluate", notice) for notice in evaluation.notices])
-
-
-def _read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):
-    import torch
-
-    from veilkern.data.people import read_person
-
-    if not folder.is_dir():
-        raise vk.PhotoError(f"{folder}: not a folder of gallery photos")
-    found: list[Problem] = []
-    photos = [
-        image
-        for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-        for _, image in read_person(place, size, resize, convert, found, [])
-    ]
-    problems += [p for p in found if "a folder inside" not in p.cause]
-    if not photos:
-        raise vk.PhotoError(f"{folder}: no usable gallery photo")
-    return torch.stack(photos)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
