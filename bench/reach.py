@@ -133,10 +133,9 @@ def missed(label: str, found: Reach, blend_seconds: float) -> list[str]:
         if label.startswith("sealed"):
             if not abs(found.contour[set_]) <= CONTOUR:
                 wrong.append(f"{label}: contour on {set_} photos is {found.contour[set_]:.4f}, wanted +- {CONTOUR}")
-            if not abs(found.ssim[set_] - found.ssim_others[set_]) <= SSIM:
-                wrong.append(
-                    f"{label}: SSIM on {set_} photos is {found.ssim[set_]:.4f}, to others' {found.ssim_others[set_]:.4f}"
-                )
+            own, others = found.ssim[set_], found.ssim_others[set_]
+            if not abs(own - others) <= SSIM:
+                wrong.append(f"{label}: SSIM on {set_} photos is {own:.4f}, to others' {others:.4f}, wanted +- {SSIM}")
     if label == "sealed, none" and not found.seconds <= FASTER * blend_seconds:
         wrong.append(f"{label}: craft took {found.seconds:.1f} s, wanted {FASTER} of blend's {blend_seconds:.1f}")
     return wrong

@@ -49,7 +49,8 @@ class CraftConfig:
         docs/figures.md).
     visual: `norm` (||x - x'||_2) or `mse`.
     block, block_stride, variance: the box sums of L_var, and its form `consistent` or `literal` (the paper's print,
-        mostly a penalty on brightness).
+        mostly a penalty on brightness). Boxes are 3 x 3, the paper's; sealed 9 x 9, as wide as what a blurred eye sees:
+        no photo is in that loop to keep the veil from its outlines.
     early_stop: stop a person once, over the last `patience` steps, the mean feature distance is at most
         `stop_distance` and the mean total loss is no better, by `stop_improvement` of its size, than over the
         `patience` steps before. False: all steps. A stopped person, and one that ends all steps with that feature
@@ -71,7 +72,7 @@ class CraftConfig:
     decay: float = 1.0
     subspace: str = "centre"
     visual: str = "norm"
-    block: tuple[int, int] = (3, 3)
+    block: tuple[int, int] = _BY_SCHEME
     block_stride: int = 1
     variance: str = "consistent"
     early_stop: bool = _BY_SCHEME
@@ -184,12 +185,13 @@ class CraftConfig:
 def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     """The defaults that depend on both, and of what is meaningless in a scheme the value that says so."""
     sealed = scheme == "sealed"
-    weights = {"alpha": 0.0, "lam": 0.0, "mu": 0.01, "nu": 0.0} if sealed else BLEND_WEIGHTS
+    loss = _SEALED_LOSS if sealed else _BLEND_LOSS
     steps = {"none": 30 if sealed else 80, "mild": 80, "strong": 200}[robust]
-    return {**weights, "steps": steps, "early_stop": robust == "none"}
+    return {**loss, "steps": steps, "early_stop": robust == "none"}
 
 
-BLEND_WEIGHTS = {"alpha": 0.2, "lam": 0.06, "mu": 0.03, "nu": 1.5}
+_BLEND_LOSS = {"alpha": 0.2, "lam": 0.06, "mu": 0.03, "nu": 1.5, "block": (3, 3)}
+_SEALED_LOSS = {"alpha": 0.0, "lam": 0.0, "mu": 0.01, "nu": 0.0, "block": (9, 9)}
 _KINDS = {
     "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "float": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),

@@ -132,7 +132,7 @@ class _Run:
         if journal is not None:
             key, config = key_of_before(str(journal.path), journal.header, key, config)
         fresh = key is None and config.seed is None
-        self.key = _master_key(key, config)
+        self.key = master_key(key, config)
         fresh = fresh or (journal is not None and journal.header["key"] == self.key.hex())
         self.sealed = config.scheme == "sealed"
         made = fresh or (self.sealed and config.seed is not None)  # nothing can be sealed without it
@@ -265,7 +265,7 @@ def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: by
     """What decides whether veils may lie in one bank, as a journal's header has it. key None: that of config.seed, and
     without a seed a key that is still to be made, which has no id."""
     if key is None and config.seed is not None:
-        key = _master_key(None, config)
+        key = master_key(None, config)
     return {
         "network": model.name,
         "fingerprint": model.fingerprint,
@@ -347,7 +347,8 @@ def _check_generation(value: object) -> int:
     return value
 
 
-def _master_key(key: bytes | None, config: CraftConfig) -> bytes:
+def master_key(key: bytes | None, config: CraftConfig) -> bytes:
+    """The key given, that of config.seed, or a fresh one."""
     if key is not None:
         if config.seed is not None:
             raise ValueError("craft: give a key or config.seed, not both")
