@@ -120,7 +120,7 @@ def measure(model: vk.FaceModel, people: vk.People, gallery: torch.Tensor, key: 
     return found
 
 
-def missed(label: str, found: Reach, blend_seconds: float) -> list[str]:
+def missed(label: str, found: Reach) -> list[str]:
     """The bars that this run does not reach."""
     steps, least = BARS[label]
     wrong = [] if found.steps <= steps else [f"{label}: {found.steps:.0f} photo-steps, wanted at most {steps}"]
@@ -136,9 +136,22 @@ def missed(label: str, found: Reach, blend_seconds: float) -> list[str]:
             own, others = found.ssim[set_], found.ssim_others[set_]
             if not abs(own - others) <= SSIM:
                 wrong.append(f"{label}: SSIM on {set_} photos is {own:.4f}, to others' {others:.4f}, wanted +- {SSIM}")
-    if label == "sealed, none" and not found.seconds <= FASTER * blend_seconds:
-        wrong.append(f"{label}: craft took {found.seconds:.1f} s, wanted {FASTER} of blend's {blend_seconds:.1f}")
     return wrong
+
+
+def missed_share_of_time(model: vk.FaceModel, crafting: vk.People, key: bytes) -> list[str]:
+    """Sealed veils without robust against blended ones, three times in turns: the bar, where the median misses it."""
+    shares = []
+    for _ in range(3):
+        seconds = []
+        for options in (RUNS["sealed, none"], {}):
+            started = time.monotonic()
+            vk.craft(model, crafting, vk.CraftConfig(**options), key=key, progress=False)
+            seconds.append(time.monotonic() - started)
+        shares.append(seconds[0] / seconds[1])
+    share = statistics.median(shares)
+    print(f"sealed, none: {share:.2f} of the time of the blend scheme ({', '.join(f'{s:.2f}' for s in shares)})")
+    return [] if share <= FASTER else [f"sealed, none: takes {share:.2f} of blend's time, wanted at most {FASTER}"]
 
 
 HEAD = ["network", "veils", "photos", *(f"MSR {name}" for name in DAMAGES), "contour2, signed", "SSIM", "SSIM, others'"]

@@ -72,7 +72,7 @@ def craft(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 30; robust strong: 200."),
+        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 20; robust strong: 200."),
     ] = None,
     photos_per_step: Annotated[
         int, typer.Option(help="Photos of a person per step; 0: all.")

@@ -39,7 +39,7 @@ class CraftConfig:
         0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face), 0.01 and 0.
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
         `linear` and `cosine` fall to nearly zero, `constant` stays. Steps by default: 80, of sealed veils that need
-        not be robust 30, and for `strong` 200.
+        not be robust 20 (no photo has to be learnt), and for `strong` 200.
     decay: of the momentum.
     photos_per_step: photos of each person that go through the network in a step, drawn without replacement until all
         were used; 0: all of them. Sealed: how many drawings of the noise; 0: one for each photo, or template.
@@ -186,7 +186,7 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     """The defaults that depend on both, and of what is meaningless in a scheme the value that says so."""
     sealed = scheme == "sealed"
     loss = _SEALED_LOSS if sealed else _BLEND_LOSS
-    steps = {"none": 30 if sealed else 80, "mild": 80, "strong": 200}[robust]
+    steps = {"none": 20 if sealed else 80, "mild": 80, "strong": 200}[robust]
     return {**loss, "steps": steps, "early_stop": robust == "none"}
 
 
