@@ -1,7 +1,7 @@
 """`make real`: the main job on real faces and networks, with the defaults, against the bars the project sets itself.
 
-Writes tables (no picture) into docs/figures.md between their markers, and exits with 1 when a bar is missed. reach.py has
-what is measured of sealed and robust veils; --only blend or --only reach leaves the other half out.
+Writes tables (no picture) into docs/figures.md between their markers, and exits with 1 when a bar is missed. What is
+measured of sealed and robust veils is in reach.py; --only blend or --only reach leaves the other half out.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from veilkern.crafting.sampler import Plan
 SHIFT = 4  # pixels, at most
 BLURS = (0.5, 1.0, 1.5, 2.0)  # pixels, sigma
 SIDES = tuple(share / 28 for share in range(12, 26))  # of the photo's: 48, 52, .. 100 of 112 pixels
-QUALITIES = range(30, 96)  # of JPEG
+QUALITIES = range(30, 96, 5)  # of JPEG
 SIGMA_STEPS = 2**16  # the noise's sigma is drawn in these parts of 1
 COLUMNS = 4  # of a plan's changes: matrix of the rows, of the columns, sigma, quality
 
@@ -75,7 +75,7 @@ class ChangeDraws:
         ):
             rows, columns = np.where(chosen, row, rows), np.where(chosen, column, columns)
         sigma = np.where(noise, (third * strength.sigma * SIGMA_STEPS).astype(np.int64), 0)
-        quality = np.where(jpeg, QUALITIES[0] + (first * len(QUALITIES)).astype(np.int64), 0)
+        quality = np.where(jpeg, QUALITIES[0] + QUALITIES.step * (first * len(QUALITIES)).astype(np.int64), 0)
         return torch.from_numpy(np.stack([rows, columns, sigma, quality], 2))
 
 
@@ -137,7 +137,7 @@ class Jpeg:
 
     def __call__(self, photos: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """quality: int64 [M], of QUALITIES; what is none is taken for the lowest."""
-        place = (quality - QUALITIES[0]).clamp_min(0)
+        place = (quality - QUALITIES[0]).clamp_min(0) // QUALITIES.step
         red, green, blue = (255 * photos).unbind(1)
         y = 0.299 * red + 0.587 * green + 0.114 * blue
         colour = torch.stack([(blue - y) / 1.772, (red - y) / 1.402], 1)
