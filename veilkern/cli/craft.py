@@ -72,12 +72,15 @@ def craft(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 20; robust strong: 200."),
+        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 25; robust strong: 200."),
     ] = None,
     photos_per_step: Annotated[
         int, typer.Option(help="Photos of a person per step; 0: all.")
     ] = DEFAULT.photos_per_step,
-    step_size: Annotated[float, typer.Option(help="First step, in [0, 1] pixel values.")] = DEFAULT.step_size,
+    step_size: Annotated[
+        float | None,
+        typer.Option(help="First step, in [0, 1] pixel values; default: 8/255; sealed, robust none: 16/255."),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
     decay: Annotated[float, typer.Option(help="Decay of the momentum.")] = DEFAULT.decay,
     subspace: Annotated[str, typer.Option(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
