@@ -47,7 +47,7 @@ class CraftResult:
     crafting photos under the finished 8-bit veil), cosine (mean, to the person's mean clean feature), visual (L_vis),
     variance (L_var), contour and contour_worst (mean and largest |rho| of the crafting photos: what a blurred eye
     still sees), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
-    where such photos were given. Sealed: feature_distance and cosine are those of eight drawings of the noise that
+    where such photos were given. Sealed: feature_distance and cosine are those of four drawings of the noise that
     hides a photo, whichever photo it is; there is no visual, contour or contour_worst. Where templates were given:
     templates and template_ids in place of photos and photo_ids.
     key: the master key when craft made it (a fresh one; where photos are sealed also that of config.seed), else None.

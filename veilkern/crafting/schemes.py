@@ -20,7 +20,7 @@ from veilkern.crafting.noise import Stream, keys_of, nonces_of
 from veilkern.crafting.records import figures_of_photos, figures_of_veil
 from veilkern.crafting.sampler import PhotoSampler, Plan, TurnSampler
 
-RECORD_SAMPLES = 8  # noisy forms of a sealed veil that its record is measured on
+RECORD_SAMPLES = 4  # noisy forms of a sealed veil that its record is measured on
 # The last word of a nonce: no two uses of a person's noise key share a nonce.
 _STEPS, _RECORDS, HELD_OUT = 0, 1, 2
 
