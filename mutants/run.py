@@ -62,7 +62,10 @@ TESTS = (
     ("veilkern/reference/*", ("tests/test_{stem}.py", "tests/test_ops.py")),
     ("veilkern/testing/compare.py", ("tests/test_compare.py",)),
     ("veilkern/testing/*", ()),  # samples for tests
-    ("veilkern/crafting/config.py", ("tests/test_craft.py",)),
+    ("veilkern/crafting/config.py", ("tests/test_craft.py", "tests/test_craft_sealed.py")),
+    ("veilkern/crafting/robust.py", ("tests/test_robust.py",)),
+    ("veilkern/crafting/templates.py", ("tests/test_craft_sealed.py",)),
+    ("veilkern/crafting/noise.py", ("tests/test_craft_sealed.py",)),
     ("veilkern/crafting/journal.py", ("tests/test_journal.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
     (
@@ -70,6 +73,7 @@ TESTS = (
         (
             "tests/test_identity_batch.py",
             "tests/test_craft_device.py",
+            "tests/test_craft_sealed.py",
             "tests/test_craft.py",
             "tests/test_journal.py",
             "tests/test_contour.py",

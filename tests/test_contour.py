@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 import veilkern as vk
-from veilkern.crafting import batch
+from veilkern.crafting import schemes
 from veilkern.crafting.contour import ContourLoss, blur_matrix, contour
 from veilkern.evaluate import metrics
 from veilkern.reference.contour import contour as plain_contour
@@ -177,7 +177,7 @@ def test_craft_fades_the_contour(sample_model, people):
 def test_without_nu_the_term_is_not_there(sample_model, people, monkeypatch):
     config = vk.CraftConfig(nu=0.0, steps=3)
     monkeypatch.setattr(
-        batch.ContourLoss, "__call__", lambda self, veils: (veils[:, 0, 0, 0] * 0, veils * float("nan"))
+        schemes.ContourLoss, "__call__", lambda self, veils: (veils[:, 0, 0, 0] * 0, veils * float("nan"))
     )
     silent = vk.craft(sample_model, people, config, key=KEY, progress=False)
     assert all(not record["status"].startswith("failed") for record in silent.report)

@@ -320,7 +320,7 @@ def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["veilkern.crafting.run"], "_report_held_out", stop)  # vk.craft is the function
+    monkeypatch.setattr(sys.modules["veilkern.crafting.run"], "report_held_out", stop)  # vk.craft is the function
     crafting, unseen = people.split(2)
     with pytest.raises(vk.CraftInterrupted) as caught:
         vk.craft(sample_model, crafting, FAST, key=KEY, held_out=unseen, progress=False)

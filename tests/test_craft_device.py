@@ -23,6 +23,7 @@ from veilkern import backends
 from veilkern.crafting.batch import IdentityBatch
 from veilkern.crafting.feature_loss import FeatureLoss
 from veilkern.crafting.sampler import PhotoSampler, draw
+from veilkern.crafting.schemes import Blend
 from veilkern.crafting.sums import sums_in_order
 from veilkern.progress import Progress
 from veilkern.veils import keyed
@@ -138,10 +139,11 @@ def test_the_ledger_misses_no_way_to_wait(way):
 def no_launches(monkeypatch):
     """The ops as on a GPU, launches left out; where there is no Triton, its launchers too."""
     triton = {backend.name: backend for backend in backends.list_backends()}["triton"]
-    for stem in ("blend_normalize", "hull_distance", "veil_step"):
+    for stem in ("blend_normalize", "seal_normalize", "seal", "hull_distance", "veil_step"):
         op = importlib.import_module(f"veilkern.ops.{stem}")
-        launcher = {"blend_normalize": lambda *_: None}.get(stem, op._fake)
-        if triton.available:
+        writes = stem in ("blend_normalize", "seal_normalize", "seal")  # what it is given, and returns nothing
+        launcher = (lambda *_: None) if writes else op._fake
+        if triton.available and stem in triton.ops | {"veil_step": None}:
             module = importlib.import_module(f"veilkern.backends.triton.{stem}")
             monkeypatch.setattr(module, "run", lambda *_, **__: None)
             monkeypatch.setattr("veilkern.backends.launch_tables.gpu_name", lambda _: "interpreter")
@@ -151,10 +153,15 @@ def no_launches(monkeypatch):
 
 def moved(batch: IdentityBatch, device: str) -> IdentityBatch:
     """The batch on another device: all its tensors but the two that are the host's."""
-    for owner in filter(None, (batch, batch.feature_loss, batch.contour, batch.watch)):
+    loss, scheme = batch.feature_loss, batch.scheme
+    owners = batch, loss, scheme, scheme.contour, batch.watch, loss.changes, loss.changes and loss.changes.jpeg
+    for owner in filter(None, owners):
         for name, value in list(vars(owner).items()):
-            if isinstance(value, torch.Tensor) and not (owner is batch and name in ("offsets", "counts")):
+            on_the_host = owner in (batch, scheme) and name in ("offsets", "counts")
+            if isinstance(value, torch.Tensor) and not on_the_host:
                 setattr(owner, name, value.to(device))
+            if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+                setattr(owner, name, [one.to(device) for one in value])
     batch.model.module.to(device)
     return batch
 
@@ -169,6 +176,9 @@ CHANGES = [
     {"photos_per_step": 0, "subspace": "convex"},
     {"photos_per_step": 2, "subspace": "self", "visual": "mse"},
     {"subspace": "affine", "nu": 0.0, "early_stop": False, "schedule": "cosine"},
+    {"robust": "strong", "photos_per_step": 2},
+    {"scheme": "sealed", "robust": "none"},
+    {"scheme": "sealed", "subspace": "convex", "photos_per_step": 2, "early_stop": True},
 ]
 
 
@@ -252,7 +262,9 @@ def test_the_slope_is_that_of_the_protected_photo(spec, subspace, blend):
     samplers = [PhotoSampler(keyed.stream(KEY, f"{p}", "photos"), n, 2) for p, n in enumerate((1, 5, 3))]
     plan = draw(samplers, [0, 1, 2], people.offsets, 2, 4, x.device)  # five photos in two pieces
     rows, own, person = plan.rows[1, :5], plan.own[1], plan.person[:5]
-    loss = FeatureLoss(model, clean, people.offsets, vk.CraftConfig(alpha=blend / 255, subspace=subspace))
+    config = vk.CraftConfig(alpha=blend / 255, subspace=subspace)
+    scheme = Blend(people.images, people.offsets, config)
+    loss = FeatureLoss(model, clean, people.offsets, config, scheme.network_input)
     distance, found = loss(people.images[plan.rows[1]], veils, plan, 1)
     mixed = (blend / 255 * x[rows] + (1 - blend / 255) * veils[person]).requires_grad_()
     given = mixed.flip(1) if model.input.bgr else mixed

@@ -41,30 +41,60 @@ from veilkern.threads import default_threads, using_threads
 if TYPE_CHECKING:
     from veilkern.cli._target import Target
 
-DEFAULT = vk.CraftConfig()
+DEFAULT, SEALED = vk.CraftConfig(), vk.CraftConfig(scheme="sealed")
+
+
+def _both(name: str) -> str:
+    """The default of a weight in both schemes."""
+    return f"{getattr(DEFAULT, name):g}, sealed {getattr(SEALED, name):g}"
 
 
 def craft(
     faces: Faces,
     model: Net,
     out: Annotated[Path, typer.Option("--out", help="The veil bank to write.")],
-    alpha: Annotated[float, typer.Option(help="Share of the photo; rounded to a/255.")] = DEFAULT.alpha,
-    lam: Annotated[float, typer.Option(help="Weight of L_vis.")] = DEFAULT.lam,
-    mu: Annotated[float, typer.Option(help="Weight of L_var.")] = DEFAULT.mu,
-    nu: Annotated[float, typer.Option(help="Weight of L_con, the residual contour; 0: leave it out.")] = DEFAULT.nu,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = DEFAULT.steps,
+    scheme: Annotated[
+        str, typer.Option(help="blend (photos mixed with the veil) or sealed (encrypted under it).")
+    ] = DEFAULT.scheme,
+    levels: Annotated[int, typer.Option(help="Of sealed photos: 16, 32, 64 or 128.")] = DEFAULT.levels,
+    rounds: Annotated[int, typer.Option(help="Of ChaCha, for sealed photos: 20 or 12.")] = DEFAULT.rounds,
+    robust: Annotated[
+        str | None, typer.Option(help="none, mild or strong; default: mild for sealed, none for blend.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help=f"Share of the photo, rounded to a/255; default: {DEFAULT.alpha:g}.")
+    ] = None,
+    lam: Annotated[float | None, typer.Option(help=f"Weight of L_vis; default: {_both('lam')}.")] = None,
+    mu: Annotated[float | None, typer.Option(help=f"Weight of L_var; default: {_both('mu')}.")] = None,
+    nu: Annotated[
+        float | None,
+        typer.Option(help=f"Weight of L_con, the residual contour; 0: leave it out; default: {_both('nu')}."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 25; robust strong: 200."),
+    ] = None,
     photos_per_step: Annotated[
         int, typer.Option(help="Photos of a person per step; 0: all.")
     ] = DEFAULT.photos_per_step,
-    step_size: Annotated[float, typer.Option(help="First step, in [0, 1] pixel values.")] = DEFAULT.step_size,
+    step_size: Annotated[
+        float | None,
+        typer.Option(help="First step, in [0, 1] pixel values; default: 8/255; sealed, robust none: 16/255."),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
     decay: Annotated[float, typer.Option(help="Decay of the momentum.")] = DEFAULT.decay,
     subspace: Annotated[str, typer.Option(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
     visual: Annotated[str, typer.Option(help="norm or mse.")] = DEFAULT.visual,
-    block: Annotated[tuple[int, int], typer.Option(help="Height and width of the boxes of L_var.")] = DEFAULT.block,
+    block: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the boxes of L_var; default: 3 3, sealed 9 9."),
+    ] = None,
     block_stride: Annotated[int, typer.Option(help="Stride of the boxes.")] = DEFAULT.block_stride,
     variance: Annotated[str, typer.Option(help="consistent or literal.")] = DEFAULT.variance,
-    early_stop: Annotated[bool, typer.Option(help="Stop a person who no longer improves.")] = DEFAULT.early_stop,
+    early_stop: Annotated[
+        bool | None,
+        typer.Option("--early-stop/--no-early-stop", help="Stop who no longer improves; default: unless robust."),
+    ] = None,
     stop_distance: Annotated[
         float, typer.Option(help="Feature distance that counts as reached.")
     ] = DEFAULT.stop_distance,
@@ -74,7 +104,10 @@ def craft(
     patience: Annotated[int, typer.Option(help="Steps over which the gain is measured.")] = DEFAULT.patience,
     seed: Annotated[int | None, typer.Option(help="Make the key from a number (experiments only).")] = None,
     photos_in_flight: Annotated[int, typer.Option(help="Photos in the network at a time.")] = DEFAULT.photos_in_flight,
-    key_file: Annotated[Path | None, typer.Option(help="File with the master key, 16 bytes or more.")] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the master key, 16 bytes or more; default for sealed: OUT.key, made if missing."),
+    ] = None,
     held_out: Annotated[int, typer.Option(help="Last photos of each person kept out and reported on.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     resume: Annotated[
@@ -100,6 +133,7 @@ def craft(
     input_range: Range = None,
 ) -> None:
     """Craft one veil per person."""
+    from veilkern.cli._key import KeyBeside
     from veilkern.cli._target import Target
     from veilkern.crafting.run import describe
     from veilkern.data.people import Problem
@@ -113,7 +147,9 @@ def craft(
         target = Target(out, resume, overwrite, old, rotate)
         if threads is None and target.book is None:
             threads = default_threads()
-        key, config = target.key(vk.read_key(key_file) if key_file else None, config)
+        beside = KeyBeside(out, old) if config.scheme == "sealed" and key_file is None else None
+        given = vk.read_key(key_file) if key_file else beside.found(config) if beside else None
+        key, config = target.key(given, config)
         network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
         target.refuse_differences(describe(network, network.input.size, config, key))
         with errors.status("reading photos"):
@@ -127,6 +163,8 @@ def craft(
         if check and len(people) > 1 and int(people.counts.max()) > 1:
             with using_threads(threads):
                 errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
+        if beside is not None:
+            key = beside.keep(key, config)
         started = time.monotonic()
         try:
             result = vk.craft(
@@ -146,6 +184,8 @@ def craft(
         written = target.save(result.bank) if len(result.bank) else None
         if written is None:
             target.journal.unlink(missing_ok=True)
+        elif beside is not None:
+            beside.follow(written)
     problems = problems + [Problem(r["name"], r["status"]) for r in result.report if r["status"].startswith("failed")]
     if written not in (None, out):
         problems.append(

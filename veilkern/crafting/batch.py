@@ -14,57 +14,72 @@ import torch
 
 from veilkern import ops
 from veilkern.crafting.config import CraftConfig
-from veilkern.crafting.contour import ContourLoss
 from veilkern.crafting.feature_loss import FeatureLoss
-from veilkern.crafting.features import fixed_features
-from veilkern.crafting.records import figures_of
-from veilkern.crafting.sampler import PhotoSampler, Plan, draw
+from veilkern.crafting.features import clean_features, fixed_features
+from veilkern.crafting.noise import Stream, keys_of
+from veilkern.crafting.robust import STRENGTHS, ChangeDraws, Changes
+from veilkern.crafting.sampler import Plan, draw
+from veilkern.crafting.schemes import Blend, Scheme, Sealed
 from veilkern.crafting.sums import sums_in_order
+from veilkern.crafting.templates import Subjects, counted, identified
 from veilkern.crafting.watch import Watch
 from veilkern.data.people import People
-from veilkern.data.photos import photo_id
 from veilkern.networks.face_model import FaceModel
 from veilkern.progress import Progress
 from veilkern.veils import keyed
 
 
 class IdentityBatch:
-    """Some persons crafted together. generations: one a person. width: photos in the network at a time. look: the host
-    looks who has ended every so many steps, which changes no bit of any result: the device looks in every step."""
+    """Some persons crafted together, by their photos, or, where photos are sealed, by their templates alone.
+
+    generations: one a person. width: photos in the network at a time. look: the host looks who has ended every so many
+    steps, which changes no bit of any result: the device looks in every step.
+    """
 
     def __init__(
         self,
         model: FaceModel,
-        people: People,
+        subjects: Subjects,
         config: CraftConfig,
         key: bytes,
         generations: list[int],
         width: int,
         look: int,
     ):
-        self.model, self.config, self.width, self.look = model, config, width, look
-        self.names, self.generations = people.names, generations
-        self.offsets, self.counts = people.offsets, people.counts
-        device = model.device
-        self.images = people.images.to(device)
-        self.clean = fixed_features(model, self.images, width)
+        self.model, self.subjects, self.config, self.width = model, subjects, config, width
+        self.look = look
+        self.names, self.generations = subjects.names, generations
+        self.offsets, self.counts = subjects.offsets, subjects.counts
+        device, size = model.device, model.input.size
         streams = [(key, name, generation) for name, generation in zip(self.names, generations, strict=True)]
-        shape = tuple(people.images.shape[1:])
-        start = [keyed.uniform(keyed.stream(k, name, "start", generation), shape) for k, name, generation in streams]
+        self.clean, self.scheme = self._prepared(streams)
+        start = [keyed.uniform(keyed.stream(k, name, "start", g), (3, *size)) for k, name, g in streams]
         self.veils = torch.stack(start).to(device)
         self.momentum = torch.zeros_like(self.veils)
         self.samplers = [
-            PhotoSampler(keyed.stream(k, name, "photos", generation), int(n), config.photos_per_step)
+            self.scheme.sampler(keyed.stream(k, name, "photos", generation), int(n))
             for (k, name, generation), n in zip(streams, self.counts, strict=True)
         ]
-        self.mean_images = torch.stack([part.double().mean(0) for part in self.images.split(self.counts.tolist())])
-        self.mean_images = (self.mean_images / 255).float()
-        self.feature_loss = FeatureLoss(model, self.clean, self.offsets, config)
-        self.contour = ContourLoss(self.images, self.offsets, config.blend) if config.nu else None
+        self.draws, changes = None, None
+        if config.robust != "none":
+            strength = STRENGTHS[config.robust]
+            self.draws = [ChangeDraws(keyed.stream(k, name, "robust", g), strength) for k, name, g in streams]
+            changes = Changes(size, keys_of(streams, "robust noise"), self.veils)
+        self.feature_loss = FeatureLoss(model, self.clean, self.offsets, config, self.scheme.network_input, changes)
         finite = torch.stack([part.isfinite().all() for part in self.clean.split(self.counts.tolist())]).tolist()
         self.failed = {p: CLEAN_FAILED for p, usable in enumerate(finite) if not usable}
         self.running = [p for p, usable in enumerate(finite) if usable]
         self.watch = Watch(len(self.names), list(self.failed), config, device)
+
+    def _prepared(self, streams: list[Stream]) -> tuple[torch.Tensor, Scheme]:
+        """The clean features on the device, and the scheme, which has the photos there where it needs them."""
+        subjects, device = self.subjects, self.model.device
+        if self.config.scheme == "sealed":
+            clean = clean_features(self.model, subjects, self.width).to(device)
+            return clean, Sealed(streams, self.model.input.size, self.config, device)
+        assert isinstance(subjects, People)  # craft has seen to it
+        images = subjects.images.to(device)
+        return fixed_features(self.model, images, self.width), Blend(images, self.offsets, self.config)
 
     def run(self, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
         """All steps. Yields each person's record and veil (uint8 [3, H, W]; None: failed) when she is found finished,
@@ -73,7 +88,16 @@ class IdentityBatch:
         step, last = 0, self.config.steps
         while self.running and step < last:
             ahead = min(self.look, last - step)
-            plan = draw(self.samplers, self.running, self.offsets, ahead, self.width, self.veils.device)
+            plan = draw(
+                self.samplers,
+                self.running,
+                self.offsets,
+                ahead,
+                self.width,
+                self.veils.device,
+                first=step,
+                changes=self.draws,
+            )
             for turn in range(ahead):
                 self._step(step, plan, turn)
                 step += 1
@@ -82,13 +106,13 @@ class IdentityBatch:
 
     def _step(self, step: int, plan: Plan, turn: int) -> None:
         """One step of whoever is active, on the photos of `turn` 0, 1, .. of the plan. The host waits for nothing."""
-        config, count = self.config, plan.own.shape[1]
-        photos = self.images[plan.rows[turn]]
+        config, count, scheme = self.config, plan.own.shape[1], self.scheme
+        photos = scheme.photos(plan, turn)
         distances, gradients = self.feature_loss(photos, self.veils, plan, turn)
         distance = sums_in_order(distances[:, None], torch.arange(count, device=photos.device), plan.offsets)[:, 0]
         total = distance = distance / plan.offsets.diff().clamp_min(1)
-        if self.contour is not None:
-            faded, slope = self.contour(self.veils)
+        if scheme.contour is not None:
+            faded, slope = scheme.contour(self.veils)
             gradients += config.nu * slope[plan.person[:count]]
             total = total + config.nu * faded
         # veil_step_ takes each person's mean, first photo to last: sums by index_add_ have no order on a GPU.
@@ -98,13 +122,13 @@ class IdentityBatch:
             gradients,
             photos[:count],
             plan.offsets,
-            a=config.blend,
+            a=scheme.a,
             lam=config.lam,
             mu=config.mu,
             step=config.step_at(step),
             decay=config.decay,
             active=self.watch.active,
-            mean_images=self.mean_images,
+            mean_images=scheme.mean_images,
             visual=config.visual,
             block=config.block,
             stride=config.block_stride,
@@ -123,7 +147,7 @@ class IdentityBatch:
 
     def finished(self) -> torch.Tensor:
         """The veils as they are kept, uint8 [P, 3, H, W]."""
-        return (self.veils * 255).round().to(torch.uint8)
+        return self.scheme.finished(self.veils)
 
     def _finish(self, taken: dict[int, int], step: int, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
         """Records and veils of these persons (with the steps they took, `step` being done), measured on the protected
@@ -138,35 +162,27 @@ class IdentityBatch:
             yield record, None if record["status"].startswith("failed") else veils[p].cpu()
 
     def _features_under(self, veils: torch.Tensor, persons: list[int]) -> dict[int, torch.Tensor]:
-        """Features of all photos of each of these persons under their veils."""
+        """Features of each of these persons' photos, or samples, under their veils."""
         if not persons:
             return {}
-        photos = torch.cat([torch.arange(int(self.offsets[p]), int(self.offsets[p + 1])) for p in persons])
-        rows = torch.repeat_interleave(torch.tensor(persons), self.counts[persons])
-        device = self.images.device
-        hidden = ops.blend(self.images[photos.to(device)], veils, rows.to(device), self.config.blend)
+        hidden, counts = self.scheme.under(veils, persons)
         features = fixed_features(self.model, hidden, self.width)
-        return dict(zip(persons, features.split(self.counts[persons].tolist()), strict=True))
+        return dict(zip(persons, features.split(counts), strict=True))
 
     def _record(self, p: int, taken: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict:
-        config, part = self.config, slice(int(self.offsets[p]), int(self.offsets[p + 1]))
-        record: dict = {
-            "name": self.names[p],
-            "photos": int(self.counts[p]),
-            "status": self.failed.get(p, ""),
-            "steps": taken,
-        }
+        part = slice(int(self.offsets[p]), int(self.offsets[p + 1]))
+        status = {"status": self.failed.get(p, ""), "steps": taken}
+        record: dict = {"name": self.names[p], **counted(self.subjects, p), **status}
         if self.generations[p]:
             record["generation"] = self.generations[p]
         if features is None:
             return record
         if not bool(features.isfinite().all()):
             return record | {"status": "failed: the network's features of the protected photos are not finite"}
-        record |= figures_of(features, self.clean[part], self.images[part], veil, config.blend / 255, config)
-        reached = float(record["feature_distance"]) <= config.stop_distance
+        record |= self.scheme.figures(p, features, self.clean[part], veil)
+        reached = float(record["feature_distance"]) <= self.config.stop_distance
         record["status"] = "converged" if reached else "step limit"
-        record["photo_ids"] = [photo_id(image) for image in self.images[part].cpu()]
-        return record
+        return record | identified(self.subjects, p)
 
 
 CLEAN_FAILED = "failed: the network's features of the clean photos are not finite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from veilkern.crafting.templates import Subjects, Templates
 from veilkern.networks.face_model import FaceModel
 
 
@@ -25,3 +26,10 @@ def fixed_features(model: FaceModel, images: torch.Tensor, width: int) -> torch.
     if rest := len(images) - whole:
         found.append(model.features(padded(images[whole:], width), batch=width, check=False)[:rest])
     return torch.cat(found)
+
+
+def clean_features(model: FaceModel, subjects: Subjects, width: int) -> torch.Tensor:
+    """The clean features [N, d] of all photos, where these are; of templates, what they are."""
+    if isinstance(subjects, Templates):
+        return subjects.features
+    return fixed_features(model, subjects.images, width)

@@ -1,4 +1,4 @@
-"""The figures of a person's record: her photos under the finished veil."""
+"""The figures of a person's record: what the network, and a blurred eye, make of the finished 8-bit veil."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.contour import ContourLoss, contour
 
 
-def figures_of(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
-    """The record's figures of one person under the finished veil."""
+def figures_of_photos(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
+    """Of one person's photos blended with the finished veil."""
     own = torch.tensor([0, len(images)], device=images.device)
     distance, _, _ = ops.hull_distance(features, clean, own, subspace=config.subspace)
     x, v = images.float() / 255, veil.float() / 255
@@ -18,16 +18,41 @@ def figures_of(features, clean, images, veil, alpha: float, config: CraftConfig)
     gap = x - mixed
     visual = gap.flatten(1).norm(dim=1).mean() if config.visual == "norm" else gap.square().mean()
     variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.variance).mean()
-    centre = torch.nn.functional.normalize(clean.mean(0), dim=0)
     seen = contour(x, mixed).abs()
     faded, _ = ContourLoss(images, own.cpu(), config.blend)(v.unsqueeze(0))
     figures = {
         "feature_distance": distance.mean(),
-        "cosine": (features @ centre).mean(),
+        "cosine": _cosine(features, clean),
         "visual": visual,
         "variance": variance,
         "contour": seen.mean(),
         "contour_worst": seen.max(),
         "total": distance.mean() - config.lam * visual + config.mu * variance + config.nu * faded[0],
     }
+    return _rounded(figures)
+
+
+def figures_of_veil(features, clean, veil, config: CraftConfig) -> dict:
+    """Of a sealed veil under drawings of the noise that hides the photo. There is no photo to compare with, so neither
+    `visual` nor `contour`; `variance` is that of the mean sealed photo, which is the veil but for its brightness."""
+    own, drawn = (torch.tensor([0, n], device=veil.device) for n in (len(clean), len(features)))
+    distance, _, _ = ops.hull_distance(features, clean, drawn, clean_offsets=own, subspace=config.subspace)
+    variance = ops.block_variance(
+        veil[None].float() / 255, block=config.block, stride=config.block_stride, form=config.variance
+    )[0]
+    figures = {
+        "feature_distance": distance.mean(),
+        "cosine": _cosine(features, clean),
+        "variance": variance,
+        "total": distance.mean() + config.mu * variance,
+    }
+    return _rounded(figures)
+
+
+def _cosine(features: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of features to the mean clean feature."""
+    return (features @ torch.nn.functional.normalize(clean.mean(0), dim=0)).mean()
+
+
+def _rounded(figures: dict) -> dict:
     return {name: round(float(value), 6) for name, value in figures.items()}

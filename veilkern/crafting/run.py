@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +12,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from veilkern import __version__, ops
+from veilkern import __version__
 from veilkern.crafting.batch import CLEAN_FAILED, IdentityBatch
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.features import fixed_features
+from veilkern.crafting.held_out import report_held_out
 from veilkern.crafting.journal import Journal
+from veilkern.crafting.templates import Subjects, Templates, between, counted, identified, without
 from veilkern.data.files import is_plain_name, locked
 from veilkern.data.people import People
-from veilkern.data.photos import photo_id
 from veilkern.errors import ModelError, OutputError
 from veilkern.networks.face_model import FaceModel
-from veilkern.networks.matching import ranks_against
+from veilkern.ops._checks import CARRIERS
 from veilkern.progress import Progress, progress_bar
 from veilkern.threads import available_cores, using_threads
 from veilkern.veils import keyed
@@ -45,8 +47,11 @@ class CraftResult:
     crafting photos under the finished 8-bit veil), cosine (mean, to the person's mean clean feature), visual (L_vis),
     variance (L_var), contour and contour_worst (mean and largest |rho| of the crafting photos: what a blurred eye
     still sees), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
-    where such photos were given.
-    key: the master key when craft made a fresh one, else None. notices: what went otherwise than asked for.
+    where such photos were given. Sealed: feature_distance and cosine are those of four drawings of the noise that
+    hides a photo, whichever photo it is; there is no visual, contour or contour_worst. Where templates were given:
+    templates and template_ids in place of photos and photo_ids.
+    key: the master key when craft made it (a fresh one; where photos are sealed also that of config.seed), else None.
+    notices: what went otherwise than asked for.
     """
 
     bank: VeilBank
@@ -65,9 +70,11 @@ class CraftInterrupted(KeyboardInterrupt):
 
 def craft(
     model: FaceModel,
-    people: People,
+    people: People | None = None,
     config: CraftConfig | None = None,
     *,
+    features: torch.Tensor | None = None,
+    names: Sequence[str] | None = None,
     key: bytes | None = None,
     held_out: People | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
@@ -78,13 +85,19 @@ def craft(
 ) -> CraftResult:
     """Craft one veil per person of `people` for `model` (eq. 13 and L_con by MI-FGSM), many persons at a time.
 
+    features, names: in place of people, where config.scheme is `sealed`: the clean features that this network gave
+    (templates), float [N, d], L2-normalised here where they are not, and the name of each one's person (a person has
+    any number of them). No photo is needed, and the veils are those that the photos would give, bit for bit.
     key: master key of at least 16 bytes; each veil starts from noise keyed by it, the person's name and generation.
-    None: a fresh random one, recorded in the result and the bank (or made from config.seed). The same key, photos,
-    network, version, machine and number of threads give the same bits, whoever else is crafted.
+    None: a fresh random one (or made from config.seed), recorded in the result and, where photos are blended, in the
+    bank; photos are sealed with keys made from it, so keep it apart. The same key, photos, network, version, machine
+    and number of threads give the same bits, whoever else is crafted.
     held_out: other photos of the same persons, only reported on. progress: True, False, None (a bar when stderr is a
     terminal), or a function called with (persons x steps done, all).
     journal: a file that each veil is added to as soon as it is finished, so that nothing is lost however the process
-    ends; as secret as the bank (0600), yours to delete once the bank is saved. resume: take up the veils in that
+    ends; as secret as the bank (0600), yours to delete once the bank is saved. A fresh key is in it too, since without
+    it nobody could go on after a kill: that of sealed veils is worth more than they are, so give one of your own there
+    (the command line does), which no journal holds. resume: take up the veils in that
     journal, and craft who is missing; the result is the same bit for bit. ValueError, before any work, when the
     journal was begun with another network, configuration, photo size or key.
     generation: of each person's veil (one number, or by name, 0 for whoever is not named); another generation is
@@ -94,7 +107,8 @@ def craft(
     journal cannot be written or another craft is at work on it, CraftInterrupted on Ctrl-C.
     """
     config = CraftConfig() if config is None else config
-    _check(model, people, config, held_out)
+    subjects = _subjects(model, people, config, features, names)
+    _check(model, subjects, config, held_out)
     if resume and journal is None:
         raise ValueError("craft: resume needs the journal that it should take up")
     with contextlib.nullcontext() if journal is None else locked(journal):
@@ -102,7 +116,7 @@ def craft(
         if threads is None and book is not None:
             threads = min(book.header.get("threads", available_cores()), available_cores())
         with using_threads(threads) as threads:
-            run = _Run(model, people, config, key, generation, book)
+            run = _Run(model, subjects, config, key, generation, book)
             if journal is not None and book is None:
                 run.journal = Journal.create(journal, run.header | {"threads": threads})
             return run.finish(held_out, progress)
@@ -111,18 +125,20 @@ def craft(
 class _Run:
     """One craft: who is finished, and what happens to who is not."""
 
-    def __init__(self, model, people: People, config: CraftConfig, key, generation, journal: Journal | None):
+    def __init__(self, model, people: Subjects, config: CraftConfig, key, generation, journal: Journal | None):
         self.model, self.people, self.journal = model, people, journal
         given = generation if isinstance(generation, Mapping) else dict.fromkeys(people.names, generation)
         self.generations = {name: _check_generation(given.get(name, 0)) for name in people.names}
         if journal is not None:
             key, config = key_of_before(str(journal.path), journal.header, key, config)
         fresh = key is None and config.seed is None
-        self.key = _master_key(key, config)
+        self.key = master_key(key, config)
         fresh = fresh or (journal is not None and journal.header["key"] == self.key.hex())
-        self.fresh_key = self.key if fresh else None
+        self.sealed = config.scheme == "sealed"
+        made = fresh or (self.sealed and config.seed is not None)  # nothing can be sealed without it
+        self.fresh_key = self.key if made else None
         self.config = config
-        self.header = describe(model, people.images.shape[2:], config, self.key)
+        self.header = describe(model, model.input.size, config, self.key)
         self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
         self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
         self.look = _LOOK.get(model.device.type, _LOOK_ELSEWHERE)
@@ -141,21 +157,22 @@ class _Run:
             record, veil = journal.entries.get(name, ({}, None))
             if veil is None or record.get("generation", 0) != self.generations[name]:
                 continue
-            if record.get("photo_ids") == [photo_id(image) for image in self.people.photos(p)]:
+            made_from = identified(self.people, p)
+            if made_from.items() <= record.items():
                 self.records[name], self.veils[name] = record, veil
             else:
-                self.notices.append(f"{name}: other photos than those the journal's veil was crafted on; crafted again")
+                what = "templates" if "template_ids" in made_from else "photos"
+                self.notices.append(f"{name}: other {what} than those the journal's veil was crafted on; crafted again")
 
     def finish(self, held_out: People | None, progress) -> CraftResult:
         """Craft whoever is missing; the result of all."""
         people, steps = self.people, self.config.steps
-        missing = [name not in self.records for name in people.names]
-        todo = people.take([i for i, p in enumerate(people.rows.tolist()) if missing[p]])
+        todo = without(people, self.records)
         try:
             with progress_bar(progress, len(people) * steps, "crafting") as self.bar:
                 self.bar.advance((len(people) - len(todo)) * steps)
                 for first, last in _batches(todo, self.config):
-                    self._craft(_between(todo, first, last))
+                    self._craft(between(todo, first, last))
             self._refuse_nonsense()
             result = self.result()
             if held_out is not None:
@@ -164,26 +181,26 @@ class _Run:
             raise CraftInterrupted(self.result()) from stop
         return result
 
-    def _craft(self, people: People) -> None:
+    def _craft(self, people: Subjects) -> None:
         """Craft these persons together; where that fails, those who were not finished in two halves, down to one."""
         before, done = self.bar.done, set[str]()
         failure = self._run_batch(people, done)
         if failure is None:
             return
         self.bar.advance(before + len(done) * self.config.steps - self.bar.done)
-        left = people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] not in done])
+        left = without(people, done)
         if len(left) > 1:
-            self._craft(_between(left, 0, len(left) // 2))
-            self._craft(_between(left, len(left) // 2, len(left)))
+            self._craft(between(left, 0, len(left) // 2))
+            self._craft(between(left, len(left) // 2, len(left)))
         elif failure == OUT_OF_MEMORY and self.width > 1:
             self.width //= 2
             self.notices.append(f"out of memory: from here on {self.width} photos are in the network at a time")
             self._craft(left)
         else:
             self.bar.advance(self.config.steps)
-            self._keep({"name": left.names[0], "photos": len(left.images), "status": failure, "steps": 0}, None)
+            self._keep({"name": left.names[0], **counted(left, 0), "status": failure, "steps": 0}, None)
 
-    def _run_batch(self, people: People, done: set[str]) -> str | None:
+    def _run_batch(self, people: Subjects, done: set[str]) -> str | None:
         """Craft these persons, adding to `done` who is finished; why it failed, if it did. On return nothing holds the
         batch's tensors any more, not even an exception's frames: whoever tries again has the memory."""
         generations = [self.generations[name] for name in people.names]
@@ -208,7 +225,7 @@ class _Run:
 
     def _refuse_nonsense(self) -> None:
         """A network that has usable features of nobody is an error, not a failure of each person."""
-        if any(record["status"] != CLEAN_FAILED for record in self.records.values()):
+        if isinstance(self.people, Templates) or any(r["status"] != CLEAN_FAILED for r in self.records.values()):
             return
         if not bool(fixed_features(self.model, self.people.images, self.width).isfinite().any()):
             self.model.features(self.people.images[:1])  # raises with the cause
@@ -218,7 +235,7 @@ class _Run:
         interrupted = {"status": "failed: interrupted", "steps": 0}
         report = [self.records.get(name, {"name": name, **interrupted}) for name in self.people.names]
         names = [name for name in self.people.names if name in self.veils]
-        empty = torch.zeros((0, *self.people.images.shape[1:]), dtype=torch.uint8)
+        empty = torch.zeros((0, 3, *self.header["size"]), dtype=torch.uint8)
         bank = VeilBank(
             torch.stack([self.veils[name] for name in names]) if names else empty,
             names,
@@ -227,15 +244,19 @@ class _Run:
             {"name": self.model.name, "fingerprint": self.header["fingerprint"]},
             self.config.as_dict(),
             self.header["key_id"],
-            self.header["key"],
+            "" if self.sealed else self.header["key"],
             __version__,
+            levels=self.config.levels if self.sealed else 0,
+            rounds=self.config.rounds,
         )
         return CraftResult(bank, report, self.fresh_key, self.notices)
 
     def _report_held_out(self, held_out: People, result: CraftResult) -> None:
         """Adds the figures; a network or memory that gives out here costs no veil."""
         try:
-            _report_held_out(self.model, self.people, held_out, result, self.width)
+            report_held_out(
+                self.model, self.people, held_out, result.bank, result.report, self.config, self.key, self.width
+            )
         except (ModelError, RuntimeError, MemoryError) as error:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
 
@@ -244,7 +265,7 @@ def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: by
     """What decides whether veils may lie in one bank, as a journal's header has it. key None: that of config.seed, and
     without a seed a key that is still to be made, which has no id."""
     if key is None and config.seed is not None:
-        key = _master_key(None, config)
+        key = master_key(None, config)
     return {
         "network": model.name,
         "fingerprint": model.fingerprint,
@@ -274,26 +295,48 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-def _between(people: People, first: int, last: int) -> People:
-    begin, end = int(people.offsets[first]), int(people.offsets[last])
-    offsets = people.offsets[first : last + 1] - begin
-    return People(people.images[begin:end], offsets, people.names[first:last], people.files[begin:end])
+def _subjects(model, people, config, features, names) -> Subjects:
+    """Whom to craft for: people, or templates in their place."""
+    if features is None and names is None:
+        return people
+    if people is not None:
+        raise ValueError("craft: give people or features with names, not both")
+    if features is None or names is None:
+        raise ValueError(f"craft: {'features' if features is None else 'names'} must be given too, got none")
+    if isinstance(config, CraftConfig) and config.scheme != "sealed":
+        raise ValueError("craft: features without photos make sealed veils only: config.scheme must be sealed")
+    return Templates.of(features, names)
+
+
+def _check_templates(model: FaceModel, templates: Templates) -> None:
+    black = torch.zeros((1, 3, *model.input.size), dtype=torch.uint8)
+    wanted = model.features(black, check=False).shape[1]
+    if templates.features.shape[1] != wanted:
+        raise ValueError(
+            f"craft: features must be [N, {wanted}], as {model.name} gives them, got {list(templates.features.shape)}"
+        )
 
 
 def _check(model, people, config, held_out) -> None:
-    for name, value, kind in (("model", model, FaceModel), ("people", people, People), ("config", config, CraftConfig)):
-        if not isinstance(value, kind):
+    given = None if isinstance(people, Templates) else people
+    kinds = (("model", model, FaceModel), ("people", given, People), ("config", config, CraftConfig))
+    for name, value, kind in kinds:
+        if not isinstance(value, kind) and not (name == "people" and isinstance(people, Templates)):
             raise TypeError(f"craft: {name} must be a {kind.__name__}, got {type(value).__name__}")
     if not len(people):
         raise ValueError("craft: people must hold at least one person, got none")
     if bad := [name for name in people.names if not is_plain_name(name)]:
         raise ValueError(f"craft: people.names must be plain folder names (no path separators), got {bad[:5]}")
-    if tuple(people.images.shape[2:]) != model.input.size:
+    if isinstance(people, Templates):
+        _check_templates(model, people)
+    elif tuple(people.images.shape[2:]) != model.input.size:
         raise ValueError(
             f"craft: the network wants photos of {model.input.size}, people has {tuple(people.images.shape[2:])}"
         )
-    if min(people.images.shape[2:]) < max(config.block):
+    if min(model.input.size) < max(config.block):
         raise ValueError(f"craft: config.block must fit the photos, got {config.block}")
+    if config.scheme == "sealed" and (values := 3 * math.prod(model.input.size)) < CARRIERS:
+        raise ValueError(f"craft: photos of {CARRIERS} values at least can be sealed, the network's have {values}")
     if held_out is not None and (unknown := sorted(set(held_out.names) - set(people.names))):
         raise ValueError(f"craft: held_out must hold photos of the same persons, got {', '.join(unknown[:5])} besides")
 
@@ -304,7 +347,8 @@ def _check_generation(value: object) -> int:
     return value
 
 
-def _master_key(key: bytes | None, config: CraftConfig) -> bytes:
+def master_key(key: bytes | None, config: CraftConfig) -> bytes:
+    """The key given, that of config.seed, or a fresh one."""
     if key is not None:
         if config.seed is not None:
             raise ValueError("craft: give a key or config.seed, not both")
@@ -314,40 +358,17 @@ def _master_key(key: bytes | None, config: CraftConfig) -> bytes:
     return secrets.token_bytes(32)
 
 
-def _batches(people: People, config: CraftConfig) -> list[tuple[int, int]]:
+def _batches(people: Subjects, config: CraftConfig) -> list[tuple[int, int]]:
     """Runs of persons whose photos per step stay within photos_in_flight, and whose photos within ten times that."""
     if not len(people):
         return []
     bounds, first, flying, held = [], 0, 0, 0
     for p, count in enumerate(people.counts.tolist()):
-        drawn = min(count, config.photos_per_step) if config.photos_per_step else count
+        drawn = config.photos_per_step or count
+        if config.scheme == "blend":  # no photo twice in a step; samples of noise may be more than there are photos
+            drawn = min(count, drawn)
         if p > first and (flying + drawn > config.photos_in_flight or held + count > 10 * config.photos_in_flight):
             bounds.append((first, p))
             first, flying, held = p, 0, 0
         flying, held = flying + drawn, held + count
     return [*bounds, (first, len(people))]
-
-
-def _report_held_out(model, people: People, held_out: People, result: CraftResult, width: int) -> None:
-    """Cosine of each person's unseen protected photos, and their rank-1 rate: the templates are the person's crafting
-    photos, one by one, the distractors the first crafting photo of each other person."""
-    kept = held_out.take([i for i, p in enumerate(held_out.rows.tolist()) if held_out.names[p] in result.bank.names])
-    if not len(kept.images):
-        return
-    rows = result.bank.rows(kept.names)[kept.rows]
-    device = model.device  # where the other ops of a craft run
-    hidden = ops.blend(kept.images.to(device), result.bank.veils.to(device), rows.to(device), result.bank.blend)
-    features = fixed_features(model, hidden, width).cpu()
-    clean = fixed_features(model, people.images, width)
-    parts = dict(zip(people.names, clean.split(people.counts.tolist()), strict=True))
-    others = torch.stack([part[0] for part in parts.values()])
-    records = {record["name"]: record for record in result.report}
-    for p, name in enumerate(kept.names):
-        own = features[kept.offsets[p] : kept.offsets[p + 1]]
-        rank = ranks_against(own, parts[name], others[[n != name for n in parts]])
-        centre = torch.nn.functional.normalize(parts[name].mean(0), dim=0)
-        records[name]["held_out"] = {
-            "photos": len(own),
-            "cosine": round(float((own @ centre).mean()), 6),
-            "rank1": round(float((rank == 1).double().mean()), 6),
-        }

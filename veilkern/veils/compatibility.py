@@ -6,9 +6,13 @@ from __future__ import annotations
 # may lie in one bank. The seed is a key, and compared as one.
 _NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience", "photos_in_flight", "seed")
 
+# What a configuration written before these fields were there meant.
+_BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none"}
+
 
 def differences(before: dict, now: dict) -> list[str]:
     """The fields in which two configurations (as_dict) give different veils, with both values."""
+    before, now = _BEFORE | before, _BEFORE | now
     return [
         f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
         for name in sorted({*before, *now})
