@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from rich.markup import escape
@@ -12,6 +11,7 @@ from veilkern.cli._shared import errors, key_path
 from veilkern.crafting.run import master_key
 from veilkern.data.files import atomic_write
 from veilkern.errors import OutputError
+from veilkern.veils.keyed import fresh_key
 
 
 class KeyBeside:
@@ -32,7 +32,7 @@ class KeyBeside:
     def keep(self, key: bytes | None, config: vk.CraftConfig) -> bytes | None:
         """Have the key of this craft on the disk before it begins: `key`, or that of the seed, or a fresh one. Returns
         what to craft with: None where that is the seed. OutputError where another key is there: none is replaced."""
-        self._key = master_key(key, config) if key is not None or config.seed is not None else _fresh()
+        self._key = master_key(key, config) if key is not None or config.seed is not None else fresh_key()
         if self.path.exists():
             if vk.read_key(self.path) != self._key:
                 raise OutputError(f"{self.path}: holds another key than this craft's, and photos may be sealed with it")
@@ -50,10 +50,3 @@ class KeyBeside:
         path = key_path(written)
         if path != self.path and self._key is not None and not path.exists():
             atomic_write(path, self._key, mode=0o600, replace=False)
-
-
-def _fresh() -> bytes:
-    """32 random bytes of which the last is no newline: read_key takes off one that an editor may have left."""
-    while (key := secrets.token_bytes(32)).endswith(b"\n"):
-        pass
-    return key

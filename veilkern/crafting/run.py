@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -355,7 +354,7 @@ def master_key(key: bytes | None, config: CraftConfig) -> bytes:
         return keyed.check_key(key)
     if config.seed is not None:
         return keyed.hkdf_sha256(config.seed.to_bytes(8, "little"), b"seed", 32)
-    return secrets.token_bytes(32)
+    return keyed.fresh_key()
 
 
 def _batches(people: Subjects, config: CraftConfig) -> list[tuple[int, int]]:

@@ -8,10 +8,10 @@ import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from veilkern.evaluate.report import write_report
 from veilkern.evaluate.run import Evaluation, evaluate
 from veilkern.networks.face_model import FaceModel
 from veilkern.samples import load_model, synthetic_people
-from veilkern.veils.folders import Outcome, protect_folder, recover_folder
+from veilkern.veils.folder_plan import Outcome
+from veilkern.veils.folders import protect_folder, recover_folder
+from veilkern.veils.keyed import fresh_key
 
 PEOPLE, PHOTOS, HELD_OUT, GALLERY = 8, 20, 10, 200
 MADE = ".veilkern-demo.json"  # in the demo's folder: the SHA-256 of each file it made there
@@ -88,7 +90,7 @@ def _run(out: Path, steps: int | None, count: int, progress: bool | None, tell: 
     people = synthetic_people(count, PHOTOS, seed=21)
     gallery = synthetic_people(GALLERY, 1, seed=22).images
     _write_photos(people, out / "faces")
-    given = {} if steps is None else {"steps": steps}
+    given: dict[str, Any] = {} if steps is None else {"steps": steps}
     sealed, seen = _job(out, out, model, people, gallery, CraftConfig(scheme="sealed", **given), progress, tell)
     config = CraftConfig(seed=0, **given)
     blend, blend_seen = _job(out, out / "blend", model, people, gallery, config, progress, tell)
@@ -101,7 +103,7 @@ def _job(root: Path, out: Path, model: FaceModel, people: People, gallery, confi
     """One scheme from craft to report; and what is seen of some photos: protected, and after the average."""
     tell(f"crafting veils ({config.scheme})")
     crafting, _ = people.split(HELD_OUT)
-    key = secrets.token_bytes(32) if config.scheme == "sealed" else None
+    key = fresh_key() if config.scheme == "sealed" else None
     result = craft(model, crafting, config, key=key, progress=progress)
     make_folder(out)
     result.bank.save(out / "veils.safetensors")

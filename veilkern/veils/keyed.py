@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import secrets
 import stat
 import warnings
 from pathlib import Path
@@ -40,6 +41,13 @@ def check_key(key: object) -> bytes:
     if len(key) < MIN_KEY_BYTES:
         raise ValueError(f"key must have at least {MIN_KEY_BYTES} bytes, got {len(key)}")
     return bytes(key)
+
+
+def fresh_key() -> bytes:
+    """32 random bytes of which the last is no newline: read_key takes off one that an editor may have left."""
+    while (key := secrets.token_bytes(32)).endswith(b"\n"):
+        pass
+    return key
 
 
 def read_key(path: str | os.PathLike[str]) -> bytes:
