@@ -1,6 +1,7 @@
 """The audit on real faces, where VEILKERN_REAL_FACES names them: blended photos leak, sealed ones do not.
 
-The veils are random: that the attacks take them out, or cannot, does not depend on how they were made.
+The veils are random: that the attacks take them out, or cannot, does not depend on how they were made. The whole audit of
+all people takes minutes: these are parts, large enough to tell.
 """
 
 from __future__ import annotations
@@ -27,8 +28,15 @@ def real(real_faces):
     return people, gallery, networks
 
 
+def some(people: vk.People, count: int, photos: int) -> vk.People:
+    """The first photos of the first persons."""
+    index = torch.arange(len(people.images)) - people.offsets[people.rows]
+    return people.take(((people.rows < count) & (index < photos)).nonzero().flatten())
+
+
 def test_blended_photos_leak(real):
-    people, gallery, networks = real
+    everybody, gallery, networks = real
+    people = some(everybody, 4, 12)
     found = vk.audit(networks[0], people, blend_bank(people), networks=networks[1:], gallery=gallery, progress=False)
     print([row.sentence for row in found.attacks])
     assert {found[name].verdict for name in TAKES_OUT} == {"gives photos away"}
@@ -41,7 +49,8 @@ def test_blended_photos_leak(real):
 
 
 def test_sealed_photos_do_not(real, monkeypatch):
-    people, gallery, networks = real
+    everybody, gallery, networks = real
+    people = some(everybody, 5, 10)
     same_nonces(monkeypatch)
     found = vk.audit(
         networks[0], people, sealed_bank(people), key=KEY, networks=networks[1:], gallery=gallery, progress=False
@@ -49,7 +58,8 @@ def test_sealed_photos_do_not(real, monkeypatch):
     print([row.sentence for row in found.attacks])
     for row in found.attacks:  # random veils show nobody's face either
         assert row.verdict == "nothing found", row.sentence
-        assert abs(row.auc_ssim.value - 0.5) < 0.06 and abs(row.ssim.value - row.ssim_others.value) < 0.002
-        assert abs(row.auc_contour.value - 0.5) < 0.06 and abs(row.contour.value) < 0.02
-        assert all(figure.value < 0.05 for figure in row.rank1.values())
+        # Of 50 photos with 4 others each an AUC misses 0.5 by about 0.045 by chance alone.
+        assert abs(row.auc_ssim.value - 0.5) < 0.12 and abs(row.ssim.value - row.ssim_others.value) < 0.004
+        assert abs(row.auc_contour.value - 0.5) < 0.12 and abs(row.contour.value) < 0.04
+        assert all(figure.value < 0.1 for figure in row.rank1.values())
     assert all(test.fine for test in found.field_tests)

@@ -193,7 +193,7 @@ def test_refused_or_as_if_apart(path, op, output, other):
             with pytest.raises(ValueError, match=f"{output} must not overlap {other} in memory"):
                 call(**tensors)
             continue
-        if interpreted(path) and shift != 0:
+        if interpreted(path, unless="VEILKERN_LARGE") and shift != 0:
             continue  # what is allowed is the op's to say, not the backend's; views that interleave follow below
         for a, b in zip(results(call, tensors, outputs), results(call, lone, outputs), strict=True):
             assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)), (op, output, other, shift)
