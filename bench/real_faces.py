@@ -44,7 +44,7 @@ RUNS = {
     'V-UAP (`subspace="self", mu=0, nu=0`)': {"subspace": "self", "mu": 0.0, "nu": 0.0},
     "no L_var (`mu=0`)": {"mu": 0.0},
     "no L_con (`nu=0`)": {"nu": 0.0},
-    '`variance="literal"`': {"variance": "literal"},
+    '`block_form="literal"`': {"block_form": "literal"},
 }
 KEY = b"veilkern real faces: a fixed key"
 

@@ -234,7 +234,7 @@ def test_veils_differ_by_key_generation_and_option():
         {"photos_per_step": 2},
         {"mu": 1.0},
         {"mu": 0.1, "block": (5, 5)},
-        {"mu": 1.0, "variance": "literal"},
+        {"mu": 1.0, "block_form": "literal"},
         {"mu": 1.0, "block_stride": 3},
         {"subspace": "affine"},
         {"subspace": "span"},
@@ -427,6 +427,9 @@ def test_configurations_of_before_are_blends():
         del before[name]
     assert differences(before, blend) == [] == differences(blend, before)
     assert vk.CraftConfig(**before) == vk.CraftConfig()
+    before["variance"] = before.pop("block_form")  # as it was called
+    assert differences(before, blend) == [] == differences(blend, before)
+    assert differences(before, blend | {"block_form": "literal"}) == ["block_form consistent (now literal)"]
     now = vk.CraftConfig(robust="mild").as_dict()
     assert differences(before, now) == ["robust none (now mild)"]
     assert "scheme blend (now sealed)" in differences(before, vk.CraftConfig(scheme="sealed").as_dict())

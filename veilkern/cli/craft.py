@@ -90,7 +90,7 @@ def craft(
         typer.Option(help="Height and width of the boxes of L_var; default: 3 3, sealed 9 9."),
     ] = None,
     block_stride: Annotated[int, typer.Option(help="Stride of the boxes.")] = DEFAULT.block_stride,
-    variance: Annotated[str, typer.Option(help="consistent or literal.")] = DEFAULT.variance,
+    block_form: Annotated[str, typer.Option(help="Of L_var: consistent or literal.")] = DEFAULT.block_form,
     early_stop: Annotated[
         bool | None,
         typer.Option("--early-stop/--no-early-stop", help="Stop who no longer improves; default: unless robust."),

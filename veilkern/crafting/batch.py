@@ -132,7 +132,7 @@ class IdentityBatch:
             visual=config.visual,
             block=config.block,
             stride=config.block_stride,
-            form=config.variance,
+            form=config.block_form,
         ).unbind(1)
         total = total - config.lam * visual + config.mu * variance
         self.watch.see(step, distance, torch.where(size.isfinite(), total, size))

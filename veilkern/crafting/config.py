@@ -48,7 +48,7 @@ class CraftConfig:
         `centre` is the default because a whole hull lets the veil settle on one odd photo of the person (measured:
         docs/figures.md).
     visual: `norm` (||x - x'||_2) or `mse`.
-    block, block_stride, variance: the box sums of L_var, and its form `consistent` or `literal` (the paper's print,
+    block, block_stride, block_form: the box sums of L_var, and its form `consistent` or `literal` (the paper's print,
         mostly a penalty on brightness). Boxes are 3 x 3, the paper's; sealed 9 x 9, as wide as what a blurred eye sees:
         no photo is in that loop to keep the veil from its outlines.
     early_stop: stop a person once, over the last `patience` steps, the mean feature distance is at most
@@ -74,7 +74,7 @@ class CraftConfig:
     visual: str = "norm"
     block: tuple[int, int] = _BY_SCHEME
     block_stride: int = 1
-    variance: str = "consistent"
+    block_form: str = "consistent"
     early_stop: bool = _BY_SCHEME
     stop_distance: float = 0.4
     stop_improvement: float = 0.002
@@ -108,7 +108,7 @@ class CraftConfig:
             schedule=SCHEDULES,
             subspace=SUBSPACES,
             visual=("norm", "mse"),
-            variance=("consistent", "literal"),
+            block_form=("consistent", "literal"),
             levels=LEVELS,
             rounds=ROUNDS,
         )

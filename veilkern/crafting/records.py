@@ -17,7 +17,7 @@ def figures_of_photos(features, clean, images, veil, alpha: float, config: Craft
     mixed = alpha * x + (1 - alpha) * v
     gap = x - mixed
     visual = gap.flatten(1).norm(dim=1).mean() if config.visual == "norm" else gap.square().mean()
-    variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.variance).mean()
+    variance = ops.block_variance(mixed, block=config.block, stride=config.block_stride, form=config.block_form).mean()
     seen = contour(x, mixed).abs()
     faded, _ = ContourLoss(images, own.cpu(), config.blend)(v.unsqueeze(0))
     figures = {
@@ -38,7 +38,7 @@ def figures_of_veil(features, clean, veil, config: CraftConfig) -> dict:
     own, drawn = (torch.tensor([0, n], device=veil.device) for n in (len(clean), len(features)))
     distance, _, _ = ops.hull_distance(features, clean, drawn, clean_offsets=own, subspace=config.subspace)
     variance = ops.block_variance(
-        veil[None].float() / 255, block=config.block, stride=config.block_stride, form=config.variance
+        veil[None].float() / 255, block=config.block, stride=config.block_stride, form=config.block_form
     )[0]
     figures = {
         "feature_distance": distance.mean(),

@@ -10,9 +10,16 @@ _NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience",
 _BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none"}
 
 
+_RENAMED = {"variance": "block_form"}  # since
+
+
+def _now(config: dict) -> dict:
+    return _BEFORE | {_RENAMED.get(name, name): value for name, value in config.items()}
+
+
 def differences(before: dict, now: dict) -> list[str]:
     """The fields in which two configurations (as_dict) give different veils, with both values."""
-    before, now = _BEFORE | before, _BEFORE | now
+    before, now = _now(before), _now(now)
     return [
         f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
         for name in sorted({*before, *now})
