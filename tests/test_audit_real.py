@@ -1,7 +1,7 @@
 """The audit on real faces, where VEILKERN_REAL_FACES names them: blended photos leak, sealed ones do not.
 
-The veils are random: that the attacks take them out, or cannot, does not depend on how they were made. The whole audit of
-all people takes minutes: these are parts, large enough to tell.
+The veils are random: that the attacks take them out, or cannot, does not depend on how they were made. The whole audit
+of all people takes minutes: these are parts, large enough to tell.
 """
 
 from __future__ import annotations
