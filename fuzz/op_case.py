@@ -42,7 +42,7 @@ class Case:
         sample = self.rng.choice([one for one in self.entry.samples if one.light])  # the others are large
         options: dict = {}
         for name, value in sample.make().items():
-            if isinstance(value, torch.Tensor) and not (name == "out" and self.op == "blend_normalize"):
+            if isinstance(value, torch.Tensor) and not (name == "out" and self.op.endswith("_normalize")):
                 written = name in self.entry.writes
                 value = self.place(value, written=written, overlapping=not written)
             elif isinstance(value, torch.Tensor):  # it must stay channels_last

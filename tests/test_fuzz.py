@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from veilkern.testing.table import TABLE
+
 FUZZ = Path(__file__).parents[1] / "fuzz"
 PLANTED = """
 import os, time
@@ -31,6 +33,13 @@ class Target:
         if bad and "{fault}" == "wrong":
             raise KeyError("five")
 """
+
+
+def test_every_op_is_drawn(monkeypatch):
+    monkeypatch.syspath_prepend(FUZZ)
+    from op_target import DRAWS
+
+    assert set(DRAWS) == set(TABLE)
 
 
 def run(folder, *arguments, limit="30"):
