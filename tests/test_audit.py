@@ -21,7 +21,7 @@ from veilkern.auditing import recognition, run
 from veilkern.auditing.attacks import ATTACKS
 from veilkern.auditing.report import FILES, interval, noise, number
 from veilkern.auditing.statistics import NOTHING, Figure
-from veilkern.auditing.verdict import GIVEN_AWAY, NOTHING_FOUND, TRACE, UNTRIED, Row
+from veilkern.auditing.verdict import GIVEN_AWAY, NOTHING_FOUND, TRACE, UNSURE, UNTRIED, Row
 from veilkern.cli import app
 from veilkern.data.photos import write_png
 
@@ -80,7 +80,7 @@ def test_blended_photos_are_given_away(blend_audit, crowd):
 def test_sealed_photos_are_not(sealed_audit):
     for name in TAKES_OUT:
         row = sealed_audit[name]
-        assert row.verdict == NOTHING_FOUND, row.sentence
+        assert row.verdict in (NOTHING_FOUND, UNSURE), row.sentence  # they are few
         assert abs(row.ssim.value - row.ssim_others.value) < 0.03
     assert all(test.fine for test in sealed_audit.field_tests) and len(sealed_audit.field_tests) == 12
 
@@ -200,6 +200,11 @@ ABOVE, BELOW, MORE = Figure(0.6, 0.51, 0.7), Figure(0.4, 0.3, 0.49), Figure(0.4,
         ({"keeps_veil": True, "auc_ssim": ABOVE, "rank1": {"n": Figure(1, 1, 1)}, "chance": {"n": 0.1}}, TRACE, None),
         ({"auc_ssim": NOTHING, "auc_contour": NOTHING, "auc_contour_size": NOTHING}, NOTHING_FOUND, []),
         ({"not_possible": "no"}, UNTRIED, []),
+        ({"auc_ssim": Figure(0.9, 0.0, 1.0)}, UNSURE, []),  # wide: nothing is known
+        ({"auc_contour": Figure(0.48, 0.48, 0.48)}, UNSURE, None),  # no width: two people, of whom nothing varies
+        ({"keeps_veil": True, "auc_ssim": Figure(0.96, 0.1, 1.0)}, UNSURE, []),
+        ({"keeps_veil": True, "auc_contour": Figure(0.5, 0.0, 1.0)}, NOTHING_FOUND, []),
+        ({"auc_ssim": Figure(0.9, 0.51, 1.0), "auc_contour": Figure(0.5, 0.0, 1.0), "ssim": MORE}, GIVEN_AWAY, None),
     ],
 )
 def test_verdict(changes, verdict, evidence):
@@ -207,7 +212,8 @@ def test_verdict(changes, verdict, evidence):
     assert found.verdict == verdict and (evidence is None or found.evidence == evidence)
     assert found.sentence.startswith("no" if verdict == UNTRIED else verdict)
     assert all(words in found.sentence for words in found.evidence)
-    assert found.level == {NOTHING_FOUND: "good", TRACE: "watch", GIVEN_AWAY: "bad", UNTRIED: "untried"}[verdict]
+    levels = {NOTHING_FOUND: "good", TRACE: "watch", GIVEN_AWAY: "bad", UNTRIED: "untried", UNSURE: "untried"}
+    assert found.level == levels[verdict]
 
 
 def test_people_who_are_not_there(crowd, networks):

@@ -180,6 +180,8 @@ FEATURES = torch.eye(6)[:3]
         ({"features": FEATURES, "names": ["a", "b", "../c"]}, ValueError, "plain folder names"),
         ({"features": FEATURES}, ValueError, "names must be given too"),
         ({"names": ["a"]}, ValueError, "features must be given too"),
+        ({"features": FEATURES.to_sparse(), "names": list("abc")}, TypeError, "features must be a dense tensor"),
+        ({"features": FEATURES.to("meta"), "names": list("abc")}, TypeError, "features must be a dense tensor"),
         ({"features": FEATURES, "names": list("abc"), "people": people_of([1])}, ValueError, "not both"),
         ({"features": FEATURES, "names": list("abc"), "config": vk.CraftConfig()}, ValueError, "must be sealed"),
         ({"features": FEATURES, "names": list("abc"), "config": None}, ValueError, "must be sealed"),
@@ -522,6 +524,20 @@ def test_rotating_takes_the_key_along(work):
     assert new.key_id == old.key_id and new.generations == [1, 1, 1] and not torch.equal(new.veils, old.veils)
     code, text = craft(work, "newer", "--veils", work / "old", "--rotate-all", scheme="blend")
     assert code != 0 and re.search(r"scheme sealed \(now blend\)|key of your own", text)
+
+
+def test_rotating_crafts_as_before(work):
+    """Scheme, steps and all else are those of the bank, but for what is asked for."""
+    assert craft(work, "old", "--levels", 32, "--robust", "none")[0] == 0
+    command = ["craft", work / "faces", "--model", f"{work / 'net.py'}:load", "--input-size", 16, "--no-check"]
+    command += ["--veils", work / "old", "--rotate", vk.VeilBank.load(work / "old").names[1]]
+    done = CliRunner().invoke(app, [*map(str, command), "--out", str(work / "new")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    old, new = vk.VeilBank.load(work / "old"), vk.VeilBank.load(work / "new")
+    assert new.config == old.config and new.levels == 32 and new.generations == [0, 1, 0]
+    done = CliRunner().invoke(app, [*map(str, command), "--out", str(work / "newer"), "--steps", "4"])
+    assert isinstance(done.exception, ValueError) and "steps 3 (now 4)" in str(done.exception)
+    assert "scheme" not in str(done.exception)
 
 
 def test_the_bank_that_is_written_beside_has_its_key_too(work, small_bank, monkeypatch):

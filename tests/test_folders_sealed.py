@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 import veilkern as vk
 from veilkern.cli import app
-from veilkern.data.marks import SEALED
-from veilkern.data.photos import read_mark, read_photo, read_protected, write_png
+from veilkern.data.marks import KEYWORD, SEALED
+from veilkern.data.photos import encode_png, read_mark, read_photo, read_protected, write_png
+from veilkern.data.png import with_text
 from veilkern.errors import OutputError, PhotoError
 from veilkern.veils import keyed
 from veilkern.veils.folders import protect_folder, recover_folder
@@ -151,6 +153,69 @@ def test_photos_that_changed_places_are_told(hidden, bank, tmp_path):
     assert "its tag does not match" in causes[1]
 
 
+def test_a_mark_that_anybody_wrote_stops_nobody(hidden, bank, tmp_path):
+    """Of any content: that photo is listed, and all others have their turn."""
+    path = hidden / "Ada" / "0.png"
+    mark, pixels = read_mark(path), read_protected(path, size=(SIDE, SIDE))
+    values = json.loads(mark.text())
+    for change in (
+        {"tag": "\u00e9" * 32}, {"tag": 5}, {"tag": None}, {"levels": 64.0}, {"lossless": 1}, {"rounds": True},
+        {"veil": ["a"]}, {"scheme": 3}, {"key_id": {}}, {"scheme": "blend-1"}, {"tag": "\ud800"},
+    ):  # fmt: skip
+        path.write_bytes(with_text(encode_png(pixels), KEYWORD, json.dumps(values | change)))
+        for call in (
+            lambda out: recover_folder(hidden, bank, out, key=KEY),
+            lambda out: rotate_folder(hidden, bank, bank_of(9, OTHER), out, key=KEY, new_key=OTHER),
+        ):
+            outcome = call(tmp_path / "out")
+            assert outcome.written == 5 and len(outcome.problems) == 1 and "0.png" in str(outcome.problems[0]), change
+            shutil.rmtree(tmp_path / "out")
+
+
+def test_a_sealed_photo_without_its_mark_is_not_taken_for_whole(hidden, bank, tmp_path):
+    path = hidden / "Ada" / "0.png"
+    write_png(path, read_protected(path, size=(SIDE, SIDE)))
+    outcome = recover_folder(hidden, bank, tmp_path / "back", key=KEY)
+    assert outcome.written == 5 and "no mark of veilkern's on it: not sealed, or saved again" in str(
+        outcome.problems[0]
+    )
+    assert recover_folder(hidden, bank, tmp_path / "back", key=KEY, force=True).written == 1
+
+
+def test_a_persons_master_key_that_is_missing_stops_nobody(faces, bank, tmp_path):
+    """Of a bank merged from two: who has no key here is listed, before and after others; with both keys all is done."""
+    both = bank.take(["Ada"]).join(bank_of(5, OTHER).take(["Bill"]))
+    for key, written, missing in ((KEY, 3, "Bill"), (OTHER, 3, "Ada"), (iter([KEY, OTHER]), 6, None)):
+        out = tmp_path / f"{missing}"
+        outcome = protect_folder(faces, both, out, key=key)
+        assert outcome.written == written and len(outcome.problems) == (missing is not None)
+        if missing:
+            assert missing in str(outcome.problems[0]) and "needs the master key of id" in str(outcome.problems[0])
+    for key, written in ((KEY, 3), (iter([KEY, OTHER]), 6)):
+        assert recover_folder(tmp_path / "None", both, tmp_path / f"back-{written}", key=key).written == written
+        new = rotate_folder(tmp_path / "None", both, bank, tmp_path / f"new-{written}", key=[KEY, OTHER], new_key=KEY)
+        assert new.written == 6
+    outcome = rotate_folder(tmp_path / "None", both, bank, tmp_path / "newer", key=OTHER, new_key=KEY)
+    assert outcome.written == 3 and "Ada" in str(outcome.problems[0])
+    outcome = rotate_folder(tmp_path / "None", both, both.under_key(KEY), tmp_path / "x", key=[KEY, OTHER], new_key=KEY)
+    assert outcome.written == 6
+
+
+def test_modes_are_never_widened(faces, hidden, bank, tmp_path):
+    before = os.umask(0o022)
+    try:
+        for path in photos_in(hidden).values():
+            path.chmod(0o600)
+        rotate_folder(hidden, bank, bank_of(9, OTHER), key=KEY, new_key=OTHER)
+        assert {path.stat().st_mode & 0o777 for path in photos_in(hidden).values()} == {0o600}
+        recover_folder(hidden, bank_of(9, OTHER), tmp_path / "back", key=OTHER)
+        (tmp_path / "back" / "Ada" / "0.png").chmod(0o640)
+        recover_folder(hidden, bank_of(9, OTHER), tmp_path / "back", key=OTHER, overwrite=True)
+        assert (tmp_path / "back" / "Ada" / "0.png").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
 def test_tags_of_tensors(bank):
     rng = np.random.default_rng(3)
     photos = torch.from_numpy(rng.integers(0, 256, (4, 3, SIDE, SIDE), dtype=np.uint8))
@@ -167,6 +232,8 @@ def test_tags_of_tensors(bank):
         assert vk.check_tags(sealed, tags, bank, ["Ada"] * 4, key=KEY).tolist() == [True, False, False, True]
         tags[2, 15] ^= 1
         assert vk.check_tags(sealed, tags, bank, who, key=KEY).tolist() == [True, True, False, True]
+    other_veils = bank_of(4)  # the same key and persons: recovered under these, it would be noise
+    assert not vk.check_tags(sealed, vk.tags(sealed, bank, who, key=KEY), other_veils, who, key=KEY).any()
     under = bank.under_key(OTHER)
     assert not torch.equal(vk.tags(sealed, under, who, key=OTHER), vk.tags(sealed, bank, who, key=KEY))
     for call, words in (
@@ -274,7 +341,36 @@ def test_rotate_leaves_alone_what_it_does_not_know(faces, hidden, bank, tmp_path
     ):
         assert words in causes
     assert {name: path.read_bytes() for name, path in photos_in(hidden).items()} == before
-    assert rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER, force=True).written == 3
+    forced = rotate_folder(hidden, bank, new, key=KEY, new_key=OTHER, force=True)
+    assert forced.written == 1 and len(forced.problems) == 3  # whose mark says something else is not overwritten
+    assert [n for n, path in photos_in(hidden).items() if path.read_bytes() != before[n]] == ["Ada/0.png"]
+
+
+def test_rotate_does_not_take_another_photo_for_done(hidden, bank, tmp_path):
+    """Of the same name, person and bank: its pixels tell."""
+    new = bank_of(9, OTHER)
+    rotate_folder(hidden, bank, new, tmp_path / "new", key=KEY, new_key=OTHER)
+    shutil.copy(tmp_path / "new" / "Ada" / "1.png", tmp_path / "new" / "Ada" / "0.png")
+    outcome = rotate_folder(hidden, bank, new, tmp_path / "new", key=KEY, new_key=OTHER)
+    assert outcome.skipped == 5 and "not this photo under the new bank; kept" in str(outcome.problems[0])
+
+
+def test_rotate_replaces_no_link_and_loses_no_bit_in_place(faces, bank, tmp_path):
+    protect_folder(faces, bank, tmp_path / "hidden", key=KEY)
+    outside = tmp_path / "outside.png"
+    (tmp_path / "hidden" / "Ada" / "0.png").rename(outside)
+    (tmp_path / "hidden" / "Ada" / "0.png").symlink_to(outside)
+    before = outside.read_bytes()
+    outcome = rotate_folder(tmp_path / "hidden", bank, bank_of(9, OTHER), key=KEY, new_key=OTHER)
+    assert outcome.written == 5 and "a link; never replaced" in str(outcome.problems[0])
+    assert outside.read_bytes() == before
+    coarse = bank_of(9, OTHER, levels=16)
+    outcome = rotate_folder(tmp_path / "hidden", bank_of(9, OTHER), coarse, key=OTHER, new_key=OTHER)
+    assert outcome.written == 0 and any("hold less of it" in str(problem) for problem in outcome.problems)
+    assert (
+        rotate_folder(tmp_path / "hidden", bank_of(9, OTHER), coarse, tmp_path / "c", key=OTHER, new_key=OTHER).written
+        == 5
+    )
 
 
 def test_rotate_is_checked_before_it_begins(hidden, bank, tmp_path):
@@ -346,6 +442,48 @@ def test_the_command_rotate(faces, on_disk, tmp_path):
     assert done.exit_code == 0 and "0 photos rotated" in done.output and "6 there already" in done.output
     done = run("recover", tmp_path / "a", "--veils", new, "--out", tmp_path / "b", "--key-file", tmp_path / "other.key")
     assert done.exit_code == 0 and "6 photos recovered" in done.output
+
+
+def test_rotate_writes_no_bank_under_a_wrong_key(faces, on_disk, tmp_path):
+    run("protect", faces, "--veils", on_disk, "--out", tmp_path / "a")
+    new, other = tmp_path / "new.safetensors", tmp_path / "other.key"
+    done = run(
+        "rotate", tmp_path / "a", "--veils", on_disk, "--new-veils", new, "--key-file", other, "--new-key-file", other
+    )
+    assert isinstance(done.exception, ValueError) and not new.exists()
+    read, write = os.pipe()  # a key from a process: it can be read once
+    os.write(write, OTHER)
+    os.close(write)
+    done = run("rotate", tmp_path / "a", "--veils", on_disk, "--new-veils", new, "--new-key-file", f"/dev/fd/{read}")
+    assert done.exit_code == 0 and "6 photos rotated" in done.output, done.output
+    os.close(read)
+
+
+def test_keys_of_a_merged_bank_on_the_command_line(faces, on_disk, tmp_path):
+    both = vk.VeilBank.load(on_disk).take(["Ada"]).join(bank_of(5, OTHER).take(["Bill"]))
+    both.save(tmp_path / "both")
+    keys = ("--key-file", f"{on_disk}.key", "--key-file", tmp_path / "other.key")
+    done = run("protect", faces, "--veils", tmp_path / "both", "--out", tmp_path / "a", *keys)
+    assert done.exit_code == 0 and "6 photos protected" in done.output
+    done = run("recover", tmp_path / "a", "--veils", tmp_path / "both", "--out", tmp_path / "b", *keys[:2])
+    assert done.exit_code == 1 and "3 photos recovered" in done.output and "needs the master key of id" in done.output
+
+
+def test_no_two_persons_have_one_key(bank):
+    """However they come together: renamed, joined, with records of any kind."""
+    renamed = bank.rename({"Ada": "Eve"})
+    with pytest.raises(ValueError, match="Eve and Ada must not have one sealing key"):
+        renamed.join(bank_of(5).take(["Ada"]))
+    with pytest.raises(ValueError, match="must not have one sealing key"):
+        vk.VeilBank(bank.veils, NAMES, 0, [{}, {"keyed_as": "Ada"}], key_id=bank.key_id, levels=64)
+    later = vk.VeilBank(bank.veils[:1], ["Ada"], 0, [{"generation": 1}], key_id=bank.key_id, levels=64)
+    assert len(renamed.join(later)) == 3
+    for bad, words in (
+        ({"keyed_as": 5}, "keyed_as of records must be str"),
+        ({"keyed_as": "a\0b"}, "must hold no NUL"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            vk.VeilBank(bank.veils, NAMES, 0, [bad, {}], key_id=bank.key_id, levels=64)
 
 
 def test_a_bank_under_another_key(bank):

@@ -45,6 +45,8 @@ X = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
 def test_features_are_normalised_and_the_callers_network_is_left_alone():
     net = Net().train()
     model = vk.FaceModel(net)
+    with pytest.raises(TypeError, match="x must be float in .0, 1., got torch.uint8: `features` takes uint8 photos"):
+        model.embed((255 * X).to(torch.uint8))
     features = model.embed(X.clone().requires_grad_())
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
     (gradient,) = torch.autograd.grad(model.embed(x := X.clone().requires_grad_())[0, 0], x)

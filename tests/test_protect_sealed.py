@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import traceback
 
 import pytest
@@ -229,6 +231,28 @@ def test_a_sealed_bank_comes_and_goes(photos, bank):
     assert torch.equal(protector.recover(protector.protect(photos, "Cleo", lossless=True), "Cleo"), photos)
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_rows_that_another_thread_writes_to(way, monkeypatch):
+    """A photo is sealed under its person's key, whatever becomes of the caller's rows after they were looked at: a key
+    that is not made yet is all zeros."""
+    bank, photos = sealed_bank(), batch(4, 3, 12)[0][:, :, :, :9].contiguous()
+    protector, rows = vk.Protector(bank, key=KEY), torch.zeros(4, dtype=torch.int64)
+    plain = {"short": Keyring.has_made, "long": Keyring.sealing}[way]
+
+    def then_changed(keyring, *arguments):
+        found = plain(keyring, *arguments)
+        rows.fill_(1)
+        return found
+
+    if way == "short":
+        protector.protect(photos[:1], "Ada")  # now her key is made
+    monkeypatch.setattr(Keyring, plain.__name__, then_changed)
+    hidden = protector.protect(photos, rows, lossless=True)
+    assert (rows == 1).all()
+    monkeypatch.setattr(Keyring, plain.__name__, plain)
+    assert torch.equal(protector.recover(hidden, "Ada"), photos)
+
+
 def test_many_threads_and_one_keyring(photos):
     """Keys are made by whoever needs them first, and nobody sees half of one."""
     names = [f"p{i}" for i in range(40)]
@@ -249,8 +273,22 @@ def test_nothing_tells_a_key(bank):
     own = keyring.sealing(ROWS, torch.device("cpu")).keys
     assert repr(keyring) == "Keyring(3 persons)" and "key" not in repr(vk.Protector(bank, key=KEY))
     assert own.any()
+    assert repr(keyring.sealing(ROWS, torch.device("cpu"))) == "Sealing(3 keys, 64 levels, 20 rounds)"
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            copied(keyring)
     keyring.wipe()
     assert not own.any() and not keyring.master
+
+
+def test_a_caller_may_wipe_the_key(bank):
+    key = bytearray(KEY)
+    for given in (key, [key]):
+        key[:] = KEY
+        protector = vk.Protector(bank, key=given)
+        key[:] = bytes(len(key))
+        protector.add(sealed_bank(["Dora"], seed=5))
+        assert "Dora" in protector
 
 
 def test_keys_are_overwritten_when_the_keyring_goes(bank):

@@ -65,7 +65,7 @@ class Bootstrap:
         # Others' scores are joined by (person, target), which share their weights.
         cell = (persons[:, None] * total + targets).flatten()
         kinds, place = cell.unique(return_inverse=True)
-        scores = others.flatten().double()
+        scores = others.flatten().double().contiguous()
         wins = torch.zeros(total, len(kinds), dtype=torch.float64)
         for p in persons.unique().tolist():
             mine = own[persons == p].double().sort().values

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from veilkern.auditing.statistics import NOTHING, Figure
 
 NOTHING_FOUND, TRACE, GIVEN_AWAY, UNTRIED = "nothing found", "a trace", "gives photos away", "not possible"
-LEVELS = {NOTHING_FOUND: "good", TRACE: "watch", GIVEN_AWAY: "bad", UNTRIED: "untried"}
+UNSURE = "too few people to tell"
+LEVELS = {NOTHING_FOUND: "good", TRACE: "watch", GIVEN_AWAY: "bad", UNTRIED: "untried", UNSURE: "untried"}
+WIDE = 0.75  # an interval of an AUC wider than this holds nearly everything
 # From here on above chance a likeness is not only there, but shows the photo.
 SSIM_SHOWS, CONTOUR_SHOWS = 0.05, 0.2
 VEIL_CONTOUR = 0.06  # a mean contour up to which a veil tells nothing of the face
@@ -45,12 +47,15 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """NOTHING_FOUND, TRACE, GIVEN_AWAY or UNTRIED."""
+        """NOTHING_FOUND, TRACE, GIVEN_AWAY, UNTRIED, or UNSURE: intervals of AUCs that hold nearly everything, or, as
+        of two people, nothing but the value."""
         if self.not_possible:
             return UNTRIED
-        if not self.evidence:
-            return NOTHING_FOUND
-        return GIVEN_AWAY if self._shows else TRACE
+        if self.evidence and self._shows:
+            return GIVEN_AWAY
+        if self._tells_nothing:
+            return UNSURE
+        return TRACE if self.evidence else NOTHING_FOUND
 
     @property
     def level(self) -> str:
@@ -73,6 +78,11 @@ class Row:
         aucs = {"contour": self.auc_contour, "|contour|": self.auc_contour_size}
         found += [f"{name} AUC {words(figure)}" for name, figure in aucs.items() if _beside(figure)]
         return found + [f"{name} finds {100 * self.rank1[name].value:.0f} %" for name in self._found_by]
+
+    @property
+    def _tells_nothing(self) -> bool:
+        aucs = [self.auc_ssim] if self.keeps_veil else [self.auc_ssim, self.auc_contour, self.auc_contour_size]
+        return any(auc.high - auc.low > WIDE or auc.high == auc.low for auc in aucs if math.isfinite(auc.value))
 
     @property
     def _veil_shows(self) -> bool:

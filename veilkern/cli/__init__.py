@@ -40,7 +40,7 @@ def build(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
-        help="Face photos that people cannot read, networks still recognise, and the holder of a veil recovers.",
+        help="Face photos that people cannot read, networks still recognise, and the holder of the key recovers.",
     )
     app.callback()(_options)
     for name, (file, inside, text) in COMMANDS.items():

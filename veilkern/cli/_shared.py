@@ -28,8 +28,10 @@ Convert = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 KeyFile = Annotated[
-    Path | None,
-    typer.Option("--key-file", help="The master key of a sealed bank; default: BANK.key where craft put it."),
+    list[Path] | None,
+    typer.Option(
+        "--key-file", help="The master key of a sealed bank (several, of a merged one); default: BANK.key, craft's."
+    ),
 ]
 Size = Annotated[int, typer.Option("--input-size", help="Side of the network's input, pixels.")]
 Mean = Annotated[str | None, typer.Option("--input-mean", help="Mean of the network's input, 'm' or 'm,m,m'.")]
@@ -84,17 +86,17 @@ def key_path(veils: Path) -> Path:
     return veils.with_name(veils.name + ".key")
 
 
-def master_key(bank: vk.VeilBank, veils: Path, key_file: Path | None) -> bytes | None:
-    """The master key of a sealed bank, from the file that is named or the one beside the bank; None for one that
+def master_key(bank: vk.VeilBank, veils: Path, key_file: list[Path] | None) -> list[bytes] | None:
+    """The master keys of a sealed bank, from the files that are named or the one beside the bank; None for one that
     blends. OutputError when there is none, ValueError when a key is one too many."""
     if bank.scheme == "blend":
-        if key_file is not None:
+        if key_file:
             raise ValueError(f"--key-file is for sealed banks; {veils} blends, and its veils are the keys")
         return None
-    path = key_file or key_path(veils)
-    if key_file is None and not path.exists():
+    path = key_path(veils)
+    if not key_file and not path.exists():
         raise OutputError(f"{veils}: a sealed bank, and its key is not in {path}: name its file with --key-file")
-    return vk.read_key(path)
+    return [vk.read_key(file) for file in key_file or [path]]
 
 
 def finish(problems: list[Problem], notices: list[Problem] = ()) -> None:  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -37,6 +37,7 @@ from veilkern.cli._shared import (
 from veilkern.data.files import locked
 from veilkern.errors import OutputError
 from veilkern.threads import default_threads, using_threads
+from veilkern.veils.compatibility import current
 
 if TYPE_CHECKING:
     from veilkern.cli._target import Target
@@ -50,6 +51,7 @@ def _both(name: str) -> str:
 
 
 def craft(
+    context: typer.Context,
     faces: Faces,
     model: Net,
     out: Annotated[Path, typer.Option("--out", help="The veil bank to write.")],
@@ -139,8 +141,8 @@ def craft(
     from veilkern.data.people import Problem
 
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
-    config = vk.CraftConfig(**values)
     old = _bank_to_rotate(veils, out, rotate, rotate_all)
+    config = vk.CraftConfig(**(values if old is None else _as_before(old, values, context)))
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise OutputError(f"{out}: its folder is missing or cannot be written to")
     with _sigterm_as_ctrl_c(), locked(out):
@@ -193,6 +195,17 @@ def craft(
         )
     _print_craft(result, written or out, time.monotonic() - started, json_output)
     return finish(problems, notices + [Problem("craft", notice) for notice in result.notices])
+
+
+def _as_before(old: Path, values: dict[str, Any], context: typer.Context) -> dict[str, Any]:
+    """How to craft new veils for the bank `old`: as it was crafted, but for the options that are given. (Its seed is
+    its key's affair.)"""
+    before = current(vk.VeilBank.load(old).config)
+    sources = {name: context.get_parameter_source(name) for name in values}  # of click, or of the one inside of typer
+    given = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    if "scheme" in given and values["scheme"] != before.get("scheme"):
+        return values  # nothing of before fits, as whoever compares them will say
+    return {name: before.get(name, value) if name not in given | {"seed"} else value for name, value in values.items()}
 
 
 class Terminated(KeyboardInterrupt):

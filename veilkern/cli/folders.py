@@ -25,6 +25,7 @@ from veilkern.errors import OutputError
 from veilkern.veils.folder_plan import Outcome
 from veilkern.veils.folders import protect_folder, recover_folder
 from veilkern.veils.rotate import rotate_folder
+from veilkern.veils.sealing import keyring_of
 
 LEAKS = (
     "blended photos of one person give each other away: their average shows the faces, and one known photo opens the "
@@ -90,7 +91,7 @@ def rotate(
     ],
     key_file: KeyFile = None,
     new_key_file: Annotated[
-        Path | None, typer.Option("--new-key-file", help="The master key of the new bank; default: as --key-file.")
+        list[Path] | None, typer.Option("--new-key-file", help="The master key of the new bank; default: NEW.key.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the photos; without it each is replaced where it lies.")
@@ -99,14 +100,29 @@ def rotate(
 ) -> None:
     """Bring protected photos under another bank or key; skip those done."""
     bank = vk.VeilBank.load(veils)
-    if not new_veils.exists():
-        if new_key_file is None:
-            raise OutputError(f"{new_veils}: no such veil file; to bring {veils} under a new key give --new-key-file")
-        bank.under_key(vk.read_key(new_key_file)).save(new_veils, replace=False)
-    new_bank = vk.VeilBank.load(new_veils)
-    key, new_key = master_key(bank, veils, key_file), master_key(new_bank, new_veils, new_key_file)
+    key = master_key(bank, veils, key_file)
+    if new_veils.exists():
+        new_bank = vk.VeilBank.load(new_veils)
+        new_key = master_key(new_bank, new_veils, new_key_file)
+    else:
+        new_bank, new_key = _under_new_key(bank, key, veils, new_veils, new_key_file)
     outcome = rotate_folder(protected, bank, new_bank, out, key=key, new_key=new_key, force=force)
     _report_folder(outcome, "rotated", out or protected)
+
+
+def _under_new_key(bank: vk.VeilBank, key: list[bytes] | None, veils: Path, new_veils: Path, files: list[Path] | None):
+    """The bank under another master key, saved before any photo needs it, and that key."""
+    if not files:
+        raise OutputError(f"{new_veils}: no such veil file; to bring {veils} under a new key give --new-key-file")
+    if len(files) > 1:
+        raise ValueError("--new-key-file: one key for all persons of a new bank, got several")
+    keyring = keyring_of("rotate", bank, key)
+    if keyring is not None:
+        keyring.check()
+    new_key = vk.read_key(files[0])
+    new_bank = bank.under_key(new_key)
+    new_bank.save(new_veils, replace=False)
+    return new_bank, [new_key]
 
 
 def _report_folder(outcome: Outcome, what: str, out: Path) -> None:

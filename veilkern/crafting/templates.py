@@ -38,6 +38,10 @@ class Templates:
         if not isinstance(features, torch.Tensor) or not features.is_floating_point():
             kind = features.dtype if isinstance(features, torch.Tensor) else type(features).__name__
             raise TypeError(f"craft: features must be a tensor of floats [N, d], got {kind}")
+        if features.layout is not torch.strided or features.device.type == "meta":
+            raise TypeError(
+                f"craft: features must be a dense tensor with values, got {features.layout} on {features.device}"
+            )
         if features.ndim != 2 or not len(features):
             raise ValueError(f"craft: features must be [N, d], at least one, got {list(features.shape)}")
         if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):

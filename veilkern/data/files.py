@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,13 +24,16 @@ def atomic_write(
     """Write `data` (a buffer, or several in a row) to `path` whole or not at all; an old file there stays until the new
     one is safe on disk. A link is followed: what it points to is written.
 
-    mode: as the process's umask allows, like any new file; 0o600 for veils. replace: False leaves whatever is there
+    mode: as the process's umask allows, like any new file; 0o600 for veils. It is never wider than that of a file that
+    is replaced. replace: False leaves whatever is there
     alone, also when it came into being a moment ago. Raises OutputError naming the path and the cause (full disk, no
     permission, no such folder, there already).
     """
     target = _target(path)
     temporary = target.with_name(f".veilkern-{secrets.token_hex(8)}.tmp")
     try:
+        if replace and target.exists():
+            mode &= stat.S_IMODE(target.stat().st_mode)
         # The mode holds from the first byte: a veil is never readable by others, even for a moment.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:

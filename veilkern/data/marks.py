@@ -15,6 +15,11 @@ BLEND = "blend-1"  # x' = (a x + (255 - a) v + 127) div 255, or the numerator it
 SEALED = "sealed-1"  # ops.seal
 _OF_ALL = ("veil", "blend", "lossless", "bank", "scheme")
 _OF_SEALED = ("levels", "rounds", "key_id", "tag")
+_KINDS = {
+    **dict.fromkeys(("veil", "bank", "scheme", "key_id", "tag"), str),
+    **dict.fromkeys(("blend", "levels", "rounds"), int),
+    "lossless": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Mark:
             mark = cls(**{name: values[name] for name in names})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise PhotoError("protected, but its mark cannot be read: changed, or of another version") from error
+        if not all(type(getattr(mark, name)) is kind for name, kind in _KINDS.items()):
+            raise PhotoError("protected, but its mark cannot be read: changed, or of another version")
         if mark.scheme not in (BLEND, SEALED):
             raise PhotoError(f"protected by another scheme or version than this veilkern's ({BLEND}, {SEALED})")
         return mark

@@ -61,14 +61,22 @@ def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> to
 
     Raises PhotoError naming the file and the cause; a JPEG is refused, because its loss ruins the recovery.
     """
+    return read_marked(path, size=size)[0]
+
+
+def read_marked(path: str | os.PathLike[str], *, size: tuple[int, int], force: bool = False):
+    """As `read_protected`, and the photo's mark (None if it has none), of one reading of the file. force: take no mark
+    from it, which may be one that cannot be read."""
     with _one_error(path):
         data = _read_bytes(path)
         header = _protected_header(data)
+        text = header.texts.get(KEYWORD)
+        mark = None if text is None or force else Mark.parse(text)
         if header.colour != png.RGB or header.transparent or header.animated:
             raise PhotoError(f"{_png_kind(header) or 'an animation'}, wanted a plain RGB photo of 8 or 16 bit")
         if (header.height, header.width) != tuple(size):
             raise PhotoError(f"{header.height} x {header.width} pixels, wanted {size[0]} x {size[1]}")
-        return _channels_first(png.decode_rgb16(data) if header.depth == 16 else np.array(_open(data)))
+        return _channels_first(png.decode_rgb16(data) if header.depth == 16 else np.array(_open(data))), mark
 
 
 def read_mark(path: str | os.PathLike[str]) -> Mark | None:

@@ -77,11 +77,12 @@ QUESTIONS: dict[str, tuple[str, dict[str, str], str]] = {
             "watch": "Not surely: some photos keep more of a likeness than they should.",
             "bad": "No: a likeness is left in some photos.",
         },
-        "Figures cannot prove that nobody sees a face: look at the worst photos. Not measured: what many "
-        "protected photos of one person show when averaged, and what a program trained to undo veils sees.",
+        "Figures cannot prove that nobody sees a face: look at the worst photos. Not measured here, but by "
+        "veilkern audit: what many protected photos of one person show when averaged, and what a program trained to "
+        "undo veils sees.",
     ),
     "recoverable": (
-        "Does the holder of the veils get the photos back?",
+        "Does the holder of the key get the photos back?",
         {
             "good": "Yes, within the bound of the 8-bit form; exactly from the lossless form.",
             "watch": "Yes, with more loss than usual.",

@@ -80,6 +80,8 @@ class FaceModel:
         passed on: see `features`.
         """
         self._check_size("embed", x)
+        if not x.is_floating_point():
+            raise TypeError(f"FaceModel.embed: x must be float in [0, 1], got {x.dtype}: `features` takes uint8 photos")
         return self._embed(self._prepare(x))
 
     def embed_normalised(self, x: torch.Tensor) -> torch.Tensor:

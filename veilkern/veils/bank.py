@@ -30,6 +30,7 @@ _RECORD = {
     "photos": (int,),
     "steps": (int,),
     "generation": (int,),
+    "keyed_as": (str,),
     "photo_ids": (list,),
     "held_out": (dict,),
 }
@@ -76,6 +77,8 @@ class VeilBank:
         # Lists of its own, so that the index stays right.
         object.__setattr__(self, "names", list(self.names))
         object.__setattr__(self, "records", list(self.records))
+        if self.levels:
+            _check_keyed_apart(self)
         index = {name: row for row, name in enumerate(self.names)}
         object.__setattr__(self, "_index", index)
         if len(index) != len(self.names):
@@ -342,6 +345,15 @@ def _check_scheme(bank: VeilBank) -> None:
         raise ValueError("VeilBank: a sealed bank must hold no key")
 
 
+def _check_keyed_apart(bank: VeilBank) -> None:
+    """No two persons of a sealed bank have one sealing key: that follows from master key, name and generation."""
+    seen: dict[tuple, str] = {}
+    for name, record in zip(bank.names, bank.records, strict=False):
+        source = record.get("key_id", bank.key_id), record.get("keyed_as", name), record.get("generation", 0)
+        if (other := seen.setdefault(source, name)) != name:
+            raise ValueError(f"VeilBank: {other} and {name} must not have one sealing key: craft one of them anew")
+
+
 def _check_names(names: Sequence[object], count: int) -> None:
     if not isinstance(names, (list, tuple)):
         raise ValueError(f"VeilBank: names must be a list, got {type(names).__name__}")
@@ -366,6 +378,8 @@ def _check_records(records: object, count: int) -> None:
                 raise ValueError(f"VeilBank: {name} of records must be {kind}, got {type(value).__name__} at {place}")
         if not all(isinstance(photo, str) for photo in record.get("photo_ids", ())):
             raise ValueError(f"VeilBank: photo_ids of records must be text, got something else at {place}")
+        if "\0" in record.get("keyed_as", ""):
+            raise ValueError(f"VeilBank: keyed_as of records must hold no NUL, got one at {place}")
         if record.get("generation", 0) < 0:
             raise ValueError(f"VeilBank: generation of records must be 0 or more, got a negative one at {place}")
 

@@ -13,13 +13,14 @@ _BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none"}
 _RENAMED = {"variance": "block_form"}  # since
 
 
-def _now(config: dict) -> dict:
+def current(config: dict) -> dict:
+    """A configuration of whatever version, by the fields of this one."""
     return _BEFORE | {_RENAMED.get(name, name): value for name, value in config.items()}
 
 
 def differences(before: dict, now: dict) -> list[str]:
     """The fields in which two configurations (as_dict) give different veils, with both values."""
-    before, now = _now(before), _now(now)
+    before, now = current(before), current(now)
     return [
         f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
         for name in sorted({*before, *now})

@@ -56,6 +56,9 @@ def direct(
     kernel = None if wanted is None else kernels.get((task.op, dtype, wanted))
     if wanted is None or kernel is None or rows is None or veils == 0:
         return None
+    if keyring is not None and type(rows[0]) is torch.Tensor:  # somebody may write to it while keys are looked for
+        copied = array("q", rows[0].numpy().tobytes())
+        rows = copied, copied.buffer_info()[0]
     sealing = ((), (bank.blend,), None) if keyring is None else _sealing(task, keyring, rows[0], count)
     if sealing is None:
         return None

@@ -12,12 +12,13 @@ import torch
 
 from veilkern.data.marks import Mark
 from veilkern.data.people import Problem
-from veilkern.data.photos import read_mark, read_photo, read_protected
+from veilkern.data.photos import read_mark, read_marked, read_photo
 from veilkern.errors import OutputError, PhotoError
 from veilkern.progress import progress_bar
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.folder_plan import (
     Outcome,
+    Person,
     listed,
     open_folders,
     place,
@@ -27,7 +28,7 @@ from veilkern.veils.folder_plan import (
     to_write,
     write,
 )
-from veilkern.veils.marking import Marking, difference
+from veilkern.veils.marking import TRY, Marking, difference
 from veilkern.veils.protect import protect, recover
 from veilkern.veils.sealing import MasterKeys, keyring_of
 
@@ -60,7 +61,7 @@ def protect_folder(
     if marking.keyring is not None:
         marking.keyring.check()
     root, target, outcome = open_folders(faces, out)
-    persons = plan(root, target, bank, protected_name, outcome)
+    persons = with_keys(plan(root, target, bank, protected_name, outcome), marking, outcome)
     with progress_bar(progress, sum(len(person.photos) for person in persons), "protecting") as bar:
         for person in persons:
             newer = 0
@@ -72,7 +73,7 @@ def protect_folder(
                             file, size=bank.size, resize=resize, convert=convert, protected=force
                         )
                         outcome.notices += [Problem(str(file), remark) for remark in remarks]
-                        hidden = protect(image[None], bank, [person.row], key=key, lossless=lossless)[0]
+                        hidden = protect(image[None], bank, [person.row], key=marking.key, lossless=lossless)[0]
                         write(path, hidden, marking.made(person.row, hidden), overwrite)
                         outcome.written += 1
                     else:
@@ -99,27 +100,28 @@ def recover_folder(
 ) -> Outcome:
     """DIR/<person>/<photo>.png, 8-bit or 16-bit, as `protect_folder` wrote them -> OUT/<person>/<photo>.png, 8-bit.
 
-    A photo that was protected with another veil or key than its folder's is listed and passed over, unless force:
-    recovered, it would be noise; so is a sealed one that is damaged, or that nobody with the key made (its tag does not
-    match). key: the master key of a sealed bank. Photos without a mark (of an older version, or saved again) are
-    recovered with a notice. Photos that are in OUT already, pixel for pixel, are skipped. Lists and raises else as
-    `protect_folder` does.
+    key: the master key of a sealed bank. A photo that was protected with another veil or key than its folder's is
+    listed and passed over, unless force: recovered, it would be noise; so is a sealed one that is damaged, that nobody
+    with the key made (its tag does not match), or that has no mark. Blended photos without one (of an older version, or
+    saved again) are recovered with a notice. Photos that are in OUT already, pixel for pixel, are skipped. Lists and
+    raises else as `protect_folder` does.
     """
     marking = Marking(bank, keyring_of("recover_folder", bank, key))
     if marking.keyring is not None:
         marking.keyring.check()
     root, target, outcome = open_folders(protected, out)
-    persons = plan(root, target, bank, recovered_name, outcome)
+    persons = with_keys(plan(root, target, bank, recovered_name, outcome), marking, outcome)
     with progress_bar(progress, sum(len(person.photos) for person in persons), "recovering") as bar:
         for person in persons:
             unmarked = 0
             for file, name in person.photos:
                 with listed(file, outcome):
-                    mark = None if force else read_mark(file)
-                    hidden = read_protected(file, size=bank.size)
+                    hidden, mark = read_marked(file, size=bank.size, force=force)
+                    if mark is None and marking.keyring is not None and not force:
+                        raise PhotoError(f"no mark of veilkern's on it: not sealed, or saved again {TRY}")
                     if mark is not None:
                         marking.check(mark, person.row, hidden)
-                    image = recover(hidden[None], bank, [person.row], key=key, gaussian_sigma=gaussian_sigma)[0]
+                    image = recover(hidden[None], bank, [person.row], key=marking.key, gaussian_sigma=gaussian_sigma)[0]
                     path = place(target, person, name)
                     if to_write(path, file, overwrite):
                         write(path, image, None, overwrite)
@@ -130,9 +132,22 @@ def recover_folder(
                     unmarked += mark is None
                 bar.advance()
             if unmarked and not force:
-                cause = f"{unmarked} photos without veilkern's mark (older, or saved again): not checked for their veil"
+                cause = (
+                    f"{_photos(unmarked)} without veilkern's mark (older, or saved again): not checked for their veil"
+                )
                 outcome.notices.append(Problem(str(person.folder), cause))
     return outcome
+
+
+def with_keys(persons: list[Person], marking: Marking, outcome: Outcome) -> list[Person]:
+    """The persons whose master keys are there; the others are listed."""
+    causes = {person.folder: marking.why_not(person.row) for person in persons}
+    outcome.problems += [Problem(str(folder), cause) for folder, cause in causes.items() if cause is not None]
+    return [person for person in persons if causes[person.folder] is None]
+
+
+def _photos(count: int) -> str:
+    return "1 photo" if count == 1 else f"{count} photos"
 
 
 def _check_done(path: Path, mark: Mark) -> None:

@@ -24,6 +24,17 @@ class Marking:
         self.key_ids = bank.key_ids
         self.ids: dict[int, str] = {}
 
+    @property
+    def key(self) -> list[bytes] | None:
+        """The master keys, as protect and recover take them."""
+        return None if self.keyring is None else list(self.keyring.master.values())
+
+    def why_not(self, row: int) -> str | None:
+        """Why nothing can be done for the person at `row`, if so."""
+        if self.keyring is None or self.keyring.has_master(row):
+            return None
+        return f"needs the master key of id {self.key_ids[row] or 'unknown'}, which is not given"
+
     def wanted(self, row: int, lossless: bool) -> Mark:
         """The mark of a photo of the person at `row`, without a tag."""
         bank = self.bank
@@ -39,7 +50,7 @@ class Marking:
         if self.keyring is None:
             return mark
         values = {name: getattr(mark, name) for name in mark.__dataclass_fields__}
-        return Mark(**values | {"tag": tag_of(self.keyring, row, hidden).hex()})
+        return Mark(**values | {"tag": tag_of(self.keyring, row, mark.veil, hidden).hex()})
 
     def check(self, mark: Mark, row: int, hidden: torch.Tensor) -> None:
         """PhotoError unless this photo with this mark was protected with the veil and key of `row`, as they are now,
@@ -61,7 +72,8 @@ class Marking:
 
     def _is_whole(self, mark: Mark, row: int, hidden: torch.Tensor) -> bool:
         assert self.keyring is not None
-        return hmac.compare_digest(tag_of(self.keyring, row, hidden).hex(), str(mark.tag))
+        wanted = tag_of(self.keyring, row, self._id(row), hidden).hex()
+        return hmac.compare_digest(wanted.encode(), mark.tag.encode(errors="surrogatepass"))
 
     def _id(self, row: int) -> str:
         if row not in self.ids:

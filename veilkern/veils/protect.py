@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from veilkern.veils.apply import apply
@@ -77,5 +79,8 @@ class _EachDevice:
         return resident_of(self.bank, _CPU)
 
     def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
-        how = self.bank.blend if self.keyring is None else self.keyring.sealing(rows, photos.device)
+        how: Any = self.bank.blend
+        if self.keyring is not None:
+            rows = rows.clone()  # somebody may write to the caller's while keys are made
+            how = self.keyring.sealing(rows, photos.device)
         return resident_of(self.bank, photos.device).run(task, photos, rows, how, option, out)

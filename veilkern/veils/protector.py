@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -56,8 +57,9 @@ class Protector:
         self._device = _device_of(device)
         self._changing = threading.Lock()  # of who changes the bank; calls read self._state once and take no lock
         self._staging = None if self._device.type == "cpu" else Staging(self._device, max_batch)
-        self._captured: list[Resident] = []
-        self._key = key if key is None or isinstance(key, (bytes, bytearray)) else list(key)
+        self._captured: list[_State] = []
+        # A copy: the caller may well wipe its own.
+        self._key = key if key is None else bytes(key) if isinstance(key, (bytes, bytearray)) else [*map(bytes, key)]
         self._state = self._state_of(bank)
 
     def __repr__(self) -> str:  # as the bank's: never veils or keys
@@ -171,14 +173,17 @@ class _State:
 
     def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
         device = self.resident.veils.device
-        how = self.bank.blend if self.keyring is None else self.keyring.sealing(rows, device)
+        how: Any = self.bank.blend
+        if self.keyring is not None:
+            rows = rows.clone()  # somebody may write to the caller's while keys are made
+            how = self.keyring.sealing(rows, device)
         if photos.device.type == "cpu" and self.staging is not None:
             return self.staging.run(task, self.resident, photos, rows, how, option, out)
         if photos.device != device:
             places = f"{device}" if self.staging is None else f"{device} or on the host"
             raise ValueError(f"{task.name}: {task.photos} must be on {places}, with the veils, got {photos.device}")
-        if photos.is_cuda and torch.cuda.is_current_stream_capturing() and self.resident not in self.captured:
-            self.captured.append(self.resident)  # the graph reads these veils whenever it is replayed
+        if photos.is_cuda and torch.cuda.is_current_stream_capturing() and self not in self.captured:
+            self.captured.append(self)  # the graph reads these veils, and keys, whenever it is replayed
         return self.resident.run(task, photos, rows, how, option, out)
 
 

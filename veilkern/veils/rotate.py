@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from veilkern.data.people import Problem
-from veilkern.data.photos import read_mark, read_protected
+from veilkern.data.photos import read_marked
 from veilkern.errors import OutputError, PhotoError
 from veilkern.progress import progress_bar
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.folder_plan import Outcome, Person, listed, open_folders, place, plan, write
+from veilkern.veils.folders import with_keys
 from veilkern.veils.marking import TRY, Marking
 from veilkern.veils.protect import protect, recover
 from veilkern.veils.sealing import MasterKeys, keyring_of
@@ -33,9 +34,10 @@ def rotate_folder(
     one go, each photo replaced whole or not at all, in OUT where it is given.
 
     Photos that are under the new bank and key already are skipped: after an interruption the same call goes on. From 8
-    bit to 8 bit of as many levels nothing is lost, nor from 16 bit. Photos under neither, damaged ones, and (without
-    force, which takes them for photos under `bank`) photos without a mark are listed and left alone. Raises ValueError
-    for wrong keys and banks that differ in size, PhotoError and OutputError as protect_folder does.
+    bit to 8 bit of as many levels nothing is lost, nor from 16 bit; where bits would be lost a photo is not replaced,
+    only written to OUT. Photos under neither, damaged ones, links, and photos without a mark (force takes these for
+    photos under `bank`) are listed and left alone. Raises ValueError for wrong keys and banks that differ in size,
+    PhotoError and OutputError as protect_folder does.
     """
     if bank.size != new_bank.size:
         raise ValueError(f"rotate_folder: new_bank must be of {bank.size} photos like bank, got {new_bank.size}")
@@ -48,10 +50,14 @@ def rotate_folder(
     else:
         root, target, outcome = open_folders(protected, out)
     persons = plan(root, target, bank, lambda file: file.name, outcome, in_place=out is None)
+    persons = with_keys(persons, turn.old, outcome)
     with progress_bar(progress, sum(len(person.photos) for person in persons), "rotating") as bar:
         for person in persons:
             if person.folder.name not in new_bank:
                 outcome.problems.append(Problem(str(person.folder), "no veil of this person in the new bank"))
+                continue
+            if (cause := turn.new.why_not(new_bank.rows([person.folder.name]).tolist()[0])) is not None:
+                outcome.problems.append(Problem(str(person.folder), f"in the new bank: {cause}"))
                 continue
             for file, name in person.photos:
                 with listed(file, outcome):
@@ -66,7 +72,7 @@ class _Turn:
     """One photo from the old to the new."""
 
     def __init__(self, bank: VeilBank, new_bank: VeilBank, key, new_key, force: bool):
-        self.bank, self.new_bank, self.key, self.new_key, self.force = bank, new_bank, key, new_key, force
+        self.bank, self.new_bank, self.force = bank, new_bank, force
         self.old = Marking(bank, keyring_of("rotate_folder", bank, key))
         self.new = Marking(new_bank, keyring_of("rotate_folder", new_bank, new_key))
         for marking in (self.old, self.new):
@@ -75,30 +81,37 @@ class _Turn:
 
     def __call__(self, person: Person, file: Path, path: Path) -> bool:
         """Whether the photo was written to `path`: not where it is under the new already."""
-        row = self.new_bank.row_of(person.folder.name)
-        assert row is not None
-        hidden, mark = read_protected(file, size=self.bank.size), read_mark(file)
+        row, in_place = self.new_bank.rows([person.folder.name]).tolist()[0], path == file
+        if in_place and file.is_symlink():
+            raise OutputError(f"{file}: a link; never replaced")
+        hidden, mark = read_marked(file, size=self.bank.size)
         lossless = hidden.dtype == torch.uint16
-        if path != file and os.path.lexists(path):
-            found = read_mark(path)
-            if found is None or found != self.new.wanted(row, lossless):
-                raise OutputError(f"{path}: there already, and not this photo under the new bank; kept")
-            return False
         if mark is not None and mark == self.new.wanted(row, lossless):
             self.new.check(mark, row, hidden)
-            if path == file:
+            if in_place:
                 return False
-            write(path, hidden, mark, False)
-            return True
-        self._check(mark, person.row, hidden)
-        image = recover(hidden[None], self.bank, [person.row], key=self.key)
-        again = protect(image, self.new_bank, [row], key=self.new_key, lossless=lossless)[0]
-        write(path, again, self.new.made(row, again), path == file)
+            again = hidden
+        else:
+            if mark is not None:
+                self.old.check(mark, person.row, hidden)
+            elif not self.force:
+                raise PhotoError(f"no mark of veilkern's on it: whether it was rotated already cannot be told {TRY}")
+            if in_place and not lossless and self.new_bank.error_bound > self.bank.error_bound:
+                raise OutputError("8 bits under the new bank hold less of it than under the old; --out keeps both")
+            image = recover(hidden[None], self.bank, [person.row], key=self.old.key)
+            again = protect(image, self.new_bank, [row], key=self.new.key, lossless=lossless)[0]
+        if not in_place and os.path.lexists(path):
+            self._check_same(path, row, again)
+            return False
+        write(path, again, self.new.made(row, again), in_place)
         return True
 
-    def _check(self, mark, row: int, hidden: torch.Tensor) -> None:
-        if self.force:
-            return
-        if mark is None:
-            raise PhotoError(f"no mark of veilkern's on it: whether it was rotated already cannot be told {TRY}")
-        self.old.check(mark, row, hidden)
+    def _check_same(self, path: Path, row: int, again: torch.Tensor) -> None:
+        """OutputError unless `path` is this photo, protected anew already: the same pixels once recovered."""
+        there, mark = read_marked(path, size=self.bank.size)
+        same = mark is not None and mark == self.new.wanted(row, again.dtype == torch.uint16)
+        if same:
+            found, wanted = (recover(one[None], self.new_bank, [row], key=self.new.key) for one in (there, again))
+            same = torch.equal(found, wanted)
+        if not same:
+            raise OutputError(f"{path}: there already, and not this photo under the new bank; kept")

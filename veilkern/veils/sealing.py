@@ -28,6 +28,9 @@ class Sealing(NamedTuple):
     rounds: int
     owner: Keyring
 
+    def __repr__(self) -> str:
+        return f"Sealing({len(self.keys)} keys, {self.levels} levels, {self.rounds} rounds)"  # never a key
+
 
 class Keyring:
     """Sealing keys of a sealed bank, uint8 [P, 32] by row: HKDF of the master key of whose id the bank knows. They are
@@ -47,16 +50,26 @@ class Keyring:
     def __repr__(self) -> str:
         return f"Keyring({len(self.bank)} persons)"  # never a key
 
+    def __reduce__(self):
+        raise TypeError("a Keyring is neither copied nor pickled: make another from the master key")
+
     def check(self) -> None:
         """ValueError where the master keys are those of nobody here."""
         wanted = dict.fromkeys(self.bank.key_ids)
         if wanted and not wanted.keys() & self.master.keys():
             raise self._wrong(next(iter(wanted)), "these veils were")
 
+    def has_master(self, row: int) -> bool:
+        """Whether the master key of the person at `row` is here."""
+        return self._key_id(row) in self.master
+
     def sealing(self, rows: torch.Tensor, device: torch.device) -> Sealing:
-        """Keys on `device` where those of rows (int64 [N]) are right. ValueError for a person whose master key is not
-        here. Rows on a GPU are read, which waits for it, unless all keys are made (`make_all`)."""
+        """Keys on `device` where those of rows (int64 [N], which nobody else may write to meanwhile: a key that is not
+        made is all zeros) are right. ValueError for a person whose master key is not here. Rows on a GPU are read,
+        which waits for it, unless all keys are made (`make_all`)."""
         if not self._known.all():
+            if rows.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError("while a CUDA graph is captured sealed photos need a Protector, whose keys are made")
             self._make(rows.cpu().numpy())
         return Sealing(self._on(device), self.bank.levels, self.bank.rounds, self)
 
@@ -78,13 +91,17 @@ class Keyring:
         """32 bytes of one person for a purpose, `seal` or `tag`; ValueError when the master key is not here."""
         bank = self.bank
         own = bank.records[row] if bank.records else {}
-        key_id = own.get("key_id", bank.key_id)
+        key_id = self._key_id(row)
         if key_id not in self.master:
             raise self._wrong(key_id, f"the veil of {bank.names[row]} was")
         # The name that keyed the start: a person who was renamed since keeps the key.
         return keyed.derived(
             self.master[key_id], purpose, own.get("keyed_as", bank.names[row]), own.get("generation", 0)
         )
+
+    def _key_id(self, row: int) -> str:
+        own = self.bank.records[row] if self.bank.records else {}
+        return own.get("key_id", self.bank.key_id)
 
     def wipe(self) -> None:
         """Overwrite the keys that are held here, and forget the master keys."""
@@ -106,7 +123,9 @@ class Keyring:
             return
         with self._lock:
             for row in np.unique(rows[~self._known[rows]]).tolist():
-                self.keys[row] = torch.frombuffer(bytearray(self.key_of(row, "seal")), dtype=torch.uint8)
+                made = bytearray(self.key_of(row, "seal"))
+                self.keys[row] = torch.frombuffer(made, dtype=torch.uint8)
+                made[:] = bytes(len(made))
                 self._made += 1
                 self._known[row] = True  # last: who sees this finds the key, and takes no older copy for whole
 
@@ -117,6 +136,8 @@ class Keyring:
         if made != self._made:
             made = self._made
             found = self.keys.to(device)
+            if found.is_cuda:  # other streams may read them
+                torch.cuda.current_stream(device).synchronize()
             self._copies[device] = made, found
         return found
 

@@ -10,6 +10,7 @@ import hmac
 import numpy as np
 import torch
 
+from veilkern.data.marks import veil_id
 from veilkern.veils.arrays import Photos, photos_of
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.rows import Rows, rows_of
@@ -18,10 +19,11 @@ from veilkern.veils.sealing import Keyring, MasterKeys, keyring_of
 TAG_BYTES = 16
 
 
-def tag_of(keyring: Keyring, row: int, sealed: torch.Tensor) -> bytes:
-    """The tag of one sealed photo, uint8 or uint16 [3, H, W] on any device, of the person at `row`."""
+def tag_of(keyring: Keyring, row: int, veil: str, sealed: torch.Tensor) -> bytes:
+    """The tag of one sealed photo, uint8 or uint16 [3, H, W] on any device, of the person at `row`, whose veil has the
+    id `veil`: recovered with another, it would be noise."""
     bank = keyring.bank
-    about = f"{sealed.dtype} {list(sealed.shape)} {bank.levels} {bank.rounds}\n".encode()
+    about = f"{sealed.dtype} {list(sealed.shape)} {bank.levels} {bank.rounds} {veil}\n".encode()
     digest = hashlib.blake2b(about, key=keyring.key_of(row, "tag"), digest_size=TAG_BYTES, person=b"veilkern tag 1")
     pixels = np.ascontiguousarray(sealed.cpu().numpy())
     digest.update(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).data)
@@ -51,10 +53,11 @@ def check_tags(
 
 
 def _each(op: str, protected, bank: VeilBank, rows, key, layout: str):
-    """Keyring, row and photo [3, H, W] of each."""
-    keyring = keyring_of(op, bank, key)
-    if keyring is None:
+    """Keyring, row, veil id and photo [3, H, W] of each."""
+    if bank.scheme != "sealed":
         raise ValueError(f"{op}: bank must be a sealed one: photos that are blended have no tag")
+    keyring = keyring_of(op, bank, key)
+    assert keyring is not None
     photos = photos_of(op, "protected", protected, layout, bank.size)
     if photos.ndim != 4 or photos.dtype not in (torch.uint8, torch.uint16):
         raise ValueError(f"{op}: protected must be uint8 or uint16 photos, got {photos.dtype} {list(photos.shape)}")
@@ -63,4 +66,5 @@ def _each(op: str, protected, bank: VeilBank, rows, key, layout: str):
         raise ValueError(f"{op}: rows must have one entry per photo, {len(photos)}, got {len(wanted)}")
     if bad := [row for row in wanted if not 0 <= row < len(bank)]:
         raise ValueError(f"{op}: rows must lie in 0..{len(bank) - 1} (there are {len(bank)} veils), got {bad[0]}")
-    return [(keyring, row, photo) for row, photo in zip(wanted, photos, strict=True)]
+    veils = {row: veil_id(bank.veils[row]) for row in set(wanted)}
+    return [(keyring, row, veils[row], photo) for row, photo in zip(wanted, photos, strict=True)]
