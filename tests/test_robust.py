@@ -68,6 +68,8 @@ def test_a_photo_meets_one_change_as_often_as_is_said(strength):
     assert {QUALITIES[0], QUALITIES[-1]} <= set(quality.tolist())
     largest = wanted.sigma * robust.SIGMA_STEPS
     assert 0.98 * largest < int(sigma.max()) < largest
+    mean = sigma[sigma > 0].double().mean().item() / largest  # drawn evenly by sigma, or by its square
+    assert mean == pytest.approx(2 / 3 if wanted.by_power else 1 / 2, abs=0.03)
 
 
 def test_draws_are_the_persons_own_however_many_steps_are_drawn_at_once():

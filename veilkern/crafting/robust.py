@@ -29,8 +29,8 @@ COLUMNS = 4  # of a plan's changes: matrix of the rows, of the columns, sigma, q
 
 @dataclass(frozen=True)
 class Strength:
-    """Shares of the photos that meet each change (the rest meets none), and the noise's largest sigma, of pixels in
-    [0, 1]."""
+    """Shares of the photos that meet each change (the rest meets none), the noise's largest sigma, of pixels in [0, 1],
+    and whether it is drawn evenly by its power, sigma squared, and so more often large, or by sigma."""
 
     noise: float
     resize: float
@@ -38,11 +38,12 @@ class Strength:
     jpeg: float
     shift: float
     sigma: float
+    by_power: bool
 
 
 STRENGTHS = {
-    "mild": Strength(noise=0.40, resize=0.25, blur=0.05, jpeg=0.10, shift=0.05, sigma=100 / 255),
-    "strong": Strength(noise=0.60, resize=0.15, blur=0.05, jpeg=0.05, shift=0.05, sigma=160 / 255),
+    "mild": Strength(noise=0.40, resize=0.25, blur=0.05, jpeg=0.10, shift=0.05, sigma=100 / 255, by_power=False),
+    "strong": Strength(noise=0.65, resize=0.15, blur=0.05, jpeg=0.05, shift=0.05, sigma=160 / 255, by_power=True),
 }
 
 # The matrices of a side, in their order: none, the shifts, the blurs, the sizes by area and by bilinear reading.
@@ -74,7 +75,8 @@ class ChangeDraws:
             (shift, _shift_of(first), _shift_of(second)),
         ):
             rows, columns = np.where(chosen, row, rows), np.where(chosen, column, columns)
-        sigma = np.where(noise, (third * strength.sigma * SIGMA_STEPS).astype(np.int64), 0)
+        level = np.sqrt(third) if strength.by_power else third
+        sigma = np.where(noise, (level * strength.sigma * SIGMA_STEPS).astype(np.int64), 0)
         quality = np.where(jpeg, QUALITIES[0] + QUALITIES.step * (first * len(QUALITIES)).astype(np.int64), 0)
         return torch.from_numpy(np.stack([rows, columns, sigma, quality], 2))
 
