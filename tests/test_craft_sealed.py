@@ -378,7 +378,7 @@ def test_defaults_of_both_schemes():
     }
     assert list(steps.values()) == [80, 80, 200, 25, 80, 200]
     assert vk.CraftConfig(scheme="sealed", robust="none").step_size == 2 * blend.step_size == 16 / 255
-    assert sealed.step_size == vk.CraftConfig(robust="strong").step_size == 8 / 255
+    assert sealed.step_size == 16 / 255 and vk.CraftConfig(robust="strong").step_size == 8 / 255
     for config in (
         blend,
         sealed,

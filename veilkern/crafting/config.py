@@ -39,7 +39,7 @@ class CraftConfig:
         0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face), 0.01 and 0.
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
         `linear` and `cosine` fall to nearly zero, `constant` stays. By default 80 steps from 8/255, for `strong` 200;
-        sealed veils that need not be robust take 25 steps of twice the size.
+        sealed veils take steps of twice the size, and 25 where they need not be robust.
     decay: of the momentum.
     photos_per_step: photos of each person that go through the network in a step, drawn without replacement until all
         were used; 0: all of them. Sealed: how many drawings of the noise; 0: one for each photo, or template.
@@ -186,11 +186,9 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     """The defaults that depend on both, and of what is meaningless in a scheme the value that says so."""
     sealed = scheme == "sealed"
     loss = _SEALED_LOSS if sealed else _BLEND_LOSS
-    steps = {"none": 80, "mild": 80, "strong": 200}[robust]
-    course = (
-        {"steps": 25, "step_size": 16 / 255} if sealed and robust == "none" else {"steps": steps, "step_size": 8 / 255}
-    )
-    return {**loss, **course, "early_stop": robust == "none"}
+    steps = {"none": 25 if sealed else 80, "mild": 80, "strong": 200}[robust]
+    size = 16 / 255 if sealed else 8 / 255
+    return {**loss, "steps": steps, "step_size": size, "early_stop": robust == "none"}
 
 
 _BLEND_LOSS = {"alpha": 0.2, "lam": 0.06, "mu": 0.03, "nu": 1.5, "block": (3, 3)}
