@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import DEVICE, ON_GPU, A, Case, compare, main, mixed_batch
+from common import DEVICE, ON_GPU, Case, compare, main
 
 import veilkern as vk
 from veilkern import ops
+from veilkern.testing.making import SIDE, mixed_photos, on
 
+A = 51
 NAMES = ("veilkern", "eager_numpy", "op", "numpy", "out", "names", "recover", "copy")
 LARGE = 100_000  # people of a bank that no cache and no table of small size holds; their veils share one memory
 
@@ -30,7 +32,8 @@ def numpy_blend(images: np.ndarray, veils: np.ndarray, rows: np.ndarray) -> np.n
 
 
 def rivals(photos: int, layout: str, people: int) -> dict:
-    images, veils, rows = mixed_batch(photos)
+    made = on(DEVICE, mixed_photos(photos, 64, SIDE, SIDE, a=A))
+    images, veils, rows = made["images"], made["veils"], made["rows"]
     if people > len(veils):
         veils, rows = veils[:1].expand(people, -1, -1, -1), rows * (people // 64)
     names = [f"person {row}" for row in range(people)]
