@@ -11,7 +11,6 @@ from veilkern.cli._shared import errors, key_path
 from veilkern.crafting.run import master_key
 from veilkern.data.files import atomic_write
 from veilkern.errors import OutputError
-from veilkern.veils.keyed import fresh_key
 
 
 class KeyBeside:
@@ -32,7 +31,7 @@ class KeyBeside:
     def keep(self, key: bytes | None, config: vk.CraftConfig) -> bytes | None:
         """Have the key of this craft on the disk before it begins: `key`, or that of the seed, or a fresh one. Returns
         what to craft with: None where that is the seed. OutputError where another key is there: none is replaced."""
-        self._key = master_key(key, config) if key is not None or config.seed is not None else fresh_key()
+        self._key = master_key(key, config)
         if self.path.exists():
             if vk.read_key(self.path) != self._key:
                 raise OutputError(f"{self.path}: holds another key than this craft's, and photos may be sealed with it")

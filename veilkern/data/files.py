@@ -25,9 +25,8 @@ def atomic_write(
     one is safe on disk. A link is followed: what it points to is written.
 
     mode: as the process's umask allows, like any new file; 0o600 for veils. It is never wider than that of a file that
-    is replaced. replace: False leaves whatever is there
-    alone, also when it came into being a moment ago. Raises OutputError naming the path and the cause (full disk, no
-    permission, no such folder, there already).
+    is replaced. replace: False leaves whatever is there alone, also when it came into being a moment ago. Raises
+    OutputError naming the path and the cause (full disk, no permission, no such folder, there already).
     """
     target = _target(path)
     temporary = target.with_name(f".veilkern-{secrets.token_hex(8)}.tmp")

@@ -64,7 +64,9 @@ def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> to
     return read_marked(path, size=size)[0]
 
 
-def read_marked(path: str | os.PathLike[str], *, size: tuple[int, int], force: bool = False):
+def read_marked(
+    path: str | os.PathLike[str], *, size: tuple[int, int], force: bool = False
+) -> tuple[torch.Tensor, Mark | None]:
     """As `read_protected`, and the photo's mark (None if it has none), of one reading of the file. force: take no mark
     from it, which may be one that cannot be read."""
     with _one_error(path):

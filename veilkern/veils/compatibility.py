@@ -8,8 +8,6 @@ _NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience",
 
 # What a configuration written before these fields were there meant.
 _BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none"}
-
-
 _RENAMED = {"variance": "block_form"}  # since
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 
 import torch
@@ -37,20 +38,18 @@ class Marking:
 
     def wanted(self, row: int, lossless: bool) -> Mark:
         """The mark of a photo of the person at `row`, without a tag."""
-        bank = self.bank
-        mark = Mark(self._id(row), bank.blend, lossless, self.key_ids[row])
+        bank, key_id = self.bank, self.key_ids[row]
+        mark = Mark(self._id(row), bank.blend, lossless, key_id)
         if self.keyring is None:
             return mark
-        key_id = self.key_ids[row]
-        return Mark(mark.veil, 0, lossless, key_id, SEALED, bank.levels, bank.rounds, key_id)
+        return dataclasses.replace(mark, scheme=SEALED, levels=bank.levels, rounds=bank.rounds, key_id=key_id)
 
     def made(self, row: int, hidden: torch.Tensor) -> Mark:
         """The mark of a protected photo [3, H, W]."""
         mark = self.wanted(row, hidden.dtype == torch.uint16)
         if self.keyring is None:
             return mark
-        values = {name: getattr(mark, name) for name in mark.__dataclass_fields__}
-        return Mark(**values | {"tag": tag_of(self.keyring, row, mark.veil, hidden).hex()})
+        return dataclasses.replace(mark, tag=tag_of(self.keyring, row, mark.veil, hidden).hex())
 
     def check(self, mark: Mark, row: int, hidden: torch.Tensor) -> None:
         """PhotoError unless this photo with this mark was protected with the veil and key of `row`, as they are now,
