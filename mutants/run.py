@@ -84,7 +84,7 @@ TESTS = (
     ("veilkern/veils/compatibility.py", ("tests/test_bank.py", "tests/test_journal.py")),
     ("veilkern/veils/bank_file.py", ("tests/test_bank_file.py", "tests/test_bank.py")),
     *(
-        (f"veilkern/veils/{stem}.py", ("tests/test_folders*.py",))
+        (f"veilkern/veils/{stem}.py", ("tests/test_folders*.py", "tests/test_rotate.py"))
         for stem in ("folders", "folder_plan", "marking", "rotate", "tags")
     ),
     (
