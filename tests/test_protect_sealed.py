@@ -24,6 +24,7 @@ from protector_cases import (
     sealed_bank,
     together,
 )
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import veilkern as vk
 from veilkern import ops
@@ -362,3 +363,18 @@ def test_the_short_way_is_the_long_way(photos, bank, monkeypatch):
         with pytest.raises((ValueError, TypeError)):
             protector.protect(photos, ROWS, out=target)
     assert (out == 7).all() and torch.equal(keys, torch.stack([key_of(name) for name in NAMES]))
+
+
+def test_a_keyring_that_goes_leaves_no_trace_in_a_graph(bank):
+    """The garbage collector may take one at any time, in the middle of somebody's tracing too."""
+    waiting = [Keyring("test", bank, KEY)]
+    keys = waiting[0].sealing(ROWS, torch.device("cpu")).keys
+    assert keys.any()
+
+    def taken_meanwhile(x):
+        waiting.clear()
+        return x + 1
+
+    graph = make_fx(taken_meanwhile)(torch.zeros(2)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.add.Tensor]
+    assert not waiting and not keys.any()

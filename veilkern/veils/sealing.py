@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from veilkern.ops._checks import KEY_BYTES, NONCE_BYTES
+from veilkern.ops._library import is_watched
 from veilkern.veils import keyed
 from veilkern.veils.bank import VeilBank
 
@@ -42,7 +43,10 @@ class Keyring:
 
     def __init__(self, op: str, bank: VeilBank, keys: MasterKeys):
         self.op, self.bank, self.master = op, bank, _by_id(op, keys)
-        self.keys = torch.zeros(len(bank), KEY_BYTES, dtype=torch.uint8)
+        # Written by NumPy alone: a torch op, when the collector takes a keyring while somebody traces, would be one of the
+        # graph's.
+        self._bytes = np.zeros((len(bank), KEY_BYTES), dtype=np.uint8)
+        self.keys = torch.from_numpy(self._bytes)
         self._known = np.zeros(len(bank), dtype=bool)
         self._copies: dict[torch.device, tuple[int, torch.Tensor]] = {}
         self._made, self._lock = 0, threading.Lock()
@@ -104,9 +108,10 @@ class Keyring:
         return own.get("key_id", self.bank.key_id)
 
     def wipe(self) -> None:
-        """Overwrite the keys that are held here, and forget the master keys."""
-        self.keys.zero_()
-        for _, copy in self._copies.values():
+        """Overwrite the keys that are held here, and forget the master keys. Copies on a GPU stay where torch's calls are
+        being recorded: overwriting them would be recorded too."""
+        self._bytes[:] = 0
+        for _, copy in [] if is_watched() else self._copies.values():
             if copy.is_cuda:  # a kernel of any stream may still read them
                 torch.cuda.synchronize(copy.device)
             copy.zero_()
@@ -123,9 +128,7 @@ class Keyring:
             return
         with self._lock:
             for row in np.unique(rows[~self._known[rows]]).tolist():
-                made = bytearray(self.key_of(row, "seal"))
-                self.keys[row] = torch.frombuffer(made, dtype=torch.uint8)
-                made[:] = bytes(len(made))
+                self._bytes[row] = np.frombuffer(self.key_of(row, "seal"), np.uint8)
                 self._made += 1
                 self._known[row] = True  # last: who sees this finds the key, and takes no older copy for whole
 
