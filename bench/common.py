@@ -81,7 +81,10 @@ def on_device(*tensors: torch.Tensor):
     return moved[0] if len(moved) == 1 else moved
 
 
-def interleaved_on_gpu(rivals: Calls, *, rounds: int = 21) -> dict[str, float]:
+ROUNDS = int(os.environ.get("VEILKERN_BENCH_ROUNDS", 21))
+
+
+def interleaved_on_gpu(rivals: Calls, *, rounds: int = ROUNDS) -> dict[str, float]:
     """Median seconds a call of each rival by CUDA events; every round takes them in another order.
 
     A write over twice the L2 cache goes before each call: it empties the cache, and while it runs the host is ahead, so
@@ -141,7 +144,7 @@ def machine() -> dict:
         cpu = next(
             (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
         )
-    commit = subprocess.run(
+    commit = os.environ.get("VEILKERN_COMMIT") or subprocess.run(  # a copy of the tree may have no history
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     backend = next(b for b in veilkern.list_backends() if b.name == ("triton" if ON_GPU else "cpu"))

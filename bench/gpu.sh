@@ -2,12 +2,17 @@
 # The proof on a GPU, in one command of less than ten minutes: bench/gpu.sh [folder for logs, default build/gpu]
 #
 #   1  build         the package from this checkout, nothing fetched
-#   2  tests         the ops on the GPU against the reference, graphs, streams, reruns, more than 2^31 values
-#   3  sanitizer     compute-sanitizer memcheck and racecheck on every kernel, where the tool works
-#   4  benchmarks    every op beside eager, torch.compile (max-autotune) and a device copy; JSON lines and a table
+#   2  tests         the ops on the GPU against the reference, graphs, streams, reruns; meanwhile the kernels that the
+#                    sanitizer and the benchmarks need are compiled into Triton's and torch's caches
+#   3  large         more than 2^31 values
+#   4  sanitizer     compute-sanitizer memcheck and racecheck on every kernel, where the tool works; meanwhile the tests
+#                    that need no GPU, with this machine's torch and Python
+#   5  benchmarks    every op beside eager, torch.compile (max-autotune) and a device copy; JSON lines and a table
 #
+# STEPS="build tests" runs these only (names as in the logs: build tests large memcheck racecheck host bench). EXTRA is a
+# command to run before the benchmarks.
 # It needs torch with CUDA, Triton, pytest, hypothesis, scipy, scikit-build-core and pybind11, and no network. Every step runs
-# and is timed, whatever the others did; the exit status is that of the worst. Without a GPU it says so and claims nothing.
+# and is timed, whatever the others did; the exit status is 1 where one failed. Without a GPU it says so and claims nothing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -18,19 +23,20 @@ site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 unset TRITON_INTERPRET  # the compiler, not the interpreter
 export VEILKERN_REQUIRE_NATIVE=1 VEILKERN_SLOW=1 VEILKERN_LARGE=1 OMP_NUM_THREADS=4
-worst=0
 summary="$logs/summary.txt"
 started="$logs/started"
 : >"$summary"
 : >"$started"
 
 say() { echo "$*" | tee -a "$summary"; }
+wanted() { case " ${STEPS:-$1} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 step() {  # step <name> <seconds at most> <command...>
   local name=$1 limit=$2 started=$SECONDS status=0
   shift 2
+  wanted "$name" || return 0
   timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
   say "$name: $([ "$status" = 0 ] && echo passed || echo "FAILED (exit $status)"), $((SECONDS - started)) s: $(tail -1 "$logs/$name.log" | cut -c1-160)"
-  [ "$status" = 0 ] || { tail -30 "$logs/$name.log"; worst=1; }
+  [ "$status" = 0 ] || tail -30 "$logs/$name.log"
   return 0
 }
 
@@ -42,7 +48,7 @@ say "$("$python" - <<'PY'
 import platform, torch, triton
 print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}")
 PY
-), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+), commit ${VEILKERN_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo unknown)}"
 
 step build 90 "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index --target "$site" .
 export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
@@ -66,27 +72,40 @@ for entry in $left_out; do
   say "left out: ${entry%%=*} (no ${entry#*=} here)"
   ignored+=("--ignore=${entry%%=*}")
 done
-workers=()
-"$python" -c "import xdist" 2>/dev/null && workers=(-n 6)
-options=(-p no:cacheprovider -q --timeout=300)
+cores=$(nproc)
+few=() many=()
+"$python" -c "import xdist" 2>/dev/null && few=(-n $((cores / 2))) many=(-n $((cores > 4 ? cores - 3 : cores)))
+options=(-p no:cacheprovider -q --timeout=120)
 "$python" -c "import pytest_timeout" 2>/dev/null || options=(-p no:cacheprovider -q -o timeout=0)
 "$python" -c "import pytest_benchmark" 2>/dev/null || options+=(-o "addopts=--import-mode=importlib -ra")
-step tests 200 "$python" -m pytest "${options[@]}" ${workers[@]+"${workers[@]}"} -m "not large" ${ignored[@]+"${ignored[@]}"} tests
+
+warm() {  # what is compiled for one process is there for the next: both compilers keep a cache on disk
+  "$python" bench/sanitize_gpu.py
+  export VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_ROUNDS=1
+  printf '%s\n' bench/bench_*.py | xargs -P 4 -n 1 timeout 120 "$python"
+}
+if wanted memcheck || wanted bench; then warm >"$logs/warm.log" 2>&1 & warming=$!; fi
+step tests 170 "$python" -m pytest "${options[@]}" ${many[@]+"${many[@]}"} -m "not large" \
+  -k "triton or test_gpu or test_launch_tables" ${ignored[@]+"${ignored[@]}"} tests
+[ -z "${warming:-}" ] || wait "$warming"
 step large 45 "$python" -m pytest "${options[@]}" -m "large and gpu" tests/test_gpu.py
 
+step host 150 env CUDA_VISIBLE_DEVICES= VEILKERN_SLOW= "$python" -m pytest "${options[@]}" ${few[@]+"${few[@]}"} \
+  -m "not large" -k "not triton" ${ignored[@]+"${ignored[@]}"} tests &
 if command -v compute-sanitizer >/dev/null; then
-  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   for tool in memcheck racecheck; do
-    step "$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" bench/sanitize_gpu.py
+    step "$tool" 100 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" bench/sanitize_gpu.py &
   done
-  unset PYTORCH_NO_CUDA_MEMORY_CACHING
 else
   say "sanitizer: no compute-sanitizer here"
 fi
+wait
+[ -z "${EXTRA:-}" ] || step extra 120 bash -c "$EXTRA"
 
 step bench 165 "$python" bench/run.py --device cuda --seconds 150
 find bench/results -newer "$started" -type f -exec cp {} "$logs" \;
 echo
 cat "$summary"
-tail -25 "$logs/bench.log"
-exit "$worst"
+[ ! -f "$logs/bench.log" ] || tail -25 "$logs/bench.log"
+! grep -q FAILED "$summary"
