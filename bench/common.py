@@ -37,6 +37,7 @@ from veilkern.testing.table import TABLE
 
 DEVICE = os.environ.get("VEILKERN_BENCH_DEVICE", "cpu")
 ON_GPU = DEVICE != "cpu"
+COMPILE_MODE = os.environ.get("VEILKERN_BENCH_COMPILE", "max-autotune-no-cudagraphs" if ON_GPU else "default")
 Calls = dict[str, Callable[[], object]]
 
 
@@ -71,8 +72,9 @@ def _rivals(rivals: Callable[[dict], Calls], size: Size) -> Calls:
 
 def compiled(function: Callable) -> Callable:
     """torch.compile at its best: with the search for the fastest kernels on a GPU. Without CUDA graphs there: they
-    would copy every input into memory of their own, which the others need not."""
-    return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs" if ON_GPU else None)
+    would copy every input into memory of their own, which the others need not. VEILKERN_BENCH_COMPILE names another
+    mode, as `default` where minutes count."""
+    return torch.compile(function, dynamic=False, mode=COMPILE_MODE)
 
 
 def on_device(*tensors: torch.Tensor):
@@ -144,11 +146,14 @@ def machine() -> dict:
         cpu = next(
             (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
         )
-    commit = os.environ.get("VEILKERN_COMMIT") or subprocess.run(  # a copy of the tree may have no history
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = (
+        os.environ.get("VEILKERN_COMMIT")
+        or subprocess.run(  # a copy of the tree may have no history
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    )
     backend = next(b for b in veilkern.list_backends() if b.name == ("triton" if ON_GPU else "cpu"))
-    about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if ON_GPU else {}
+    about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "compile": COMPILE_MODE} if ON_GPU else {}
     return about | {
         "cpu": cpu,
         "threads": torch.get_num_threads(),
@@ -162,7 +167,7 @@ def machine() -> dict:
 
 def described(about: dict) -> str:
     """machine() as a line of text."""
-    gpu = f"{about['gpu']}, CUDA {about['cuda']}; " if "gpu" in about else ""
+    gpu = f"{about['gpu']}, CUDA {about['cuda']}, torch.compile {about['compile']}; " if "gpu" in about else ""
     return (
         f"{gpu}{about['cpu']}, {about['threads']} threads, {about['backend']}, torch {about['torch']}, Python "
         f"{about['python']}, commit {about['commit']}."

@@ -86,7 +86,7 @@ warm() {  # what is compiled for one process is there for the next: both compile
 }
 if wanted memcheck || wanted bench; then warm >"$logs/warm.log" 2>&1 & warming=$!; fi
 step tests 170 "$python" -m pytest "${options[@]}" ${many[@]+"${many[@]}"} -m "not large" \
-  -k "triton or test_gpu or test_launch_tables" ${ignored[@]+"${ignored[@]}"} tests
+  -k "triton or test_gpu or test_launch_tables" --failures "$logs/failures.txt" ${ignored[@]+"${ignored[@]}"} tests
 [ -z "${warming:-}" ] || wait "$warming"
 step large 45 "$python" -m pytest "${options[@]}" -m "large and gpu" tests/test_gpu.py
 

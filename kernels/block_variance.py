@@ -32,7 +32,8 @@ def plane_sum(
     plane, height, width, step_h, step_w, block_h, block_w, stride, boxes_h, boxes_w,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Sum over a plane's boxes: of each pixel times the number of boxes on it."""
+    """Sum over a plane's boxes: of each pixel times the number of boxes on it. ROWS: enough of them that the reads of
+    one turn cover the memory's latency, since the next turn waits for their sum."""
     dtype: tl.constexpr = plane.dtype.element_ty
     total = tl.zeros([ROWS, COLS], dtype)
     for y0 in range(0, height, ROWS):
@@ -137,7 +138,7 @@ def block_variance_kernel(
     area = (block_h * block_w).to(dtype)
     number = (boxes_h * boxes_w).to(dtype)
     mean = plane_sum(
-        plane, height, width, images_h, images_w, block_h, block_w, stride, boxes_h, boxes_w, ROWS, COLS
+        plane, height, width, images_h, images_w, block_h, block_w, stride, boxes_h, boxes_w, 4 * ROWS, COLS
     ) / number  # fmt: skip
     centre = mean / area
     factor = 1 + 1 / (area * area)

@@ -5,10 +5,11 @@ u8 [N, C, H, W] by offsets, mean_images [P, C, H, W] or none, lam, mu, step, dec
 or none -> statistics [P, 3]: mean|g|, L_vis, L_var. L = mean of L_fea - lam L_vis + mu L_var.
 
 Three things of a person need all of its photo before anything can go on: the distances r_i = ||v - x_i||, the mean of
-the box sums, and mean|g|. Two launches, whatever the number of people, over tiles of ROWS x COLS pixels of a person's
-planes:
+the box sums, and mean|g|. Three launches, whatever the number of people; the first and the last over tiles of
+ROWS x COLS pixels of a person's planes:
   veil_losses: reads veils and photos once; writes the mean protected photo and each tile's part of r_i^2 and of the
     box sums.
+  veil_distances: a program a person; adds up r_i, and writes each photo's share of the slope, and L_vis.
   veil_move: reads gradients and photos once; g = (1 - alpha) mean gradient - lam dL_vis/dv + mu dL_var/dv, the last by
     the stencil of block_variance on the mean protected photo; writes g and each tile's part of sum|g|. The tile of a
     person that is done last (a counter: an integer, so nothing depends on the order) then moves that person's veil and
@@ -27,6 +28,11 @@ ACCESS = {
     ("veil_losses", "norm"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
     ("veil_losses", "mse"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
     ("veil_losses", "numbers"): {"load": {16: None, 8: 2, 4: None}, "store": {16: None, 4: 3}},
+    **{
+        ("veil_distances", case): {"load": {16: None, 8: 2, 4: None, 1: None}, "store": {4: None}}
+        for case in ("norm", "mse", "numbers")
+    },
+    ("veil_distances", "f64"): {"load": {16: None, 8: None}, "store": {8: None}},
     ("veil_move", "numbers"): {"load": {16: None, 8: None, 4: None}, "store": {16: None, 4: None}},
     ("veil_losses", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: 3, 4: 1}},
     ("veil_move", "f64"): {"load": {16: None, 8: None, 2: 1}, "store": {16: None, 8: None}},
@@ -50,6 +56,20 @@ def tile_of(task, pieces, ROWS: tl.constexpr, COLS: tl.constexpr):
     y = (task // pieces * ROWS + tl.arange(0, ROWS))[:, None]
     x = (task % pieces * COLS + tl.arange(0, COLS))[None, :]
     return y, x
+
+
+@triton.jit
+def before(i, end):
+    """Whether i < end, [1, 1] (the interpreter's loops count in Python's integers, which make no mask)."""
+    return tl.zeros([1, 1], tl.int64) + i < end
+
+
+@triton.jit
+def gap_of(v, images, i, images_n, inside, end):
+    """255 v - x_i of a tile, and x_i; both 0 beyond the last photo."""
+    there = inside & before(i, end)
+    photo = tl.load(images + i * images_n, mask=there, other=0).to(tl.int32).to(v.dtype)
+    return tl.where(there, v * 255 - photo, 0.0), photo
 
 
 @triton.jit(
@@ -82,11 +102,16 @@ def veil_losses_kernel(
         v = tl.load(place, mask=inside, other=0.0)
         total = tl.zeros([ROWS, COLS], dtype)
         here_in = images + channel * images_c + row * images_h + column * images_w
-        for i in range(begin, end):
-            photo = tl.load(here_in + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
-            gap = tl.where(inside, v * 255 - photo, 0.0)
-            total += photo
-            tl.store(squares + i * parts + part, tl.sum(gap * gap))
+        for i in range(begin, end, 4):  # four at once: one photo's reads are too few to keep the memory busy
+            gap0, photo0 = gap_of(v, here_in, i, images_n, inside, end)
+            gap1, photo1 = gap_of(v, here_in, i + 1, images_n, inside, end)
+            gap2, photo2 = gap_of(v, here_in, i + 2, images_n, inside, end)
+            gap3, photo3 = gap_of(v, here_in, i + 3, images_n, inside, end)
+            total = total + photo0 + photo1 + photo2 + photo3
+            four = tl.join(tl.join(gap0 * gap0, gap2 * gap2), tl.join(gap1 * gap1, gap3 * gap3))  # [.., .., 2, 2]
+            which = i + tl.arange(0, 4)
+            found = tl.sum(tl.reshape(four, [ROWS * COLS, 4]), 0)
+            tl.store(squares + which * parts + part, found, mask=which < end)
         number = tl.maximum(end - begin, 1).to(dtype)
         mean = total / (255 * number)
         if mean_images is not None:
@@ -110,31 +135,63 @@ def add_parts(from_here, count, PARTS: tl.constexpr):
     return tl.sum(tl.load(from_here + place, mask=place < count, other=0.0, cache_modifier=".cg"))
 
 
-@triton.jit
-def visual_slope(
-    v, images, squares, means, inside, begin, end, images_n, parts, values, NORM: tl.constexpr, PARTS: tl.constexpr,
+@triton.jit(do_not_specialize=["photos", "parts"], do_not_specialize_on_alignment=["offsets", "active"])
+def veil_distances_kernel(
+    squares, offsets, active, shares, visual, photos, parts, values: "fp64", NORM: tl.constexpr, PARTS: tl.constexpr,
+    PHOTOS: tl.constexpr,
 ):  # fmt: skip
-    """dL_vis/dv of a tile and L_vis, both without their factors of 1 - alpha."""
+    person = tl.program_id(0).to(tl.int64)
+    dtype: tl.constexpr = squares.dtype.element_ty
+    begin, end = span_of(offsets, person, photos)
+    moving = tl.full([], 1, tl.int1)
+    if active is not None:
+        moving = tl.load(active + person) != 0
+    if moving:  # else nobody wrote the squares
+        number = (end - begin).to(dtype)
+        total = number * 0
+        place = tl.arange(0, PARTS)[None, :]
+        for first in range(begin, end, PHOTOS):
+            which = first + tl.arange(0, PHOTOS)
+            there = (which < end)[:, None] & (place < parts)
+            square = tl.sum(tl.load(squares + which[:, None] * parts + place, mask=there, other=0.0), 1) / 65025
+            loss = square / (number * tl.full([], values, dtype))
+            if NORM:
+                distance = tl.sqrt(square)
+                share = tl.where(distance > 0, 1 / tl.where(distance > 0, distance * number, 1.0), 0.0)
+                tl.store(shares + which, share, mask=which < end)
+                loss = distance / number
+            total += tl.sum(loss)
+        tl.store(visual + person, total)
+
+
+@triton.jit
+def visual_slope(v, images, shares, means, inside, begin, end, images_n, values, NORM: tl.constexpr):
+    """dL_vis/dv of a tile, without its factor of 1 - alpha."""
     dtype: tl.constexpr = v.dtype
-    number = (end - begin).to(dtype)
-    total = number * 0
-    shares, weighted = number * 0, v * 0
-    for i in range(begin, end):
-        square = add_parts(squares + i * parts, parts, PARTS) / 65025
-        if NORM:
-            distance = tl.sqrt(square)
-            share = tl.where(distance > 0, 1 / tl.where(distance > 0, distance * number, 1.0), 0.0)
-            photo = tl.load(images + i * images_n, mask=inside, other=0).to(tl.int32).to(dtype)
-            weighted += photo * (share / 255)
-            shares += share
-            total += distance / number
-        else:
-            total += square / (number * values)
     if NORM:
-        slope = v * shares - weighted
+        all_shares, weighted = tl.zeros([1, 1], dtype), v * 0
+        for i in range(begin, end, 4):
+            share0, photo0 = share_of(images, shares, i, images_n, inside, end, dtype)
+            share1, photo1 = share_of(images, shares, i + 1, images_n, inside, end, dtype)
+            share2, photo2 = share_of(images, shares, i + 2, images_n, inside, end, dtype)
+            share3, photo3 = share_of(images, shares, i + 3, images_n, inside, end, dtype)
+            weighted += photo0 * (share0 / 255)
+            weighted += photo1 * (share1 / 255)
+            weighted += photo2 * (share2 / 255)
+            weighted += photo3 * (share3 / 255)
+            all_shares = all_shares + share0 + share1 + share2 + share3
+        slope = v * all_shares - weighted
     else:
         slope = 2 / values * (v - tl.load(means, mask=inside, other=0.0))
-    return slope, total
+    return slope
+
+
+@triton.jit
+def share_of(images, shares, i, images_n, inside, end, dtype: tl.constexpr):
+    """The share of photo i in the slope, and its tile; both 0 beyond the last photo."""
+    there = before(i, end)
+    share = tl.load(shares + i + tl.zeros([1, 1], tl.int64), mask=there, other=0.0)
+    return share, tl.load(images + i * images_n, mask=inside & there, other=0).to(tl.int32).to(dtype)
 
 
 @triton.jit
@@ -176,8 +233,8 @@ def rate_of(each, person, number, dtype: tl.constexpr):
     do_not_specialize_on_alignment=["offsets", "gradient_offsets", "active", "lam", "mu", "step", "decay"],
 )  # fmt: skip
 def veil_move_kernel(
-    veils, momentum, gradients, images, offsets, gradient_offsets, active, lam, mu, step, decay, mixed, means, squares,
-    sums, variances, absolutes, slopes, counters, statistics,
+    veils, momentum, gradients, images, offsets, gradient_offsets, active, lam, mu, step, decay, mixed, means, shares,
+    visual, sums, variances, absolutes, slopes, counters, statistics,
     lam_number: "fp64", mu_number: "fp64", step_number: "fp64", decay_number: "fp64", photos, gradient_photos,
     channels, height, width, tiles, pieces, a, block_h, block_w, stride, boxes_h, boxes_w,
     veils_n, veils_c, veils_h, veils_w, momentum_n, momentum_c, momentum_h, momentum_w,
@@ -209,8 +266,12 @@ def veil_move_kernel(
         rest_alpha = 1 - tl.full([1, 1], a, dtype) / 255
         slope = tl.zeros([ROWS, COLS], dtype)
         place = gradients + channel * gradients_c + row * gradients_h + column * gradients_w
-        for i in range(first, last):
-            slope += tl.load(place + i * gradients_n, mask=inside, other=0.0)
+        for i in range(first, last, 4):
+            slope0 = tl.load(place + i * gradients_n, mask=inside, other=0.0)
+            slope1 = tl.load(place + (i + 1) * gradients_n, mask=inside & before(i + 1, last), other=0.0)
+            slope2 = tl.load(place + (i + 2) * gradients_n, mask=inside & before(i + 2, last), other=0.0)
+            slope3 = tl.load(place + (i + 3) * gradients_n, mask=inside & before(i + 3, last), other=0.0)
+            slope = slope + slope0 + slope1 + slope2 + slope3
         slope *= rest_alpha / (last - first).to(dtype)
 
         place = veils + person * veils_n + channel * veils_c + row * veils_h + column * veils_w
@@ -219,9 +280,9 @@ def veil_move_kernel(
         if means is not None:
             of_means = means
         values = size.to(dtype)
-        of_visual, loss_visual = visual_slope(
-            v, images + channel * images_c + row * images_h + column * images_w, squares, of_means + here, inside,
-            begin, end, images_n, parts, values, NORM, PARTS,
+        of_visual = visual_slope(
+            v, images + channel * images_c + row * images_h + column * images_w, shares, of_means + here, inside,
+            begin, end, images_n, values, NORM,
         )  # fmt: skip
         weight = rest_alpha
         if not NORM:
@@ -277,7 +338,8 @@ def veil_move_kernel(
             finite = tl.abs(mean_size) < float("inf")  # False for NaN too
             shown = tl.where(finite, mean_size, float("nan"))
             which = tl.arange(0, 4)
-            found = tl.where(which == 0, shown, tl.where(which == 1, tl.sum(weight * loss_visual), loss_variance))
+            loss_visual = tl.sum(weight * tl.load(visual + person))
+            found = tl.where(which == 0, shown, tl.where(which == 1, loss_visual, loss_variance))
             tl.store(statistics, found.to(dtype), mask=three)
             if finite:
                 scale = tl.where(mean_size > 0, 1 / tl.where(mean_size > 0, mean_size, 1.0), 0.0)

@@ -34,6 +34,25 @@ def pytest_addoption(parser):
         action="store_true",
         help="every test function, but of its cases the first and the last, and nothing in Triton's interpreter",
     )
+    parser.addoption("--failures", type=Path, help="each failure into this file at once: a run may be cut off")
+
+
+def pytest_configure(config):
+    if (path := config.getoption("--failures")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(path))
+
+
+class Failures:
+    """Writes each failure when it is known."""
+
+    def __init__(self, path: Path):
+        path.write_text("")
+        self.path = path
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            with self.path.open("a") as file:
+                file.write(f"{report.nodeid} ({report.when})\n{report.longreprtext}\n\n")
 
 
 def pytest_collection_modifyitems(config, items):

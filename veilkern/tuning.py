@@ -3,17 +3,21 @@
 Every op and shape class has one piece of work (photos of 3 x 112 x 112 by default). Candidates are the class's present
 numbers and those near them: each power of two halved and doubled, one or two at a time. A candidate that does not
 compile, does not fit or gives another result than the present launch is left out. Times are medians with a cold L2
-cache.
+cache. On a GPU several processes compile all candidates first, into Triton's cache on disk: then nothing but measuring
+is left, one candidate at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -25,6 +29,7 @@ from veilkern.testing.compare import Arguments
 from veilkern.testing.entry import Entry, KernelCall, Workload
 from veilkern.testing.making import on
 from veilkern.testing.table import TABLE
+from veilkern.threads import available_cores
 
 Work = Callable[[], tuple[torch.Tensor, ...]]
 EXACT = {entry.launcher for entry in TABLE.values() if entry.exact}  # the same bits by any launch; others in rounding
@@ -110,6 +115,28 @@ def _agree(op: str, found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor,
     return True
 
 
+def compile_ahead(device: torch.device, side: int, only: list[str] | None, most: int, jobs: int) -> None:
+    """Compile what will be measured, in `jobs` processes. What fails here fails again when it is measured."""
+    context = multiprocessing.get_context("spawn")  # a process that was forked cannot use the GPU
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        for share in range(jobs):
+            pool.submit(_compile_share, device, side, only, most, share, jobs)
+
+
+def _compile_share(device: torch.device, side: int, only: list[str] | None, most: int, share: int, jobs: int) -> None:
+    with use_backend("triton"):
+        tasks = (
+            (op, kind, entry, call)
+            for (op, kind), call in works(device, 20, side).items()  # a kernel is the same for any number of photos
+            if not only or op in only
+            for entry in itertools.islice(candidates(launch_of(op, kind, device)), most)
+        )
+        for op, kind, entry, call in itertools.islice(tasks, share, None, jobs):
+            with trying(op, kind, entry), contextlib.suppress(Exception):
+                call()
+        torch.cuda.synchronize(device)
+
+
 def best_launch(op: str, kind: str, call: Work, device: torch.device, most: int) -> tuple[dict[str, int], float]:
     """The fastest of at most `most` candidates, and how many times faster than the present one it is."""
     now = launch_of(op, kind, device)
@@ -129,13 +156,14 @@ def best_launch(op: str, kind: str, call: Work, device: torch.device, most: int)
 
 
 def tune(
-    only: list[str] | None = None, *, photos: int = 2048, side: int = 112, most: int = 60,
+    only: list[str] | None = None, *, photos: int = 2048, side: int = 112, most: int = 60, jobs: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """Search, and write the table of this GPU to the user's folder; classes not searched keep their present numbers.
 
-    only: names of ops. photos, side: the batch to measure on. most: candidates for one class. Raises BackendError where
-    the Triton backend is absent, ValueError for an op that there is not.
+    only: names of ops. photos, side: the batch to measure on. most: candidates for one class. jobs: processes that
+    compile, default one a core and 16 at most; none in Triton's interpreter, which compiles nothing. Raises
+    BackendError where the Triton backend is absent, ValueError for an op that there is not.
     """
     with use_backend("triton") as backend:
         if unknown := sorted(set(only or ()) - set(backend.ops)):
@@ -145,6 +173,8 @@ def tune(
         )
         path = user_folder() / file_name(gpu_name(device))
         kept = {op: dict(classes) for op, classes in (tables(gpu_name(device))[0] if path.is_file() else {}).items()}
+        if device.type != "cpu":
+            compile_ahead(device, side, only, most, min(available_cores(), 16) if jobs is None else jobs)
         for (op, kind), call in works(device, photos, side).items():
             if only and op not in only:
                 continue

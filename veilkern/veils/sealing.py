@@ -43,8 +43,8 @@ class Keyring:
 
     def __init__(self, op: str, bank: VeilBank, keys: MasterKeys):
         self.op, self.bank, self.master = op, bank, _by_id(op, keys)
-        # Written by NumPy alone: a torch op, when the collector takes a keyring while somebody traces, would be one of the
-        # graph's.
+        # Written by NumPy alone: a torch op, when the collector takes a keyring while somebody traces, would be one of
+        # the graph's.
         self._bytes = np.zeros((len(bank), KEY_BYTES), dtype=np.uint8)
         self.keys = torch.from_numpy(self._bytes)
         self._known = np.zeros(len(bank), dtype=bool)
@@ -108,8 +108,8 @@ class Keyring:
         return own.get("key_id", self.bank.key_id)
 
     def wipe(self) -> None:
-        """Overwrite the keys that are held here, and forget the master keys. Copies on a GPU stay where torch's calls are
-        being recorded: overwriting them would be recorded too."""
+        """Overwrite the keys that are held here, and forget the master keys. Copies on a GPU stay where torch's calls
+        are being recorded: overwriting them would be recorded too."""
         self._bytes[:] = 0
         for _, copy in [] if is_watched() else self._copies.values():
             if copy.is_cuda:  # a kernel of any stream may still read them
