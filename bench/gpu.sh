@@ -2,12 +2,12 @@
 # The proof on a GPU, in one command of less than ten minutes: bench/gpu.sh [folder for logs, default build/gpu]
 #
 #   1  build         the package from this checkout, nothing fetched
-#   2  tests         the ops on the GPU against the reference, graphs, streams, reruns; meanwhile the kernels that the
-#                    sanitizer and the benchmarks need are compiled into Triton's and torch's caches
+#   2  tests         the ops on the GPU against the reference, graphs, streams, reruns
 #   3  large         more than 2^31 values
 #   4  sanitizer     compute-sanitizer memcheck and racecheck on every kernel, where the tool works; meanwhile the tests
-#                    that need no GPU, with this machine's torch and Python
-#   5  benchmarks    every op beside eager, torch.compile (max-autotune) and a device copy; JSON lines and a table
+#                    that need no GPU, with this machine's torch and Python, and all that the benchmarks compile
+#   5  benchmarks    every op beside eager, torch.compile (max-autotune, or as VEILKERN_BENCH_COMPILE says) and a device
+#                    copy; JSON lines and a table
 #
 # STEPS="build tests" runs these only (names as in the logs: build tests large memcheck racecheck host bench). EXTRA is a
 # command to run before the benchmarks.
@@ -79,19 +79,17 @@ options=(-p no:cacheprovider -q --timeout=120)
 "$python" -c "import pytest_timeout" 2>/dev/null || options=(-p no:cacheprovider -q -o timeout=0)
 "$python" -c "import pytest_benchmark" 2>/dev/null || options+=(-o "addopts=--import-mode=importlib -ra")
 
-warm() {  # what is compiled for one process is there for the next: both compilers keep a cache on disk
-  "$python" bench/sanitize_gpu.py
-  export VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_ROUNDS=1
-  printf '%s\n' bench/bench_*.py | xargs -P 4 -n 1 timeout 120 "$python"
-}
-if wanted memcheck || wanted bench; then warm >"$logs/warm.log" 2>&1 & warming=$!; fi
-step tests 170 "$python" -m pytest "${options[@]}" ${many[@]+"${many[@]}"} -m "not large" \
+# The failures are written as they come: a machine may be lent for less time than the tests take.
+step tests 230 "$python" -m pytest "${options[@]}" ${many[@]+"${many[@]}"} -m "not large" \
   -k "triton or test_gpu or test_launch_tables" --failures "$logs/failures.txt" ${ignored[@]+"${ignored[@]}"} tests
-[ -z "${warming:-}" ] || wait "$warming"
 step large 45 "$python" -m pytest "${options[@]}" -m "large and gpu" tests/test_gpu.py
 
-step host 150 env CUDA_VISIBLE_DEVICES= VEILKERN_SLOW= "$python" -m pytest "${options[@]}" ${few[@]+"${few[@]}"} \
-  -m "not large" -k "not triton" ${ignored[@]+"${ignored[@]}"} tests &
+if wanted bench; then  # what is compiled for one process is there for the next: both compilers keep a cache on disk
+  printf '%s\n' bench/bench_*.py | VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_ROUNDS=1 \
+    xargs -P 4 -n 1 timeout 120 "$python" >"$logs/warm.log" 2>&1 &
+fi
+step host 100 env CUDA_VISIBLE_DEVICES= VEILKERN_SLOW= "$python" -m pytest "${options[@]}" ${few[@]+"${few[@]}"} \
+  -m "not large" -k "not triton" --failures "$logs/failures_host.txt" ${ignored[@]+"${ignored[@]}"} tests &
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     step "$tool" 100 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
