@@ -18,6 +18,7 @@
 #include "cpu/hull_distance.h"
 #include "cpu/pool.h"
 #include "cpu/recover.h"
+#include "cpu/rectify.h"
 #include "cpu/seal.h"
 #include "cpu/seal_normalize.h"
 #include "cpu/ssim.h"
@@ -187,6 +188,18 @@ void launch_blend_normalize(Batch images, BankAt veils, Address rows, Address ou
                      std::get<0>(sizes), channels, threads);
 }
 
+// x [count, pixels, channels] and bits; tables in the dtype of x, map: one value for each of a photo.
+template <class T>
+void launch_rectify(Address x, Address bits, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address add,
+                    bool map, Address slope, double top, bool back, int threads) {
+  const auto [count, pixels, channels] = sizes;
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  if (count < 1 || pixels < 1 || channels < 1) throw std::invalid_argument("there must be values");
+  const Gate<T> gate{at<const T>(add), map, at<const T>(slope), channels, static_cast<T>(top)};
+  const py::gil_scoped_release unlocked;
+  rectify<T>(at<T>(x), at<std::uint8_t>(bits), count, pixels, gate, back, threads);
+}
+
 // How photos are sealed, once it is sure that keys and nonces are as large as the kernels read them.
 Sealing sealing_of(const BytesAt& keys, const BankAt& veils, const Sizes& sizes, bool channels_last, int levels, int rounds,
                    int threads) {
@@ -297,6 +310,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("ssim_f64", launch_ssim<double>);
   m.def("hull_distance_f32", launch_hull_distance<float>);
   m.def("hull_distance_f64", launch_hull_distance<double>);
+  m.def("rectify_f32", launch_rectify<float>);
+  m.def("rectify_f64", launch_rectify<double>);
   m.def("veil_step_f32", launch_veil_step<float>);
   m.def("veil_step_f64", launch_veil_step<double>);
   m.def("isa", [] { return name(isa()); }, "The instruction set in use.");

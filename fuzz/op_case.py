@@ -64,6 +64,18 @@ class Case:
                 return error
         return found if isinstance(found, tuple) else (found,)
 
+    def in_float64(self) -> tuple[torch.Tensor, ...]:
+        """What the reference gives of the same arguments in float64."""
+        options = {name: value for name, value in self.options.items() if name not in self.entry.unknown}
+        wide = [
+            value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for value in (*self.positional.values(), *options.values())
+        ]
+        found = self.entry.reference(
+            *wide[: len(self.positional)], **dict(zip(options, wide[len(self.positional) :], strict=True))
+        )
+        return found if isinstance(found, tuple) else (found,)
+
     def dtypes(self) -> list[torch.dtype]:
         """Of every tensor given."""
         given = (*self.positional.values(), *self.options.values())

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from craft_cases import FAST, KEY, linear_model, people_of
+from helpers import not_followed
 from torch import nn
 
 import veilkern as vk
@@ -176,6 +177,7 @@ class Trouble(nn.Module):
         return self
 
     def forward(self, x):
+        not_followed(x)
         self.state["calls"] += 1
         if self.state["calls"] in self.state["numbers"] or self.state["when"](x):
             raise self.state["error"]
@@ -294,6 +296,7 @@ def test_a_network_that_breaks_down_later(people):
 
     class Tired(nn.Module):
         def forward(self, x):
+            not_followed(x)
             calls.append(1)
             if len(calls) > 25:
                 raise RuntimeError("out of breath")

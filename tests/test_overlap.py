@@ -81,6 +81,10 @@ def step():
     }
 
 
+def last(shape, seed):
+    return _floats(shape, seed).contiguous(memory_format=torch.channels_last)
+
+
 # op -> its call, its tensors, and which of them it writes
 OPS = {
     "blend": (lambda **t: ops.blend(a=51, **t), photos, ("out",)),
@@ -111,8 +115,17 @@ OPS = {
         lambda: {"images": _floats(PHOTOS, 1), "scale": _floats((N,), 2), "out": torch.zeros(PHOTOS)},
         ("out",),
     ),
+    "rectify_": (
+        ops.rectify_, lambda: {"x": last(PHOTOS, 1) - 0.5, "add": _floats(PHOTOS[1:], 2), "slope": _floats((3,), 3)},
+        ("x",),
+    ),
+    "rectify_gradient_": (
+        ops.rectify_gradient_,
+        lambda: {"gradient": last(PHOTOS, 1), "bits": _bytes((N, 14), 2), "slope": _floats((3,), 3)},
+        ("gradient",),
+    ),
     "veil_step_": (lambda **t: ops.veil_step_(**STEP, **t), step, ("veils", "momentum")),
-}
+}  # fmt: skip
 
 
 OP_OF = {
@@ -220,9 +233,10 @@ def test_an_output_with_two_values_in_one_place(path, op):
 
 
 OTHER_SIZES = ("lossless", "recover 16", "blend_normalize", "sealed 16", "unseal 16", "seal_normalize")
+IN_ONE_PIECE = ("rectify_", "rectify_gradient_")  # their values lie so, or they refuse them
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op not in OTHER_SIZES])
+@pytest.mark.parametrize("op", [op for op in OPS if op not in (*OTHER_SIZES, *IN_ONE_PIECE)])
 def test_views_that_interleave_are_no_overlap(path, op):
     """Every other photo, channels of one buffer, left and right halves: each value has its own place."""
     call, make, outputs = OPS[op]

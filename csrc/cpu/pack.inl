@@ -262,6 +262,75 @@ VEILKERN_INLINE bool any(const Pack<I>& mask) {
   return all != 0;
 }
 
+// A bit a lane, the lowest first, of whether a > b.
+template <class T>
+VEILKERN_INLINE unsigned bits_above(const Pack<T>& a, const Pack<T>& b) {
+#if VEILKERN_REGISTER == 64
+  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], _CMP_GT_OQ);
+  else return _mm512_cmp_pd_mask((__m512d)a.part[0], (__m512d)b.part[0], _CMP_GT_OQ);
+#else
+  const Mask<T> mask = a > b;
+  unsigned found = 0;
+#if VEILKERN_REGISTER == 32
+  for (int p = 0; p < 2; ++p) {
+    if constexpr (sizeof(T) == 4) found |= static_cast<unsigned>(_mm256_movemask_ps((__m256)mask.part[p])) << (8 * p);
+    else found |= static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask.part[p])) << (4 * p);
+  }
+#else
+  typename MaskOf<T>::type line[Pack<T>::lanes];
+  store(line, mask);
+  for (int i = 0; i < Pack<T>::lanes; ++i) found |= static_cast<unsigned>(line[i] & 1) << i;
+#endif
+  return found;
+#endif
+}
+
+// The lanes of a where a bit is set, of b elsewhere.
+template <class T>
+VEILKERN_INLINE Pack<T> select_bits(unsigned bits, const Pack<T>& a, const Pack<T>& b) {
+#if VEILKERN_REGISTER == 64
+  Pack<T> c;
+  if constexpr (sizeof(T) == 4)
+    c.part[0] = (typename Pack<T>::Part)_mm512_mask_blend_ps(static_cast<__mmask16>(bits), (__m512)b.part[0], (__m512)a.part[0]);
+  else
+    c.part[0] = (typename Pack<T>::Part)_mm512_mask_blend_pd(static_cast<__mmask8>(bits), (__m512d)b.part[0], (__m512d)a.part[0]);
+  return c;
+#else
+  using I = typename MaskOf<T>::type;
+  I own[Pack<T>::lanes];
+  for (int i = 0; i < Pack<T>::lanes; ++i) own[i] = static_cast<I>(1) << i;
+  const Mask<T> wanted = load(own), hit = Mask<T>(static_cast<I>(bits)) & wanted;
+  Mask<T> mask;
+  for (int p = 0; p < Mask<T>::parts; ++p) mask.part[p] = hit.part[p] == wanted.part[p];
+  return select<T>(mask, a, b);
+#endif
+}
+
+// The bits of n lanes of T in whole bytes, (n + 7) / 8 of them; those beyond are 0.
+template <class T>
+VEILKERN_INLINE void put_bits(std::uint8_t* to, unsigned bits, std::int64_t n) {
+  constexpr int lanes = Pack<T>::lanes;
+  if (n >= lanes) {
+    std::memcpy(to, &bits, lanes / 8);  // all machines that this runs on put the lowest byte first
+    return;
+  }
+  bits &= (1u << most(0, n)) - 1;
+  for (std::int64_t i = 0; 8 * i < n; ++i) to[i] = static_cast<std::uint8_t>(bits >> (8 * i));
+}
+
+// What put_bits wrote.
+template <class T>
+VEILKERN_INLINE unsigned get_bits(const std::uint8_t* from, std::int64_t n) {
+  constexpr int lanes = Pack<T>::lanes;
+  unsigned bits = 0;
+  if (n >= lanes) {
+    std::memcpy(&bits, from, lanes / 8);
+    return bits;
+  }
+  for (std::int64_t i = 0; 8 * i < n; ++i) bits |= static_cast<unsigned>(from[i]) << (8 * i);
+  return bits;
+}
+
 // Sums of many packs in double, lane by lane: the order of addition is the order of the calls, then that of sum().
 struct Total {
   Pack<double> low, high;

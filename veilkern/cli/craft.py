@@ -255,8 +255,11 @@ def _bank_to_rotate(veils: Path | None, out: Path, rotate: list[str] | None, rot
 def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: bool) -> None:
     report = [{k: v for k, v in record.items() if k != "photo_ids"} for record in result.report]
     if as_json:
-        print(json.dumps({"out": str(out), "seconds": round(seconds, 2), "people": report}, indent=1))
+        about = {"out": str(out), "seconds": round(seconds, 2), "by_autograd": result.by_autograd}
+        print(json.dumps(about | {"people": report}, indent=1))
         return
+    if result.by_autograd:
+        errors.print(f"torch's autograd ran the network, not the engine: {escape(result.by_autograd)}", soft_wrap=True)
     title = f"{len(result.bank)} veils in {out} ({seconds:.1f} s)"
     table = Table(title=title, **NARROW)
     for name in (

@@ -5,20 +5,32 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
 import veilkern as vk
-from veilkern.cli._shared import NARROW, console
+from veilkern.cli._shared import NARROW, Bgr, Mean, Range, Size, Std, console, load_network
 
 LIBRARIES = ("numpy", "triton", "safetensors", "pillow")
 
 
-def info() -> None:
-    """Versions and backends, with the reason for each absence."""
+def info(
+    model: Annotated[str | None, typer.Option("--model", help="Tell how this network would be run, too.")] = None,
+    input_size: Size = 112,
+    input_mean: Mean = None,
+    input_std: Std = None,
+    input_bgr: Bgr = False,
+    input_range: Range = None,
+) -> None:
+    """Versions and backends, with the reason for each absence; of a network, whether the engine can run it."""
     facts = Table("", "", show_header=False, **NARROW)
-    for name, text in _facts().items():
+    told = _facts()
+    if model is not None:
+        told |= _network(load_network(model, input_size, input_mean, input_std, input_bgr, input_range))
+    for name, text in told.items():
         facts.add_row(name, escape(text))
     table = Table("backend", "serves", "ops, or the reason for its absence", **NARROW)
     for backend in vk.list_backends():
@@ -44,6 +56,23 @@ def _facts() -> dict[str, str]:
         "instructions": _instructions(),
         "threads": f"{torch.get_num_threads()} of torch; {_cores()} of {os.cpu_count()} cores may be used",
         "launch tables": _launch_tables(),
+    }
+
+
+def _network(network: vk.FaceModel) -> dict[str, str]:
+    """What the engine makes of a network, or why torch's autograd runs it."""
+    from veilkern.engine import Frozen, frozen
+
+    fast, why = frozen(network)
+    if why:
+        return {"network": str(network), "run by": f"torch's autograd: {why}"}
+    assert isinstance(fast.module, Frozen)
+    found = fast.module.program.describe()
+    steps = ", ".join(f"{count} {kind}" for kind, count in found.steps.items())
+    by_torch = f"; by torch: {', '.join(found.by_torch)}" if found.by_torch else ""
+    return {
+        "network": str(network),
+        "run by": f"the engine: {steps}{by_torch}; {found.bits / 2**20:.2f} MiB of bits a photo for the gradient",
     }
 
 

@@ -20,6 +20,7 @@ from veilkern.crafting.journal import Journal
 from veilkern.crafting.templates import Subjects, Templates, between, counted, identified, without
 from veilkern.data.files import is_plain_name, locked
 from veilkern.data.people import People
+from veilkern.engine import frozen
 from veilkern.errors import ModelError, OutputError
 from veilkern.networks.face_model import FaceModel
 from veilkern.ops._checks import CARRIERS
@@ -50,13 +51,15 @@ class CraftResult:
     hides a photo, whichever photo it is; there is no visual, contour or contour_worst. Where templates were given:
     templates and template_ids in place of photos and photo_ids.
     key: the master key when craft made it (a fresh one; where photos are sealed also that of config.seed), else None.
-    notices: what went otherwise than asked for.
+    notices: what went otherwise than asked for. by_autograd: "" where the engine ran the network, else why torch's
+    autograd did.
     """
 
     bank: VeilBank
     report: list[dict]
     key: bytes | None = field(default=None, repr=False)
     notices: list[str] = field(default_factory=list)
+    by_autograd: str = ""
 
 
 class CraftInterrupted(KeyboardInterrupt):
@@ -140,6 +143,7 @@ class _Run:
         self.header = describe(model, model.input.size, config, self.key)
         self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
         self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
+        self.network, self.by_autograd = frozen(model, width=self.width, fingerprint=self.header["fingerprint"])
         self.look = _LOOK.get(model.device.type, _LOOK_ELSEWHERE)
         self.bar = Progress(0, None)
         self.records: dict[str, dict] = {}
@@ -204,7 +208,7 @@ class _Run:
         batch's tensors any more, not even an exception's frames: whoever tries again has the memory."""
         generations = [self.generations[name] for name in people.names]
         try:
-            batch = IdentityBatch(self.model, people, self.config, self.key, generations, self.width, self.look)
+            batch = IdentityBatch(self.network, people, self.config, self.key, generations, self.width, self.look)
             for record, veil in batch.run(self.bar):
                 self._keep(record, veil)
                 done.add(record["name"])
@@ -226,7 +230,7 @@ class _Run:
         """A network that has usable features of nobody is an error, not a failure of each person."""
         if isinstance(self.people, Templates) or any(r["status"] != CLEAN_FAILED for r in self.records.values()):
             return
-        if not bool(fixed_features(self.model, self.people.images, self.width).isfinite().any()):
+        if not bool(fixed_features(self.network, self.people.images, self.width).isfinite().any()):
             self.model.features(self.people.images[:1])  # raises with the cause
 
     def result(self) -> CraftResult:
@@ -248,13 +252,13 @@ class _Run:
             levels=self.config.levels if self.sealed else 0,
             rounds=self.config.rounds,
         )
-        return CraftResult(bank, report, self.fresh_key, self.notices)
+        return CraftResult(bank, report, self.fresh_key, self.notices, self.by_autograd)
 
     def _report_held_out(self, held_out: People, result: CraftResult) -> None:
         """Adds the figures; a network or memory that gives out here costs no veil."""
         try:
             report_held_out(
-                self.model, self.people, held_out, result.bank, result.report, self.config, self.key, self.width
+                self.network, self.people, held_out, result.bank, result.report, self.config, self.key, self.width
             )
         except (ModelError, RuntimeError, MemoryError) as error:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")

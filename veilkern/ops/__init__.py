@@ -8,6 +8,7 @@ from veilkern.ops.blend_normalize import blend_normalize
 from veilkern.ops.block_variance import block_variance, block_variance_gradient
 from veilkern.ops.hull_distance import hull_distance
 from veilkern.ops.recover import recover
+from veilkern.ops.rectify import rectify_, rectify_gradient_
 from veilkern.ops.seal import seal
 from veilkern.ops.seal_normalize import seal_normalize
 from veilkern.ops.ssim import ssim, ssim_gradient
@@ -21,6 +22,8 @@ __all__ = [
     "block_variance_gradient",
     "hull_distance",
     "recover",
+    "rectify_",
+    "rectify_gradient_",
     "seal",
     "seal_normalize",
     "ssim",

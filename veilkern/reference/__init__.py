@@ -6,6 +6,7 @@ from veilkern.reference.block_variance import block_sums, block_variance, block_
 from veilkern.reference.hull_distance import hull_distance
 from veilkern.reference.keystream import keystream
 from veilkern.reference.recover import gaussian_filter, recover, recover_float
+from veilkern.reference.rectify import rectify_, rectify_gradient_
 from veilkern.reference.seal import seal
 from veilkern.reference.seal_normalize import seal_normalize
 from veilkern.reference.ssim import ssim, ssim_gradient
@@ -24,6 +25,8 @@ __all__ = [
     "keystream",
     "recover",
     "recover_float",
+    "rectify_",
+    "rectify_gradient_",
     "seal",
     "seal_normalize",
     "ssim",

@@ -1,0 +1,53 @@
+// rectify: ReLU, ReLU6 or PReLU of x + add in place, and a bit a value of which side it was on; then a slope by those bits.
+//
+// x f32 or f64, channels last. Reads and writes x once, and a bit for each value: a copy in place, and 1/32 more. PyTorch
+// reads and writes x three times, and keeps all of it for the slope. Threads share photos and runs of 512 values, so that
+// each byte of bits has one writer; each value is computed on its own.
+#include "rectify.h"
+
+#include <vector>
+
+#define VEILKERN_KERNELS "rectify.inl"
+#include "foreach_isa.h"
+
+namespace veilkern {
+namespace {
+
+constexpr std::int64_t kRun = kValuesPerPart / 4;  // values, a multiple of 512
+
+// A table of `period` values, repeated so that 64 bytes can be read from any place of the first period.
+template <class T>
+std::vector<T> repeated(const T* table, std::int64_t period) {
+  if (table == nullptr) return {};
+  std::vector<T> made(static_cast<std::size_t>(period) + 64 / sizeof(T));
+  for (std::size_t i = 0; i < made.size(); ++i) made[i] = table[i % static_cast<std::size_t>(period)];
+  return made;
+}
+
+}  // namespace
+
+template <class T>
+void rectify(T* x, std::uint8_t* bits, std::int64_t count, std::int64_t pixels, const Gate<T>& gate, bool back, int threads) {
+  const auto run = VEILKERN_CHOOSE(rectify_run<T>);
+  const std::int64_t size = pixels * gate.channels, bytes = (size + 7) / 8;
+  const auto slope = repeated(gate.slope, gate.channels), add = repeated(gate.map ? nullptr : gate.add, gate.channels);
+  const Gate<T> own{gate.map ? gate.add : gate.add == nullptr ? nullptr : add.data(), gate.map,
+                    gate.slope == nullptr ? nullptr : slope.data(), gate.channels, gate.top};
+  const auto part = [&](std::int64_t photo, std::int64_t begin, std::int64_t end) {
+    run(x + photo * size, bits + photo * bytes, begin, end, own, back);
+  };
+  // Runs of a photo in turn; a part takes some, enough values that waking a thread for them pays.
+  const std::int64_t runs = (size + kRun - 1) / kRun, all = count * runs;
+  const auto parts = static_cast<int>(std::clamp<std::int64_t>(count * size / (kValuesPerPart / 2), 1, all));
+  run_parts(parts, threads, [&](int k) {
+    for (std::int64_t task = all * k / parts; task < all * (k + 1) / parts; ++task) {
+      const std::int64_t begin = task % runs * kRun;
+      part(task / runs, begin, std::min(size, begin + kRun));
+    }
+  });
+}
+
+template void rectify<float>(float*, std::uint8_t*, std::int64_t, std::int64_t, const Gate<float>&, bool, int);
+template void rectify<double>(double*, std::uint8_t*, std::int64_t, std::int64_t, const Gate<double>&, bool, int);
+
+}  // namespace veilkern

@@ -1,0 +1,175 @@
+"""A network's forward pass as a list of steps: read by torch.fx, BatchNorm folded away, what belongs together joined.
+
+A step computes one value from others. Kinds: convolution, linear, scale (a BatchNorm that nothing takes up), rectify
+(ReLU, ReLU6, PReLU), add, and call, which is anything else: torch computes it and its gradient by itself.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from veilkern.errors import ModelError
+
+
+@dataclass
+class Rectify:
+    """y = z where 0 < z < top, else slope z, or where top is given 0 below and top above. slope float [1] or [C], None
+    for 0."""
+
+    slope: torch.Tensor | None = None
+    top: float | None = None
+
+
+@dataclass
+class Step:
+    """kind and, by kind, what it needs; inputs and output are names of values.
+
+    convolution: weight [O, I / groups, h, w], bias [O], plane [O, H, W] (a bias of each place) or none, stride,
+    padding, dilation, groups; linear: weight [O, I], bias. scale: weight and bias [C]. Then, where they could be
+    joined: `rectify` of the result, or `plus`, the value that is added to it. call: the fx node.
+    """
+
+    kind: str
+    output: str
+    inputs: tuple[str, ...] = ()
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    plane: torch.Tensor | None = None
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    rectify: Rectify | None = None
+    plus: str | None = None
+    node: fx.Node | None = None
+    renamed: dict[str, str] = field(default_factory=dict)  # of a call: values that its node knows by other names
+    shape: tuple[int, ...] = field(default=())  # of the output, without the batch
+
+
+@dataclass
+class Graph:
+    """Steps in the order of their work, from the value `source` to `result`. owner: the traced module, for calls."""
+
+    steps: list[Step]
+    source: str
+    result: str
+    owner: fx.GraphModule
+
+    def users(self) -> dict[str, list[Step]]:
+        """The steps that take each value."""
+        found: dict[str, list[Step]] = {}
+        for step in self.steps:
+            for name in (*step.inputs, *([step.plus] if step.plus else [])):
+                found.setdefault(name, []).append(step)
+        return found
+
+
+def read(module: nn.Module, example: torch.Tensor) -> Graph:
+    """The graph of a module in eval mode. example: an input, whose shapes are those of all later ones but for the
+    batch. ModelError where torch.fx cannot follow the module, saying why."""
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:  # whatever a module's forward raises on proxies
+        raise ModelError(f"torch.fx cannot follow its forward: {first_line(error)}") from error
+    shapes = _Shapes(traced)
+    with torch.no_grad():
+        shapes.run(example)
+    nodes = list(traced.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    if len(placeholders) != 1 or not isinstance(nodes[-1].args[0], fx.Node):
+        raise ModelError("its forward must take one tensor and return one")
+    depending = {placeholders[0].name}
+    steps = []
+    for node in nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        step = _step(node, traced)
+        step.shape = shapes.found.get(node.name, ())
+        if depending & {n.name for n in node.all_input_nodes}:
+            depending.add(node.name)
+        elif step.kind != "call":
+            step = Step("call", node.name, tuple(n.name for n in node.all_input_nodes), node=node, shape=step.shape)
+        steps.append(step)
+    return Graph(steps, placeholders[0].name, nodes[-1].args[0].name, traced)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the module once, and keeps the shapes."""
+
+    def __init__(self, traced: fx.GraphModule):
+        super().__init__(traced)
+        self.found: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.found[n.name] = tuple(value.shape[1:])
+        elif isinstance(value, (tuple, list)) and any(isinstance(part, torch.Tensor) for part in value):
+            raise ModelError(f"{n.target} gives several tensors at once")
+        return value
+
+
+def _step(node: fx.Node, traced: fx.GraphModule) -> Step:
+    inputs = tuple(n.name for n in node.all_input_nodes)
+    plain = Step("call", node.name, inputs, node=node)
+    if node.op == "call_module":
+        return _of_module(traced.get_submodule(str(node.target)), plain)
+    if node.op == "call_function" and node.target in (operator.add, torch.add, operator.iadd):
+        two = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
+        return replace(plain, kind="add") if two else plain
+    function = node.target if node.op != "call_method" else {"relu": F.relu}.get(str(node.target))
+    if function in (F.relu, torch.relu) or function is F.relu6:
+        return replace(plain, kind="rectify", rectify=Rectify(top=6.0 if function is F.relu6 else None))
+    return plain
+
+
+def _of_module(layer: nn.Module, plain: Step) -> Step:
+    kind = type(layer)
+    if len(plain.inputs) != 1:
+        return plain
+    if (
+        isinstance(layer, nn.Conv2d)
+        and kind is nn.Conv2d
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    ):
+        return replace(
+            plain, kind="convolution", weight=layer.weight.detach(), bias=_detached(layer.bias), stride=layer.stride,
+            padding=tuple(map(int, layer.padding)), dilation=layer.dilation, groups=layer.groups,
+        )  # fmt: skip
+    if isinstance(layer, nn.Linear) and kind is nn.Linear:
+        return replace(plain, kind="linear", weight=layer.weight.detach(), bias=_detached(layer.bias))
+    if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)) and layer.running_mean is not None and not layer.training:
+        weight, bias = scale_of(layer)
+        return replace(plain, kind="scale", weight=weight, bias=bias)
+    if kind in (nn.ReLU, nn.ReLU6):
+        return replace(plain, kind="rectify", rectify=Rectify(top=6.0 if kind is nn.ReLU6 else None))
+    if isinstance(layer, nn.PReLU):
+        return replace(plain, kind="rectify", rectify=Rectify(slope=layer.weight.detach()))
+    if kind is nn.Identity or (kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d) and not layer.training):
+        return replace(plain, kind="same")
+    return plain
+
+
+def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def scale_of(norm: nn.BatchNorm2d | nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
+    """A BatchNorm in eval mode as y = weight x + bias, in float64: it is rounded when it is part of the weights."""
+    mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[union-attr]
+    weight = (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        weight = weight * norm.weight.detach().double()
+    return weight, -mean * weight + (0 if norm.bias is None else norm.bias.detach().double())
