@@ -42,6 +42,7 @@ OPS = sorted(path.stem for path in (ROOT / "veilkern" / "ops").glob("[!_]*.py"))
 TESTS = (
     ("veilkern/backends/__init__.py", ("tests/test_backends.py",)),
     ("veilkern/backends/launch_tables.py", ("tests/test_launch_tables.py",)),
+    ("veilkern/engine/*", ("tests/test_engine.py",)),
     ("veilkern/backends/*", ()),  # launchers: every op's tests compare their results with the reference, bit by bit
     (
         "veilkern/ops/_checks.py",

@@ -33,8 +33,8 @@ ARCHES = (
     else ([80, 90, 100] if SLOW else [90])
 )
 STEMS = (
-    "blend", "blend_normalize", "recover", "block_variance", "hull_distance", "seal", "seal_normalize", "ssim",
-    "unseal", "veil_step",
+    "blend", "blend_normalize", "recover", "rectify", "block_variance", "hull_distance", "seal", "seal_normalize",
+    "ssim", "unseal", "veil_step",
 )  # fmt: skip
 
 
