@@ -262,73 +262,97 @@ VEILKERN_INLINE bool any(const Pack<I>& mask) {
   return all != 0;
 }
 
-// A bit a lane, the lowest first, of whether a > b.
+// Which lanes of a Pack<T>: a bit for each, as AVX-512 keeps them, elsewhere a mask.
 template <class T>
-VEILKERN_INLINE unsigned bits_above(const Pack<T>& a, const Pack<T>& b) {
+struct Lanes {
 #if VEILKERN_REGISTER == 64
-  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], _CMP_GT_OQ);
-  else return _mm512_cmp_pd_mask((__m512d)a.part[0], (__m512d)b.part[0], _CMP_GT_OQ);
+  unsigned bits;
 #else
-  const Mask<T> mask = a > b;
-  unsigned found = 0;
-#if VEILKERN_REGISTER == 32
-  for (int p = 0; p < 2; ++p) {
-    if constexpr (sizeof(T) == 4) found |= static_cast<unsigned>(_mm256_movemask_ps((__m256)mask.part[p])) << (8 * p);
-    else found |= static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask.part[p])) << (4 * p);
-  }
-#else
-  typename MaskOf<T>::type line[Pack<T>::lanes];
-  store(line, mask);
-  for (int i = 0; i < Pack<T>::lanes; ++i) found |= static_cast<unsigned>(line[i] & 1) << i;
+  Mask<T> mask;
 #endif
-  return found;
+};
+
+// The lanes where a > b.
+template <class T>
+VEILKERN_INLINE Lanes<T> above(const Pack<T>& a, const Pack<T>& b) {
+#if VEILKERN_REGISTER == 64
+  if constexpr (sizeof(T) == 4) return {_mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], _CMP_GT_OQ)};
+  else return {_mm512_cmp_pd_mask((__m512d)a.part[0], (__m512d)b.part[0], _CMP_GT_OQ)};
+#else
+  return {a > b};
 #endif
 }
 
-// The lanes of a where a bit is set, of b elsewhere.
 template <class T>
-VEILKERN_INLINE Pack<T> select_bits(unsigned bits, const Pack<T>& a, const Pack<T>& b) {
+VEILKERN_INLINE Lanes<T> operator&(const Lanes<T>& a, const Lanes<T>& b) {
 #if VEILKERN_REGISTER == 64
+  return {a.bits & b.bits};
+#else
+  return {a.mask & b.mask};
+#endif
+}
+
+template <class T>
+VEILKERN_INLINE Pack<T> select(const Lanes<T>& lanes, const Pack<T>& yes, const Pack<T>& no) {
+#if VEILKERN_REGISTER == 64
+  using Part = typename Pack<T>::Part;
   Pack<T> c;
   if constexpr (sizeof(T) == 4)
-    c.part[0] = (typename Pack<T>::Part)_mm512_mask_blend_ps(static_cast<__mmask16>(bits), (__m512)b.part[0], (__m512)a.part[0]);
+    c.part[0] = (Part)_mm512_mask_blend_ps(static_cast<__mmask16>(lanes.bits), (__m512)no.part[0], (__m512)yes.part[0]);
   else
-    c.part[0] = (typename Pack<T>::Part)_mm512_mask_blend_pd(static_cast<__mmask8>(bits), (__m512d)b.part[0], (__m512d)a.part[0]);
+    c.part[0] = (Part)_mm512_mask_blend_pd(static_cast<__mmask8>(lanes.bits), (__m512d)no.part[0], (__m512d)yes.part[0]);
   return c;
 #else
+  return select<T>(lanes.mask, yes, no);
+#endif
+}
+
+#if VEILKERN_REGISTER != 64
+// Lane i: bit i alone.
+template <class T>
+VEILKERN_INLINE Mask<T> own_bits() {
   using I = typename MaskOf<T>::type;
   I own[Pack<T>::lanes];
   for (int i = 0; i < Pack<T>::lanes; ++i) own[i] = static_cast<I>(1) << i;
-  const Mask<T> wanted = load(own), hit = Mask<T>(static_cast<I>(bits)) & wanted;
-  Mask<T> mask;
-  for (int p = 0; p < Mask<T>::parts; ++p) mask.part[p] = hit.part[p] == wanted.part[p];
-  return select<T>(mask, a, b);
+  return load(own);
+}
+#endif
+
+// A bit for each lane, the lowest first.
+template <class T>
+VEILKERN_INLINE unsigned bits_of(const Lanes<T>& lanes) {
+#if VEILKERN_REGISTER == 64
+  return lanes.bits;
+#elif VEILKERN_REGISTER == 32
+  if constexpr (sizeof(T) == 4)
+    return static_cast<unsigned>(_mm256_movemask_ps((__m256)lanes.mask.part[0])) |
+           static_cast<unsigned>(_mm256_movemask_ps((__m256)lanes.mask.part[1])) << 8;
+  else
+    return static_cast<unsigned>(_mm256_movemask_pd((__m256d)lanes.mask.part[0])) |
+           static_cast<unsigned>(_mm256_movemask_pd((__m256d)lanes.mask.part[1])) << 4;
+#else
+  constexpr int width = Pack<T>::lanes / Pack<T>::parts;
+  const Mask<T> own = lanes.mask & own_bits<T>();
+  const typename Mask<T>::Part both = (own.part[0] | own.part[1]) | (own.part[2] | own.part[3]);
+  typename MaskOf<T>::type line[width], all = 0;
+  std::memcpy(line, &both, sizeof line);
+  for (int i = 0; i < width; ++i) all |= line[i];
+  return static_cast<unsigned>(all);
 #endif
 }
 
-// The bits of n lanes of T in whole bytes, (n + 7) / 8 of them; those beyond are 0.
+// The lanes whose bit is set: what bits_of was given.
 template <class T>
-VEILKERN_INLINE void put_bits(std::uint8_t* to, unsigned bits, std::int64_t n) {
-  constexpr int lanes = Pack<T>::lanes;
-  if (n >= lanes) {
-    std::memcpy(to, &bits, lanes / 8);  // all machines that this runs on put the lowest byte first
-    return;
-  }
-  bits &= (1u << most(0, n)) - 1;
-  for (std::int64_t i = 0; 8 * i < n; ++i) to[i] = static_cast<std::uint8_t>(bits >> (8 * i));
-}
-
-// What put_bits wrote.
-template <class T>
-VEILKERN_INLINE unsigned get_bits(const std::uint8_t* from, std::int64_t n) {
-  constexpr int lanes = Pack<T>::lanes;
-  unsigned bits = 0;
-  if (n >= lanes) {
-    std::memcpy(&bits, from, lanes / 8);
-    return bits;
-  }
-  for (std::int64_t i = 0; 8 * i < n; ++i) bits |= static_cast<unsigned>(from[i]) << (8 * i);
-  return bits;
+VEILKERN_INLINE Lanes<T> lanes_of(unsigned bits) {
+#if VEILKERN_REGISTER == 64
+  return {bits};
+#else
+  using I = typename MaskOf<T>::type;
+  const Mask<T> own = own_bits<T>(), hit = Mask<T>(static_cast<I>(bits)) & own;
+  Lanes<T> lanes;
+  for (int p = 0; p < Mask<T>::parts; ++p) lanes.mask.part[p] = hit.part[p] == own.part[p];
+  return lanes;
+#endif
 }
 
 // Sums of many packs in double, lane by lane: the order of addition is the order of the calls, then that of sum().

@@ -15,14 +15,26 @@ namespace {
 
 constexpr std::int64_t kRun = kValuesPerPart / 4;  // values, a multiple of 512
 
-// A table of `period` values, repeated so that 64 bytes can be read from any place of the first period.
+// A table repeated, so that four packs can be read from any place of the first period. It begins a line of memory (64
+// bytes): a pack of channels that fill registers then lies in one line.
 template <class T>
-std::vector<T> repeated(const T* table, std::int64_t period) {
-  if (table == nullptr) return {};
-  std::vector<T> made(static_cast<std::size_t>(period) + 64 / sizeof(T));
-  for (std::size_t i = 0; i < made.size(); ++i) made[i] = table[i % static_cast<std::size_t>(period)];
-  return made;
-}
+class Repeated {
+ public:
+  Repeated(const T* table, std::int64_t period) {
+    if (table == nullptr) return;
+    constexpr auto line = static_cast<std::int64_t>(64 / sizeof(T));
+    made_.resize(static_cast<std::size_t>(period + 5 * line));
+    T* const to = made_.data() + to_line(made_.data(), line);
+    std::copy(table, table + period, to);
+    for (std::int64_t i = period; i < period + 4 * line; ++i) to[i] = to[i - period];
+    begin_ = to;
+  }
+  const T* begin() const { return begin_; }
+
+ private:
+  std::vector<T> made_;
+  const T* begin_ = nullptr;
+};
 
 }  // namespace
 
@@ -30,9 +42,8 @@ template <class T>
 void rectify(T* x, std::uint8_t* bits, std::int64_t count, std::int64_t pixels, const Gate<T>& gate, bool back, int threads) {
   const auto run = VEILKERN_CHOOSE(rectify_run<T>);
   const std::int64_t size = pixels * gate.channels, bytes = (size + 7) / 8;
-  const auto slope = repeated(gate.slope, gate.channels), add = repeated(gate.map ? nullptr : gate.add, gate.channels);
-  const Gate<T> own{gate.map ? gate.add : gate.add == nullptr ? nullptr : add.data(), gate.map,
-                    gate.slope == nullptr ? nullptr : slope.data(), gate.channels, gate.top};
+  const Repeated<T> slope(gate.slope, gate.channels), add(gate.map ? nullptr : gate.add, gate.channels);
+  const Gate<T> own{gate.map ? gate.add : add.begin(), gate.map, slope.begin(), gate.channels, gate.top};
   const auto part = [&](std::int64_t photo, std::int64_t begin, std::int64_t end) {
     run(x + photo * size, bits + photo * bytes, begin, end, own, back);
   };
