@@ -246,7 +246,7 @@ def _rectify_(case: Case):
         shape = tuple(x.shape[1:]) if case.rng.random() < 0.5 else (x.shape[1],)
         options["add"] = case.place(case.floats(*shape, dtype=kind, low=-2))
     if case.rng.random() < 0.3:
-        options["top"] = case.rng.choice((6.0, 0.5, 1e-40, 0.0, float("inf")))
+        options["top"] = case.rng.choice((6.0, 0.5, 1e-40, 1e39, 0.0, float("inf")))
     return {"x": x}, options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 
 import bounds
@@ -118,9 +119,8 @@ def _call_on_gpu(op, *arguments, device="cuda", **options):
         return copy
 
     found = op(*(there(a) for a in arguments), **{name: there(value) for name, value in options.items()})
-    written = TABLE[op.__name__].writes
-    changed = [*(options.get(name) for name in written), *(arguments[:2] if op.__name__ == "veil_step_" else ())]
-    for value in changed:
+    given_by_name = inspect.signature(op).bind(*arguments, **options).arguments
+    for value in (given_by_name.get(name) for name in TABLE[op.__name__].writes):
         if value is not None:
             value.copy_(moved[id(value)][1])
     given = {id(copy): value for value, copy in moved.values()}

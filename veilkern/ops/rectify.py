@@ -9,7 +9,7 @@ import torch
 
 from veilkern.backends import serve
 from veilkern.ops._checks import check_device, check_output, check_tensor
-from veilkern.ops._library import register, runs_now
+from veilkern.ops._library import changed, register, runs_now
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -23,8 +23,8 @@ def rectify_(
     [C, H, W]; slope: none (0: ReLU), [1] or [C] (PReLU); both float32 (float64 for float64 x). top: none, or a positive
     number (6: ReLU6), without slope. bits: uint8 [N, (C H W + 7) // 8], bit j % 8 (the lowest first) of byte j // 8
     that of a photo's value j in memory; bits beyond the last value are 0. NaN stays, with a 0. 16-bit x are computed
-    in float32 and rounded once. Not differentiable: rectify_gradient_ is its slope. Raises TypeError or ValueError
-    naming the argument.
+    in float32 and rounded once. Not differentiable: rectify_gradient_ is its slope, and a graph of autograd that holds x
+    raises once it is changed. Raises TypeError or ValueError naming the argument.
     """
     op = "rectify_"
     _check_values(op, "x", x)
@@ -39,13 +39,15 @@ def rectify_(
     if top is not None:
         if isinstance(top, bool) or not isinstance(top, (int, float)):
             raise TypeError(f"{op}: top must be a number, got {top!r}")
-        if not 0 < top < math.inf:
-            raise ValueError(f"{op}: top must be positive and finite, got {top}")
+        if not 0 < top <= torch.finfo(exact).max:  # beyond, float32 would take it for none
+            raise ValueError(f"{op}: top must be positive and finite, also as {str(exact)[6:]}, got {top}")
         if slope is not None:
             raise ValueError(f"{op}: top must be None where there is a slope, got {top}")
     run: Callable = _rectify if runs_now(x, add, slope) else torch.ops.veilkern.rectify_
     with torch.no_grad():
-        return run(x, add, slope, None if top is None else float(top))
+        bits = run(x, add, slope, None if top is None else float(top))
+    changed(x)
+    return bits
 
 
 def rectify_gradient_(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
@@ -64,6 +66,7 @@ def rectify_gradient_(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.T
     run: Callable = _rectify_gradient if runs_now(gradient, slope) else torch.ops.veilkern.rectify_gradient_
     with torch.no_grad():
         run(gradient, bits, slope)
+    changed(gradient)
     return gradient
 
 
@@ -74,7 +77,7 @@ def _bits_of(x: torch.Tensor) -> tuple[int, int]:
 def _check_values(op: str, name: str, x: torch.Tensor) -> None:
     two = isinstance(x, torch.Tensor) and x.ndim == 2
     check_tensor(op, name, x, DTYPES, "[N, C]" if two else "[N, C, H, W]")
-    if not x.is_contiguous(memory_format=torch.contiguous_format if two else torch.channels_last):
+    if not (x if two else x.permute(0, 2, 3, 1)).is_contiguous():  # of no values every order is
         kind = "contiguous" if two else "channels_last"
         raise ValueError(f"{op}: {name} must be {kind} {list(x.shape)}, got strides {x.stride()}")
 
