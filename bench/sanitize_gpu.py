@@ -45,6 +45,14 @@ def every_op(n: int, people: int, height: int, width: int) -> None:
     for visual in ("norm", "mse"):
         state = veils / 255.0, torch.zeros_like(veils, dtype=torch.float32), x - 0.5, images, offsets
         ops.veil_step_(*state, a=51, lam=0.04, mu=0.01, step=0.1, decay=1.0, visual=visual)
+    last = torch.channels_last
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        slope, bias = torch.full((3,), 0.25, dtype=exact).cuda(), (x[0] - 0.5).to(exact)
+        for add, more in ((None, {}), (bias[:, 0, 0].contiguous(), {"top": 0.25}), (bias, {"slope": slope})):
+            bits = ops.rectify_((x - 0.5).to(dtype, memory_format=last), add, **more)
+            ops.rectify_gradient_(y.to(dtype, memory_format=last), bits, more.get("slope"))
+        ops.rectify_gradient_(features.to(dtype), ops.rectify_(features.to(dtype)))
     torch.cuda.synchronize()
 
 

@@ -10,18 +10,17 @@ A program takes BLOCK values of one photo, BLOCK / 8 bytes of bits.
 import triton
 import triton.language as tl
 
-# What the machine code may show at 48 x 28 x 28: bytes per access -> the most instructions, None for any number. 1: bits.
+# What the machine code may show at 48 x 28 x 28: bytes per access -> the most instructions, None for any number. The
+# bits go byte by byte.
 ACCESS = {
     **{("rectify", case): {"load": {16: None}, "store": {16: None, 1: 4}} for case in ("f32", "bf16", "f64")},
-    **{
-        ("rectify_gradient", case): {"load": {16: None, 1: 4}, "store": {16: None}} for case in ("f32", "bf16", "f64")
-    },
+    **{("rectify_gradient", case): {"load": {16: None, 1: 4}, "store": {16: None}} for case in ("f32", "bf16", "f64")},
 }
 
 
 @triton.jit
 def place_of(size, chunks, BLOCK: tl.constexpr):
-    """This program's photo, its first value, its values' places from there [BLOCK / 8, 8], and which of them there are."""
+    """This program's photo, its first value, its places from there on [BLOCK / 8, 8], and which of them there are."""
     program = tl.program_id(0)
     photo = (program // chunks).to(tl.int64)
     first = (program % chunks).to(tl.int64) * BLOCK

@@ -52,6 +52,12 @@ def calls(d) -> dict:
         statistics = ops.veil_step_(veils, momentum, d["x"] - 0.5, d["images"], d["offsets"], **STEP)
         return veils, momentum, statistics
 
+    def rectified(dtype=torch.float32):
+        x = (d["x"] - 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
+        slopes = (d["y"] - 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
+        bits = ops.rectify_(x, d["y"][0] - 0.6, d["features"][0, :3].contiguous())
+        return x, bits, ops.rectify_gradient_(slopes, bits, d["features"][0, :3].contiguous())
+
     return {
         "blend": lambda: (ops.blend(d["images"], d["veils"], d["rows"], 51),),
         "lossless": lambda: (ops.blend(d["images"], d["veils"], d["rows"], 51, lossless=True),),
@@ -70,6 +76,8 @@ def calls(d) -> dict:
         "hull_distance": lambda: ops.hull_distance(d["features"], d["clean"], d["offsets"], width=width),
         "ssim": lambda: ops.ssim_gradient(d["x"], d["y"]),
         "veil_step": step,
+        "rectify": rectified,
+        "rectify 16": lambda: rectified(torch.bfloat16),
     }
 
 
@@ -87,6 +95,8 @@ OPS = (
     "hull_distance",
     "ssim",
     "veil_step",
+    "rectify",
+    "rectify 16",
 )
 
 
@@ -295,6 +305,22 @@ def test_more_than_2_to_31_values_of_a_step():
     ops.veil_step_(veils, momentum, gradients, images, marks[0], gradient_offsets=marks[1], **STEP)
     ops.veil_step_(alone, own, gradients[-1:], images[1:], marks[2], **STEP)
     assert torch.equal(veils[1:], alone) and torch.equal(momentum[1:], own)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_more_than_2_to_31_values_rectified(dtype):
+    """The last photos come out as they do alone, and so does a photo of more than 2^31 values, row by row."""
+    n, size = 2**31 // (64 * 112 * 112) + 3, (64, 112, 112)
+    slope = torch.linspace(-0.2, 0.5, 64, device="cuda")
+    x = torch.randn(n * 112, 112, 64, dtype=dtype, device="cuda")
+    first, last = (x[k : k + 112].clone().view(1, 112, 112, 64).permute(0, 3, 1, 2) for k in (0, len(x) - 112))
+    alone = [ops.rectify_(part, slope=slope) for part in (first, last)]
+    whole = x.clone()
+    bits = ops.rectify_(whole.view(n, 112, 112, 64).permute(0, 3, 1, 2), slope=slope)
+    one = ops.rectify_(x.view(1, -1, 112, 64).permute(0, 3, 1, 2), slope=slope)
+    assert torch.equal(bits[:1], alone[0]) and torch.equal(bits[-1:], alone[1]) and torch.equal(one[0], bits.flatten())
+    assert torch.equal(whole[-112:].view(1, *size[1:], 64).permute(0, 3, 1, 2), last) and torch.equal(whole, x)
 
 
 @pytest.fixture

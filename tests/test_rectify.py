@@ -18,19 +18,22 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("add", [None, (24,), (24, 5, 7)])
-def test_what_autograd_gives_by_a_bit_a_value(path, way, add):
+@pytest.mark.parametrize("shape,add", [
+    ((3, 24, 5, 7), None), ((3, 24, 5, 7), (24,)), ((3, 24, 5, 7), (24, 5, 7)), ((1, 24, 1, 1), (24,)),
+    ((1, 24, 3, 3), (24, 3, 3)), ((5, 24), None), ((5, 24), (24,)), ((1, 24), (24,)),
+])  # fmt: skip
+def test_what_autograd_gives_by_a_bit_a_value(path, way, shape, add):
     function, options = WAYS[way]
-    x = 4 * values(3, 24, 5, 7)
+    x = 4 * values(*shape)
     bias = None if add is None else torch.linspace(-3, 3, torch.Size(add).numel()).view(add)
     leaf = x.clone().requires_grad_()
-    z = leaf if bias is None else leaf + (bias.view(-1, 1, 1) if bias.ndim == 1 else bias)
+    z = leaf if bias is None else leaf + (bias.view(-1, 1, 1) if bias.ndim < len(shape) - 1 else bias)
     y = F.prelu(z, options["slope"]) if function is None else function(z)
-    slope = values(3, 24, 5, 7, seed=4)
+    slope = values(*shape, seed=4)
     (wanted,) = torch.autograd.grad(y, leaf, slope)
     found = x.clone()
     bits = ops.rectify_(found, bias, **options)
-    assert bits.dtype == torch.uint8 and bits.shape == (3, (24 * 5 * 7 + 7) // 8)
+    assert bits.dtype == torch.uint8 and bits.shape == (shape[0], (x[0].numel() + 7) // 8)
     torch.testing.assert_close(found, y.detach(), rtol=0, atol=0)
     changed = slope.clone()
     assert ops.rectify_gradient_(changed, bits, options.get("slope")) is changed
@@ -42,6 +45,46 @@ def test_bits_lie_as_the_values_do(path):
     x = torch.full((1, 3, 1, 5), -1.0).contiguous(memory_format=torch.channels_last)
     x[0, 1, 0, 0] = x[0, 2, 0, 4] = 1.0  # values 1 and 14 of the photo
     assert ops.rectify_(x).tolist() == [[2, 1 << 6]]
+
+
+@pytest.mark.parametrize("channels", [*range(1, 18), 31, 61, 64, 65, 67])
+def test_tables_at_every_phase(path, channels):
+    """Values that fill no group, no pack and no byte; tables shorter and longer than each."""
+    x, bias = values(2, channels, 5, 3), torch.linspace(-1, 1, channels)
+    slope = torch.arange(1.0, channels + 1)
+    z = x + bias.view(-1, 1, 1)
+    bits = ops.rectify_(x, bias, slope)
+    assert torch.equal(x, torch.where(z > 0, z, z * slope.view(-1, 1, 1)))
+    gradient = torch.ones_like(x)
+    ops.rectify_gradient_(gradient, bits, slope)
+    assert torch.equal(gradient, torch.where(z > 0, 1.0, slope.view(-1, 1, 1)))
+
+
+def test_more_channels_than_32_bits_count(monkeypatch):
+    """The kernels' long way, taken by few channels."""
+    launcher = pytest.importorskip("veilkern.backends.triton.rectify")
+    made, slopes = forth(2, 24, 3, 5, way="bias"), back(2, 24, 3, 5)
+    with serving("reference"):
+        wanted = made["x"].clone(), slopes["gradient"].clone()
+        bits = ops.rectify_(wanted[0], made["add"], made["slope"])
+        ops.rectify_gradient_(wanted[1], slopes["bits"], slopes["slope"])
+    monkeypatch.setattr(launcher, "WIDE", 1)
+    with serving("triton"):
+        assert torch.equal(ops.rectify_(**made), bits)
+        ops.rectify_gradient_(**slopes)
+    assert torch.equal(made["x"], wanted[0]) and torch.equal(slopes["gradient"], wanted[1])
+
+
+def test_a_graph_that_holds_what_is_changed_says_so(path):
+    """Else backward would give, without a word, the gradient of other numbers."""
+    x, weight = values(2, 16), torch.ones(2, 16, requires_grad=True)
+    for change in (lambda: ops.rectify_(x), lambda: ops.rectify_gradient_(x, torch.zeros(2, 2, dtype=torch.uint8))):
+        loss = (weight * x).sum()
+        change()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    with torch.inference_mode():
+        ops.rectify_(values(2, 16))  # which counts no changes
 
 
 def test_a_gradient_that_is_no_number_stays_out(path):

@@ -23,8 +23,8 @@ def rectify_(
     [C, H, W]; slope: none (0: ReLU), [1] or [C] (PReLU); both float32 (float64 for float64 x). top: none, or a positive
     number (6: ReLU6), without slope. bits: uint8 [N, (C H W + 7) // 8], bit j % 8 (the lowest first) of byte j // 8
     that of a photo's value j in memory; bits beyond the last value are 0. NaN stays, with a 0. 16-bit x are computed
-    in float32 and rounded once. Not differentiable: rectify_gradient_ is its slope, and a graph of autograd that holds x
-    raises once it is changed. Raises TypeError or ValueError naming the argument.
+    in float32 and rounded once. Not differentiable: rectify_gradient_ is its slope; a graph of autograd that holds x
+    from before raises in backward. Raises TypeError or ValueError naming the argument.
     """
     op = "rectify_"
     _check_values(op, "x", x)

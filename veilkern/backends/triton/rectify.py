@@ -9,7 +9,6 @@ from veilkern.backends.launch_tables import launch_of
 from veilkern.backends.triton._launch import compiled, run
 from veilkern.kernels.rectify import rectify_gradient_kernel, rectify_kernel
 
-
 WIDE = 2**30  # channels from which a channel and a block of them may exceed 32 bits
 
 
