@@ -420,6 +420,10 @@ def test_launches_of_a_call(monkeypatch):
     assert count(lambda: ops.recover(images, veils, rows, 51, gaussian_sigma=1.0)) == 1
     assert count(lambda: ops.blend_normalize(images, veils / 255.0, rows, 51, mean=[0.5] * 3, std=[0.5] * 3)) == 1
     assert count(lambda: ops.block_variance_gradient(floats)) == 1
+    last, bits = floats.to(memory_format=torch.channels_last), torch.zeros(5, 54, dtype=torch.uint8)
+    assert count(lambda: ops.rectify_(last, floats[0], torch.ones(3))) == 1
+    assert count(lambda: ops.rectify_gradient_(last, bits, torch.ones(1))) == 1
+    assert count(lambda: ops.rectify_(last[:0])) == 0
     assert count(lambda: ops.hull_distance(unit, unit, offsets, width=2)) == 1
     assert count(lambda: ops.ssim(floats, floats)) == 1 and count(lambda: ops.ssim_gradient(floats, floats)) == 2
     assert count(lambda: ops.veil_step_(*state, a=51, lam=0.1, mu=0.1, step=0.1, decay=1.0)) == 3
