@@ -232,6 +232,34 @@ def test_an_output_with_two_values_in_one_place(path, op):
             call(**make() | {output: windows})
 
 
+class Kept(torch.autograd.Function):
+    """A graph that holds a tensor until backward."""
+
+    @staticmethod
+    def forward(ctx, leaf, held):
+        ctx.save_for_backward(held)
+        return leaf.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        assert ctx.saved_tensors
+        return slope, None
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_graph_that_holds_what_is_written_says_so(path, op):
+    """As after torch's own ops in place: else backward would give the gradient of other numbers, without a word."""
+    call, make, outputs = OPS[op]
+    for output in outputs:
+        given, leaf = make(), torch.ones(1, requires_grad=True)
+        held = Kept.apply(leaf, given[output])
+        call(**given)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            held.backward()
+    with torch.inference_mode():
+        call(**make())  # such tensors count no changes
+
+
 OTHER_SIZES = ("lossless", "recover 16", "blend_normalize", "sealed 16", "unseal 16", "seal_normalize")
 IN_ONE_PIECE = ("rectify_", "rectify_gradient_")  # their values lie so, or they refuse them
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
     "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),
     "tune": ("tune", "tune", "Measure the Triton kernels on this GPU and keep the fastest launches as your own table."),
-    "info": ("info", "info", "Versions and backends, with the reason for each absence; of a network, whether the engine can run it."),
+    "info": ("info", "info", "Versions and backends, with the reason for each absence; how a network would be run."),
 }
 
 

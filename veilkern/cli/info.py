@@ -25,7 +25,7 @@ def info(
     input_bgr: Bgr = False,
     input_range: Range = None,
 ) -> None:
-    """Versions and backends, with the reason for each absence; of a network, whether the engine can run it."""
+    """Versions and backends, with the reason for each absence; how a network would be run."""
     facts = Table("", "", show_header=False, **NARROW)
     told = _facts()
     if model is not None:

@@ -199,7 +199,8 @@ def check_output(op: str, output: Named, others: Sequence[Named], *, same: str =
 
     output, others: (name, tensor); where there is None there is no memory. same: the one of others that output may be
     as a whole, value on value: same address, shape, strides and size of a value; nor does it require a gradient.
-    ValueError otherwise. It looks at addresses, so it belongs in an op's body, which no compiler traces.
+    ValueError otherwise. It looks at addresses, so it belongs in an op's body, which no compiler traces. Autograd is
+    told that the output changes.
     """
     name, out = output
     if out is None:
@@ -225,6 +226,14 @@ def check_output(op: str, output: Named, others: Sequence[Named], *, same: str =
             raise ValueError(
                 f"{op}: {name} must not overlap {other_name} in memory{allowed}: give it memory of its own"
             )
+    tell_autograd(out)
+
+
+def tell_autograd(written: torch.Tensor) -> None:
+    """A kernel writes to this tensor, past torch: a graph that holds it from before then raises in backward, as after
+    torch's own ops in place, and gives no gradient of other numbers."""
+    if not written.is_inference():
+        torch.autograd.graph.increment_version(written)
 
 
 def _storage(tensor: torch.Tensor) -> tuple[int, int]:

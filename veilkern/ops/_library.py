@@ -61,13 +61,6 @@ def _once(name: str, backward: Callable) -> Callable:
     return once
 
 
-def changed(tensor: torch.Tensor) -> None:
-    """Tell autograd that an op has written to the tensor, which no kernel does: a graph that holds it from before then
-    raises, as after torch's own ops in place, and gives no gradient of other numbers."""
-    if not torch.compiler.is_compiling() and not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
-
-
 def is_watched() -> bool:
     """Whether torch's own calls are looked at on their way (FakeTensorMode, make_fx, torch.jit.trace): then they may
     return tensors without memory, and a kernel called beside them would be missing from what is recorded."""

@@ -9,7 +9,7 @@ import torch
 
 from veilkern.backends import serve
 from veilkern.ops._checks import check_device, check_output, check_tensor
-from veilkern.ops._library import changed, register, runs_now
+from veilkern.ops._library import register, runs_now
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -45,9 +45,7 @@ def rectify_(
             raise ValueError(f"{op}: top must be None where there is a slope, got {top}")
     run: Callable = _rectify if runs_now(x, add, slope) else torch.ops.veilkern.rectify_
     with torch.no_grad():
-        bits = run(x, add, slope, None if top is None else float(top))
-    changed(x)
-    return bits
+        return run(x, add, slope, None if top is None else float(top))
 
 
 def rectify_gradient_(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
@@ -66,7 +64,6 @@ def rectify_gradient_(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.T
     run: Callable = _rectify_gradient if runs_now(gradient, slope) else torch.ops.veilkern.rectify_gradient_
     with torch.no_grad():
         run(gradient, bits, slope)
-    changed(gradient)
     return gradient
 
 

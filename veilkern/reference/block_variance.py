@@ -36,8 +36,8 @@ def block_variance_gradient(
     scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss [N] and its gradient [N, C, H, W] with respect to images, each image's times scale [N], by autograd."""
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.detach().clone().requires_grad_()  # a copy: one made in inference_mode records nothing
         loss = block_variance(images, block=block, stride=stride, form=form)
         (gradient,) = torch.autograd.grad(loss, images, torch.ones_like(loss) if scale is None else scale)
     return loss.detach(), gradient

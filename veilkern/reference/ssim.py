@@ -59,8 +59,9 @@ def ssim_gradient(
 
     The other options are those of ssim.
     """
-    with torch.enable_grad():
-        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Copies: tensors made in inference_mode record nothing.
+        x, y = x.detach().clone().requires_grad_(), y.detach().clone().requires_grad_()
         score = ssim(x, y, **options)
         upstream = torch.ones_like(score) if scale is None else scale
         gradient_x, gradient_y = torch.autograd.grad(score, (x, y), upstream)

@@ -61,8 +61,8 @@ def veil_step_(
         slope_vis = (1 - alpha) ** 2 * 2 / veils[0].numel() * (veils - mean_images)
 
     # Box sums are linear and their variance is quadratic, so the mean photo gives the exact mean gradient.
-    with torch.enable_grad():
-        mixed = (alpha * mean_images + (1 - alpha) * veils).detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        mixed = (alpha * mean_images + (1 - alpha) * veils).detach().clone().requires_grad_()
         loss_var = block_variance(mixed, block=block, stride=stride, form=form)
         slope_var = (1 - alpha) * torch.autograd.grad(loss_var.sum(), mixed)[0]
 

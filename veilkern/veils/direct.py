@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from veilkern.backends import choice
-from veilkern.ops._checks import KEY_BYTES, NONCE_BYTES
+from veilkern.ops._checks import KEY_BYTES, NONCE_BYTES, tell_autograd
 from veilkern.ops._library import is_watched
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.resident import Resident
@@ -77,6 +77,8 @@ def direct(
         )  # fmt: skip
     except ValueError:  # a row without a veil, and nothing is written
         return None
+    if out is found and type(out) is torch.Tensor:
+        tell_autograd(out)
     return found
 
 
