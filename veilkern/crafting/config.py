@@ -39,7 +39,7 @@ class CraftConfig:
         0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face), 0.01 and 0.
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
         `linear` and `cosine` fall to nearly zero, `constant` stays. By default 80 steps from 8/255, for `strong` 200;
-        sealed veils take steps of twice the size, and 25 where they need not be robust.
+        sealed and robust veils take steps of twice the size, sealed ones 25 where they need not be robust.
     decay: of the momentum.
     photos_per_step: photos of each person that go through the network in a step, drawn without replacement until all
         were used; 0: all of them. Sealed: how many drawings of the noise; 0: one for each photo, or template.
@@ -187,7 +187,7 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     sealed = scheme == "sealed"
     loss = _SEALED_LOSS if sealed else _BLEND_LOSS
     steps = {"none": 25 if sealed else 80, "mild": 80, "strong": 200}[robust]
-    size = 16 / 255 if sealed else 8 / 255
+    size = 8 / 255 if not sealed and robust == "none" else 16 / 255
     return {**loss, "steps": steps, "step_size": size, "early_stop": robust == "none"}
 
 
