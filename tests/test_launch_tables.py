@@ -162,6 +162,24 @@ def test_tune_searches_near_the_present_launch_and_checks_results(folder):
 
 
 @pytest.mark.thorough
+def test_every_candidate_is_compiled_once_ahead(folder, monkeypatch):
+    """Whatever the number of processes, and one that fails keeps none from the others."""
+    seen = []
+
+    def works(*_):
+        def call():
+            seen.append(tuple(launches.launch_of("blend", "u8", DEVICE).items()))
+            raise RuntimeError("does not compile")
+
+        return {("blend", "u8"): call, ("seal", "u8"): call}
+
+    monkeypatch.setattr(tuning, "works", works)
+    for share in range(3):
+        tuning._compile_share(DEVICE, 8, ["blend"], 5, share, 3)
+    wanted = list(tuning.candidates(launches.launch_of("blend", "u8", DEVICE)))[:5]
+    assert sorted(seen) == sorted(tuple(entry.items()) for entry in wanted)
+
+
 def test_tune_has_work_for_every_class(folder):
     """One call of each piece of work that `veilkern tune` measures, on tiny photos."""
     default = launches.read_table(launches.shipped_folder() / "default.json")

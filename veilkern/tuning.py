@@ -134,7 +134,6 @@ def _compile_share(device: torch.device, side: int, only: list[str] | None, most
         for op, kind, entry, call in itertools.islice(tasks, share, None, jobs):
             with trying(op, kind, entry), contextlib.suppress(Exception):
                 call()
-        torch.cuda.synchronize(device)
 
 
 def best_launch(op: str, kind: str, call: Work, device: torch.device, most: int) -> tuple[dict[str, int], float]:
