@@ -80,6 +80,21 @@ class Borders(nn.Module):
         return x.flatten(1)[:, :40]
 
 
+class Patches(nn.Module):
+    """Layers of values [N, L, C] and [N, H, W, C], whose channels are the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut, self.first, self.norm = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 12), nn.BatchNorm1d(16)
+        self.act, self.second, self.last = nn.PReLU(16), nn.Linear(12, 6), nn.LayerNorm(6)
+
+    def forward(self, x):
+        x = self.cut(x).flatten(2).transpose(1, 2)
+        x = self.act(self.norm(self.first(x)))
+        x = F.relu(self.second(x.reshape(-1, 4, 4, 12)))
+        return self.last(x).mean((1, 2))
+
+
 def sequence(*layers):
     return lambda: nn.Sequential(*(layer() for layer in layers))
 
@@ -90,6 +105,7 @@ NETWORKS = {
     "mobilefacenet": lambda: MobileFaceNet(Shape(stem=1, depths=(1, 1, 1))),
     "excited": Excited,
     "borders": Borders,
+    "patches": Patches,
     "relu6 and a linear layer": sequence(
         lambda: nn.Conv2d(3, 7, 5, stride=3), nn.ReLU6, nn.Flatten, lambda: nn.Linear(7 * 10 * 10, 24),
         lambda: nn.BatchNorm1d(24), nn.ReLU, nn.Dropout, lambda: nn.Linear(24, 12),
@@ -142,6 +158,18 @@ def test_bfloat16_is_near(sample_model, people):
     x = people.images[:4].float() / 255
     (features, slope), (wanted, wanted_slope) = (with_slope(m, x) for m in (fast, sample_model))
     assert features.dtype == torch.float32 and (features * wanted).sum(1).min() > 0.999
+    assert F.cosine_similarity(slope.flatten(1), wanted_slope.flatten(1)).min() > 0.9
+
+
+@pytest.mark.parametrize("name", ["excited", "patches", "transposed, pooled, normalised"])
+def test_what_torch_runs_keeps_its_own_digits(name):
+    """In bfloat16 too: layers with weights that the engine leaves to torch."""
+    model = model_of(name)
+    fast, why = frozen(model, dtype=torch.bfloat16)
+    assert not why
+    x = torch.rand(2, 3, SIDE, SIDE)
+    (features, slope), (wanted, wanted_slope) = (with_slope(m, x) for m in (fast, model))
+    assert (features * wanted).sum(1).min() > 0.99
     assert F.cosine_similarity(slope.flatten(1), wanted_slope.flatten(1)).min() > 0.9
 
 

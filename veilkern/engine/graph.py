@@ -91,12 +91,18 @@ def read(module: nn.Module, example: torch.Tensor) -> Graph:
             continue
         step = _step(node, traced)
         step.shape = shapes.found.get(node.name, ())
+        if len(step.shape) not in _RANKS.get(step.kind, (len(step.shape),)):
+            step = Step("call", node.name, step.inputs, node=node, shape=step.shape)
         if depending & {n.name for n in node.all_input_nodes}:
             depending.add(node.name)
         elif step.kind != "call":
             step = Step("call", node.name, tuple(n.name for n in node.all_input_nodes), node=node, shape=step.shape)
         steps.append(step)
     return Graph(steps, placeholders[0].name, nodes[-1].args[0].name, traced)
+
+
+# Sizes of a value without the batch for which a kind is the engine's own: [C], and [C, H, W] in channels_last.
+_RANKS = {"linear": (1,), "scale": (1, 3), "rectify": (1, 3), "convolution": (3,)}
 
 
 def first_line(error: Exception) -> str:

@@ -160,21 +160,29 @@ class AddPart(Part):
 
 
 class CallPart(Part):
-    """Anything else, with torch's own gradient."""
+    """Anything else, with torch's own gradient; in float32 where the engine's dtype has 16 bits, as its weights are."""
 
-    def __init__(self, step: Step, varying: set[str], owner: fx.GraphModule):
+    def __init__(self, step: Step, varying: set[str], owner: fx.GraphModule, dtype: torch.dtype):
         super().__init__(step, varying)
+        self.narrow = dtype if dtype in (torch.float16, torch.bfloat16) else None
         self.interpreter = fx.Interpreter(owner, garbage_collect_values=False)
 
     def _run(self, values: Values) -> Any:
         node, renamed = self.step.node, self.step.renamed
         assert node is not None
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[renamed.get(n.name, n.name)])
+        args, kwargs = fx.node.map_arg(
+            (node.args, node.kwargs), lambda n: self._wide(values[renamed.get(n.name, n.name)])
+        )
         target = node.target
         if node.op == "call_method" and target == "view":  # of what lies in channels_last there may be none
             target = "reshape"
         found = getattr(self.interpreter, node.op)(target, args, kwargs)
-        return dense(found) if isinstance(found, torch.Tensor) and node.op != "get_attr" else found
+        if not isinstance(found, torch.Tensor) or node.op == "get_attr":
+            return found
+        return dense(found if self.narrow is None or not found.is_floating_point() else found.to(self.narrow))
+
+    def _wide(self, value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) and value.dtype == self.narrow else value
 
     def forward(self, values: Values, keep: bool) -> tuple[Any, Any]:
         tensors = [name for name in self.inputs if isinstance(values[name], torch.Tensor)]
@@ -266,6 +274,6 @@ def _part(step: Step, varying: set[str], shapes, width: int, device, dtype, owne
     if step.kind == "add":
         return AddPart(step, varying)
     if step.kind == "call":
-        return CallPart(step, varying, owner)
+        return CallPart(step, varying, owner, dtype)
     kinds = {"linear": LinearPart, "scale": ScalePart, "rectify": RectifyPart}
     return kinds[step.kind](step, varying, device, dtype)
