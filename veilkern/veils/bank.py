@@ -6,10 +6,12 @@ apart.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -235,16 +237,19 @@ class VeilBank:
         atomic_write(path, parts, mode=0o600, replace=replace)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> VeilBank:
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False, check: bool = True) -> VeilBank:
         """Read a bank into memory of its own; nothing that happens to the file later changes it.
 
         mmap: map the file instead, which shares memory between processes. Only for files that are replaced by renaming
         a new one over them, as `save` does: one written over in place changes the veils in use, one truncated ends the
-        process. Raises BankError naming the file and the cause.
+        process. check: False does not read the veils, so that a mapped bank of 100,000 people is open at once and only
+        the rows in use are ever read; damage in them then goes unseen (`veilkern bank check` finds it). Raises
+        BankError naming the file and the cause.
         """
-        values = bank_file.read(path, mmap=mmap)
+        values = bank_file.read(path, mmap=mmap, check=check)
         try:
-            return cls(**values)
+            with _taking(values_checked=check):
+                return cls(**values)
         except (TypeError, ValueError) as error:
             raise BankError(f"{path}: {str(error).removeprefix('VeilBank: ')}") from error
 
@@ -314,6 +319,19 @@ def update_bank(
         return after
 
 
+_check_values: ContextVar[bool] = ContextVar("veilkern_check_values", default=True)
+
+
+@contextlib.contextmanager
+def _taking(*, values_checked: bool) -> Iterator[None]:
+    """Whether banks made inside look at every value of their veils."""
+    token = _check_values.set(values_checked)
+    try:
+        yield
+    finally:
+        _check_values.reset(token)
+
+
 def _check_veils(veils: object) -> None:
     if not isinstance(veils, torch.Tensor):
         raise ValueError(f"VeilBank: veils must be uint8 [P, 3, H, W], got {type(veils)}")
@@ -339,7 +357,7 @@ def _check_scheme(bank: VeilBank) -> None:
             raise ValueError(f"VeilBank: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
     if bank.veils.shape[1:].numel() < CARRIERS:
         raise ValueError(f"VeilBank: photos of {CARRIERS} values at least can be sealed, got {list(bank.veils.shape)}")
-    if bank.veils.numel() and int(bank.veils.max()) > 256 - bank.levels:
+    if _check_values.get() and bank.veils.numel() and int(bank.veils.max()) > 256 - bank.levels:
         raise ValueError(f"VeilBank: sealed veils must have values 0..{256 - bank.levels}, got {int(bank.veils.max())}")
     if bank.key or bank.keys:
         raise ValueError("VeilBank: a sealed bank must hold no key")

@@ -1,8 +1,8 @@
 """The file of a veil bank: safetensors, with the veils, names, records and description as one tensor each.
 
 The header stays small whatever the number of persons: it holds the places of the tensors and, as metadata, the format's
-version and a checksum of everything. Version 3 is of sealed banks, 2 of the others. Files of version 1 kept names and
-records in the header; they are read as well.
+version, a checksum of everything, and one of all but the veils, for who opens a large bank without reading it. Version
+3 is of sealed banks, 2 of the others. Files of version 1 kept names and records in the header; they are read as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import mmap as mapping
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -55,19 +55,25 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
         shape = list(veils.shape) if name == "veils" else [len(part)]
         tensors[name] = {"dtype": "U8", "shape": shape, "data_offsets": [place, place + len(part)]}
         place += len(part)
-    metadata = {FORMAT: json.dumps({"version": version, "sha256": digest(veils.shape, parts, version)})}
+    sums = {"sha256": digest(veils.shape, parts, version), "head": digest(veils.shape, _head(parts), version)}
+    metadata = {FORMAT: json.dumps({"version": version, **sums})}
     header = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     return [len(header).to_bytes(8, "little"), header, *parts.values()]
 
 
-def digest(shape: Iterable[int], parts: dict[str, Buffer], version: int = VERSION) -> str:
+def digest(shape: Iterable[int], parts: Mapping[str, Buffer], version: int = VERSION) -> str:
     """Against damage, not against a forger, who can compute it too."""
     found = hashlib.sha256(f"{FORMAT} {version} {list(shape)}\n".encode())
     for name, part in parts.items():
         found.update(f"{name} {len(part)}\n".encode())
         found.update(part)
     return found.hexdigest()
+
+
+def _head(parts: dict[str, Buffer]) -> dict[str, Buffer]:
+    """All but the veils."""
+    return {name: part for name, part in parts.items() if name != "veils"}
 
 
 def digest_1(veils: torch.Tensor, about: str) -> str:
@@ -77,8 +83,9 @@ def digest_1(veils: torch.Tensor, about: str) -> str:
     return found.hexdigest()
 
 
-def read(path: str | os.PathLike[str], *, mmap: bool) -> dict:
+def read(path: str | os.PathLike[str], *, mmap: bool, check: bool = True) -> dict:
     """What VeilBank takes, by name: veils, names, records and the rest; the checksum is right, no value is checked yet.
+    check: False takes the checksum of all but the veils, where the file has one.
 
     All is read from one descriptor: the file that was there when it was opened, whatever replaces it meanwhile. Lengths
     are checked against the file's before memory is taken. mmap: the veils stay a private mapping of the file. Raises
@@ -89,14 +96,14 @@ def read(path: str | os.PathLike[str], *, mmap: bool) -> dict:
         raise BankError(f"{path}: no such veil file")
     try:
         with path.open("rb") as file:
-            return _read(file, mmap)
+            return _read(file, mmap, check)
     except OSError as error:
         raise BankError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise BankError(f"{path}: {error}") from error
 
 
-def _read(file: BinaryIO, mmap: bool) -> dict:
+def _read(file: BinaryIO, mmap: bool, check: bool) -> dict:
     parts, metadata, start = _header(file)
     if FORMAT not in metadata:
         raise ValueError("a safetensors file, but not a veil bank")
@@ -105,7 +112,7 @@ def _read(file: BinaryIO, mmap: bool) -> dict:
     version = meta.get("version")
     if type(version) is not int or version not in readers:
         raise ValueError(f"veil bank format {version!r}; this veilkern reads {', '.join(map(str, readers))}")
-    values = readers[version](file, start, parts, meta, mmap)
+    values = readers[version](file, start, parts, meta, mmap, check)
     if values is None:
         raise ValueError("the content does not match its checksum: damaged, or changed after it was saved")
     return values
@@ -144,12 +151,16 @@ def _part(name: str, entry: object) -> _Part:
     return _Part(entry["dtype"], shape, *offsets)
 
 
-def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool) -> dict | None:
+def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool, check: bool) -> dict | None:
     _check_parts(parts, {"veils", "names", "records", "about"})
     veils = _veils(file, start, parts["veils"], mmap)
     blobs = {name: _blob(file, start, parts[name]) for name in ("names", "records", "about")}
     version = meta["version"]
-    if digest(veils.shape, {"veils": veils.numpy().reshape(-1).data, **blobs}, version) != meta.get("sha256"):
+    if check or "head" not in meta:
+        fits = digest(veils.shape, {"veils": veils.numpy().reshape(-1).data, **blobs}, version) == meta.get("sha256")
+    else:
+        fits = digest(veils.shape, blobs, version) == meta["head"]
+    if not fits:
         return None
     records = _parse(blobs["records"].decode())
     about = _about(_object(blobs["about"].decode()), ABOUT if version == SEALED_VERSION else ABOUT_2)
@@ -157,7 +168,7 @@ def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mma
     return {"veils": veils, "names": names.split("\n") if names else [], "records": records, **about}
 
 
-def _read_1(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool) -> dict | None:
+def _read_1(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool, check: bool) -> dict | None:
     about = meta.get("about")
     if not isinstance(about, str):
         raise ValueError("not the parts of a veil bank")
