@@ -81,7 +81,7 @@ def craft(
     ] = DEFAULT.photos_per_step,
     step_size: Annotated[
         float | None,
-        typer.Option(help="First step, in [0, 1] pixel values; default: 8/255, sealed 16/255."),
+        typer.Option(help="First step, in [0, 1] pixel values; default: 8/255, sealed or robust 16/255."),
     ] = None,
     schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
     decay: Annotated[float, typer.Option(help="Decay of the momentum.")] = DEFAULT.decay,
