@@ -1,7 +1,7 @@
 """craft: image-steps a second of vk.craft, of the customary research loop, and of a loop written with care.
 
-An image-step is one photo once through the network and back. `python bench/bench_craft.py` prints one interleaved run
-and writes bench/results/craft.jsonl; `--only` picks networks.
+An image-step is one photo once through the network and back. `python bench/bench_craft.py --out
+bench/results/craft.jsonl` prints one interleaved run and keeps its rows; `--only` picks networks.
 
 naive    one person at a time, trainable parameters, the clean photos through the network in every step too, a quadratic
          programme (cvxpy, per photo) for the hull, all ten photos a step
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import sys
 import time
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch.fx.experimental.optimization import fuse
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import DEVICE, ON_GPU, Case, compare, compiled, interleaved, machine
+from common import DEVICE, ON_GPU, Case, compare, compiled, interleaved, interleaved_on_gpu, machine
 
 import veilkern as vk
 from veilkern import reference
@@ -35,7 +36,8 @@ PHOTOS, STEPS = 10, 20
 PEOPLE = 64 if ON_GPU else 4
 A, LAM, MU, STEP = 51, 0.04, 0.01, 8 / 255
 NETWORKS = {"mobilefacenet": MobileFaceNet, "iresnet50": lambda: IResNet(DEPTHS["iresnet50"])}
-NAMES = ("veilkern", "veilkern_sealed", "eager_naive", "compile_strong")
+NAIVE = ("eager_naive",) if importlib.util.find_spec("cvxpy") else ()  # of the `bench` extra
+NAMES = ("veilkern", "veilkern_sealed", *NAIVE, "compile_strong")
 
 
 def network(name: str) -> vk.FaceModel:
@@ -140,12 +142,13 @@ def strong(name: str, persons: vk.People) -> None:
 
 def rivals(name: str) -> dict:
     model, persons = network(name), people(PEOPLE)
-    return {
+    calls = {
         "veilkern": functools.partial(ours, model, persons, "blend"),
         "veilkern_sealed": functools.partial(ours, model, persons, "sealed"),
         "eager_naive": functools.partial(naive, network(name), persons, 1),
         "compile_strong": functools.partial(strong, name, persons),
     }
+    return {rival: call for rival, call in calls.items() if rival in NAMES}
 
 
 def case(name: str) -> Case:
@@ -160,7 +163,8 @@ test_craft = compare("craft", CASES)
 
 def row_of(made: Case) -> dict:
     """Image-steps a second of each, from one interleaved run, and how many times as fast ours is."""
-    times = {name: t * made.part.get(name, 1.0) for name, t in interleaved(made.rivals(), rounds=3).items()}
+    found = (interleaved_on_gpu if ON_GPU else interleaved)(made.rivals(), rounds=3)
+    times = {name: t * made.part.get(name, 1.0) for name, t in found.items()}
     row = {"op": "craft", "size": made.size}
     row |= {f"{name}_image_steps_s": round(made.moved / t, 2) for name, t in times.items()}
     ours = times["veilkern"]

@@ -6,11 +6,12 @@
 #   3  large         more than 2^31 values
 #   4  sanitizer     compute-sanitizer memcheck and racecheck on every kernel, where the tool works; meanwhile the tests
 #                    that need no GPU, with this machine's torch and Python, and all that the benchmarks compile
-#   5  benchmarks    every op beside eager, torch.compile (max-autotune, or as VEILKERN_BENCH_COMPILE says) and a device
+#   5  faces, craft  real faces, where VEILKERN_REAL_FACES says where they are; image-steps a second of a craft, beside
+#                    the customary loop and a careful one
+#   6  benchmarks    every op beside eager, torch.compile (max-autotune, or as VEILKERN_BENCH_COMPILE says) and a device
 #                    copy; JSON lines and a table
 #
-# STEPS="build tests" runs these only (names as in the logs: build tests large memcheck racecheck host bench). EXTRA is a
-# command to run before the benchmarks.
+# STEPS="build tests" runs these only (names as in the logs: build tests large memcheck racecheck host faces craft bench).
 # It needs torch with CUDA, Triton, pytest, hypothesis, scipy, scikit-build-core and pybind11, and no network. Every step runs
 # and is timed, whatever the others did; the exit status is 1 where one failed. Without a GPU it says so and claims nothing.
 set -uo pipefail
@@ -85,7 +86,7 @@ step tests 230 "$python" -m pytest "${options[@]}" ${many[@]+"${many[@]}"} -m "n
 step large 45 "$python" -m pytest "${options[@]}" -m "large and gpu" tests/test_gpu.py
 
 if wanted bench; then  # what is compiled for one process is there for the next: both compilers keep a cache on disk
-  printf '%s\n' bench/bench_*.py | VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_ROUNDS=1 \
+  ls bench/bench_*.py | grep -v bench_craft | VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_ROUNDS=1 \
     xargs -P 4 -n 1 timeout 120 "$python" >"$logs/warm.log" 2>&1 &
 fi
 step host 100 env CUDA_VISIBLE_DEVICES= VEILKERN_SLOW= "$python" -m pytest "${options[@]}" ${few[@]+"${few[@]}"} \
@@ -99,8 +100,9 @@ else
   say "sanitizer: no compute-sanitizer here"
 fi
 wait
-[ -z "${EXTRA:-}" ] || step extra 120 bash -c "$EXTRA"
 
+[ -z "${VEILKERN_REAL_FACES:-}" ] || step faces 60 "$python" bench/real_faces.py --device cuda --quick
+step craft 90 env VEILKERN_BENCH_DEVICE=cuda VEILKERN_BENCH_COMPILE=default "$python" bench/bench_craft.py --out "$logs/craft.jsonl"
 step bench 165 "$python" bench/run.py --device cuda --seconds 150
 find bench/results -newer "$started" -type f -exec cp {} "$logs" \;
 echo

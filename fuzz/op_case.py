@@ -66,14 +66,12 @@ class Case:
 
     def in_float64(self) -> tuple[torch.Tensor, ...]:
         """What the reference gives of the same arguments in float64."""
-        options = {name: value for name, value in self.options.items() if name not in self.entry.unknown}
-        wide = [
-            value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for value in (*self.positional.values(), *options.values())
-        ]
-        found = self.entry.reference(
-            *wide[: len(self.positional)], **dict(zip(options, wide[len(self.positional) :], strict=True))
-        )
+
+        def wide(value):
+            return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+        options = {name: wide(value) for name, value in self.options.items() if name not in self.entry.unknown}
+        found = self.entry.reference(*map(wide, self.positional.values()), **options)
         return found if isinstance(found, tuple) else (found,)
 
     def dtypes(self) -> list[torch.dtype]:

@@ -45,12 +45,13 @@ class Excited(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.gate = nn.Conv2d(8, 8, 1)
+        self.gate, self.after = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)
         self.register_buffer("shift", torch.linspace(-1, 1, 8).view(1, 8, 1, 1))
 
     def forward(self, x):
         y = F.relu(self.norm(self.conv(x)))
         y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True))) + self.shift
+        y = self.after(y) + 0.5
         y = y + y
         return F.adaptive_avg_pool2d(F.silu(y), 2).flatten(1)
 

@@ -6,6 +6,8 @@ bias, since it is missing in the border; it becomes a bias of each place, the co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 
 from veilkern.engine.graph import Graph, Step
@@ -44,20 +46,25 @@ def _only_user(graph: Graph, name: str, users: dict[str, list[Step]]) -> bool:
     return len(users.get(name, ())) == 1 and graph.result != name
 
 
-def _scales_behind(graph: Graph) -> None:
-    """y = s (w x + b) + t."""
-    for step in [s for s in graph.steps if s.kind == "scale"]:
+def _joinable(graph: Graph, kind: str) -> Iterator[tuple[Step, Step]]:
+    """Steps of a kind, each with the convolution or linear step whose value it alone takes. It is then part of that."""
+    for step in [s for s in graph.steps if s.kind == kind]:
         before = _makers(graph).get(step.inputs[0])
         if before is None or before.kind not in ("convolution", "linear") or before.rectify is not None:
             continue
-        if not _only_user(graph, before.output, graph.users()):
-            continue
+        if _only_user(graph, before.output, graph.users()):
+            yield before, step
+            graph.steps.remove(step)
+            _rename(graph, step.output, before.output)
+
+
+def _scales_behind(graph: Graph) -> None:
+    """y = s (w x + b) + t."""
+    for before, step in _joinable(graph, "scale"):
         assert before.weight is not None and step.weight is not None and step.bias is not None
         around = step.weight.view(-1, *(1,) * (before.weight.ndim - 1))
         bias = step.bias if before.bias is None else before.bias.double() * step.weight + step.bias
         before.weight, before.bias = before.weight.double() * around, bias
-        graph.steps.remove(step)
-        _rename(graph, step.output, before.output)
 
 
 def _scales_before(graph: Graph) -> None:
@@ -89,15 +96,8 @@ def _take_up(step: Step, scale: Step) -> None:
 
 
 def _rectify_after(graph: Graph) -> None:
-    for step in [s for s in graph.steps if s.kind == "rectify"]:
-        before = _makers(graph).get(step.inputs[0])
-        if before is None or before.kind not in ("convolution", "linear") or before.rectify is not None:
-            continue
-        if not _only_user(graph, before.output, graph.users()):
-            continue
+    for before, step in _joinable(graph, "rectify"):
         before.rectify = step.rectify
-        graph.steps.remove(step)
-        _rename(graph, step.output, before.output)
 
 
 def _add_after(graph: Graph) -> None:

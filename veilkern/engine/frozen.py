@@ -28,7 +28,7 @@ class Frozen(nn.Module):
 
     def __init__(self, plain: nn.Module, size: tuple[int, int], width: int, dtype: torch.dtype):
         super().__init__()
-        self.plain, self.width, self.dtype = plain, width, dtype
+        self.plain = plain
         first = next(plain.parameters(), torch.empty(0))
         kind = first.dtype if first.is_floating_point() else torch.float32
         example = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(first.device, kind)

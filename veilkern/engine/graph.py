@@ -134,10 +134,11 @@ def _step(node: fx.Node, traced: fx.GraphModule) -> Step:
     if node.op == "call_function" and node.target in (operator.add, torch.add, operator.iadd):
         two = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
         return replace(plain, kind="add") if two else plain
-    function = node.target if node.op != "call_method" else {"relu": F.relu}.get(str(node.target))
-    if function in (F.relu, torch.relu) or function is F.relu6:
-        return replace(plain, kind="rectify", rectify=Rectify(top=6.0 if function is F.relu6 else None))
-    return plain
+    function = node.target if node.op == "call_function" else {"relu": F.relu}.get(str(node.target))
+    return replace(plain, kind="rectify", rectify=Rectify(top=_TOPS[function])) if function in _TOPS else plain
+
+
+_TOPS: dict[Any, float | None] = {F.relu: None, torch.relu: None, F.relu6: 6.0, nn.ReLU: None, nn.ReLU6: 6.0}
 
 
 def _of_module(layer: nn.Module, plain: Step) -> Step:
@@ -156,12 +157,17 @@ def _of_module(layer: nn.Module, plain: Step) -> Step:
         )  # fmt: skip
     if isinstance(layer, nn.Linear) and kind is nn.Linear:
         return replace(plain, kind="linear", weight=layer.weight.detach(), bias=_detached(layer.bias))
-    if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)) and layer.running_mean is not None and not layer.training:
+    if (
+        isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d))
+        and kind in (nn.BatchNorm2d, nn.BatchNorm1d)
+        and layer.running_mean is not None
+        and not layer.training
+    ):
         weight, bias = scale_of(layer)
         return replace(plain, kind="scale", weight=weight, bias=bias)
-    if kind in (nn.ReLU, nn.ReLU6):
-        return replace(plain, kind="rectify", rectify=Rectify(top=6.0 if kind is nn.ReLU6 else None))
-    if isinstance(layer, nn.PReLU):
+    if kind in _TOPS:
+        return replace(plain, kind="rectify", rectify=Rectify(top=_TOPS[kind]))
+    if isinstance(layer, nn.PReLU) and kind is nn.PReLU:
         return replace(plain, kind="rectify", rectify=Rectify(slope=layer.weight.detach()))
     if kind is nn.Identity or (kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d) and not layer.training):
         return replace(plain, kind="same")

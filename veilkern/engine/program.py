@@ -74,15 +74,14 @@ class ConvolutionPart(Part):
     def __init__(self, step: Step, varying: set[str], shape, width: int, device, dtype):
         super().__init__(step, varying)
         self.convolution = Convolution(step, shape, width, device, dtype)
-        self.plus, self.plane, self.rectified = step.plus, step.plane, None
-        bias = step.bias
-        if step.plane is not None:  # it holds the bias too
-            self.plane = dense(
-                (step.plane if bias is None else step.plane + bias.view(-1, 1, 1))[None].to(device, dtype)
-            )[0]
+        self.plus, self.plane, self.rectified = step.plus, None, None
+        add = step.bias
+        if step.plane is not None:
+            add = step.plane if add is None else step.plane + add.view(-1, 1, 1)
         if step.rectify is not None:
-            self.rectified = Rectified(step.rectify, step.plane if bias is None else bias if step.plane is None else
-                                       step.plane + bias.view(-1, 1, 1), device, dtype)  # fmt: skip
+            self.rectified = Rectified(step.rectify, add, device, dtype)
+        elif step.plane is not None and add is not None:
+            self.plane = dense(add[None].to(device, dtype))[0]
 
     def forward(self, values: Values, keep: bool) -> tuple[torch.Tensor, Any]:
         plus = None if self.plus is None else values[self.plus]
@@ -140,7 +139,8 @@ class RectifyPart(Part):
         self.rectified = Rectified(step.rectify, None, device, dtype)
 
     def forward(self, values: Values, keep: bool) -> tuple[torch.Tensor, Any]:
-        y = dense(values[self.step.inputs[0]].clone())  # others may read what comes in
+        x = values[self.step.inputs[0]]  # others may read it
+        y = x.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
         return y, self.rectified.forward_(y)
 
     def backward(self, kept: Any, slope: torch.Tensor, slopes: Slopes) -> None:
@@ -153,10 +153,10 @@ class AddPart(Part):
         return a + b, (a.shape, b.shape)
 
     def backward(self, kept: Any, slope: torch.Tensor, slopes: Slopes) -> None:
-        names = (self.step.inputs * 2)[:2]
-        for name, shape in zip(names, kept, strict=True):
+        for turn, (name, shape) in enumerate(zip((self.step.inputs * 2)[:2], kept, strict=True)):
             if name in self.inputs:
-                add_to(slopes, name, dense(slope.sum_to_size(shape)) if slope.shape != shape else slope.clone())
+                part = slope.clone() if turn == 0 else slope  # a slope has one owner
+                add_to(slopes, name, part if shape == slope.shape else dense(part.sum_to_size(shape)))
 
 
 class CallPart(Part):
@@ -177,7 +177,7 @@ class CallPart(Part):
         if node.op == "call_method" and target == "view":  # of what lies in channels_last there may be none
             target = "reshape"
         found = getattr(self.interpreter, node.op)(target, args, kwargs)
-        if not isinstance(found, torch.Tensor) or node.op == "get_attr":
+        if not isinstance(found, torch.Tensor):
             return found
         return dense(found if self.narrow is None or not found.is_floating_point() else found.to(self.narrow))
 
