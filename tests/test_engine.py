@@ -187,7 +187,7 @@ def test_nothing_but_convolutions_is_left_of_an_iresnet():
 
 
 def test_what_is_kept_for_the_slope():
-    """A bit an activation, and nothing else: of an IResNet 1/70 of what autograd keeps."""
+    """A bit an activation, and nothing else: of an IResNet less than a tenth of what autograd keeps."""
     model = model_of("iresnet")
     fast, _ = frozen(model)
     program, x = fast.module.program, torch.rand(2, 3, 112, 112)

@@ -194,4 +194,6 @@ def test_tune_has_work_for_every_class(folder):
 def test_tune_wants_ops_that_there_are(folder):
     with pytest.raises(ValueError, match="only must name ops of blend, .*got blur"):
         vk.tune(["blur"], photos=1, side=8)
+    with pytest.raises(ValueError, match="jobs must be 1 or more, got 0"):
+        vk.tune(["blend"], photos=1, side=8, jobs=0)
     assert not list(folder.iterdir())

@@ -162,8 +162,10 @@ def tune(
 
     only: names of ops. photos, side: the batch to measure on. most: candidates for one class. jobs: processes that
     compile, default one a core and 16 at most; none in Triton's interpreter, which compiles nothing. Raises
-    BackendError where the Triton backend is absent, ValueError for an op that there is not.
+    BackendError where the Triton backend is absent, ValueError for an op that there is not, or no process.
     """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"tune: jobs must be 1 or more, got {jobs}")
     with use_backend("triton") as backend:
         if unknown := sorted(set(only or ()) - set(backend.ops)):
             raise ValueError(f"tune: only must name ops of {', '.join(backend.ops)}, got {', '.join(unknown)}")
