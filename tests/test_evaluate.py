@@ -108,6 +108,9 @@ class Known:
     def __init__(self):
         self.degrees = {}
 
+    def about(self):
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
     def say(self, images, degrees):
         for image, angle in zip(images, degrees, strict=True):
             self.degrees[image.numpy().tobytes()] = angle

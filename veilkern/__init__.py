@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
     from veilkern.data.people import People, read_people
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
+    from veilkern.networks.ensemble import Ensemble
     from veilkern.networks.face_model import FaceModel
     from veilkern.tuning import tune
     from veilkern.veils.bank import VeilBank, update_bank
@@ -37,6 +38,7 @@ __all__ = [
     "CraftConfig",
     "CraftInterrupted",
     "CraftResult",
+    "Ensemble",
     "FaceModel",
     "ModelError",
     "OutputError",
@@ -68,6 +70,7 @@ _PLACES = {
     "CraftConfig": "crafting.config",
     "CraftInterrupted": "crafting.run",
     "CraftResult": "crafting.run",
+    "Ensemble": "networks.ensemble",
     "FaceModel": "networks.face_model",
     "ModelError": "errors",
     "OutputError": "errors",

@@ -26,6 +26,7 @@ from veilkern.auditing.scores import Scores, score, strangers_of
 from veilkern.auditing.statistics import Bootstrap
 from veilkern.auditing.verdict import Row
 from veilkern.data.people import People
+from veilkern.networks.ensemble import crafted_for
 from veilkern.networks.face_model import FaceModel
 from veilkern.progress import progress_bar
 from veilkern.veils.bank import VeilBank
@@ -259,7 +260,7 @@ def _by(size) -> str:
 
 def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     notices = []
-    if bank.model.get("fingerprint") != model.fingerprint:
+    if not crafted_for(bank.model, model):
         notices.append(
             f"the veils were crafted for another network ({bank.model.get('name') or 'not recorded'}) than this one "
             f"({model.name})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,12 @@ NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table
 
 Faces = Annotated[Path, typer.Argument(metavar="FACES", help="One folder per person, PNG, JPEG or WebP inside.")]
 Net = Annotated[str, typer.Option("--model", help="file.py:callable, ARCH:checkpoint, or a network file.")]
+Nets = Annotated[
+    list[str],
+    typer.Option(
+        "--model", help="file.py:callable, ARCH:checkpoint, or a network file; given again, veils that serve each."
+    ),
+]
 Veils = Annotated[Path, typer.Option("--veils", help="The veil bank.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Bring photos of another size to the wanted one.")]
 Convert = Annotated[
@@ -58,6 +65,18 @@ def load_network(
     if value_range is not None:
         given["value_range"] = value_range
     return vk.FaceModel.load(net, **given)
+
+
+def load_networks(nets: list[str], weights: list[float] | None, *input_spec) -> vk.FaceModel:
+    """One network, or the ensemble of several."""
+    if weights and len(nets) == 1:
+        raise typer.BadParameter("is for several networks: give --model more than once", param_hint="--weight")
+    if weights and len(weights) != len(nets):
+        raise typer.BadParameter(f"wanted one a --model, {len(nets)}, got {len(weights)}", param_hint="--weight")
+    if bad := [w for w in weights or [] if not (math.isfinite(w) and w > 0)]:
+        raise typer.BadParameter(f"wanted positive numbers, got {bad[0]}", param_hint="--weight")
+    networks = [load_network(net, *input_spec) for net in nets]
+    return networks[0] if len(networks) == 1 else vk.Ensemble(networks, weights or None)
 
 
 def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ from veilkern.cli._shared import (
     Convert,
     Faces,
     Mean,
-    Net,
+    Nets,
     Overwrite,
     Range,
     Resize,
@@ -32,7 +33,7 @@ from veilkern.cli._shared import (
     console,
     errors,
     finish,
-    load_network,
+    load_networks,
 )
 from veilkern.data.files import locked
 from veilkern.errors import OutputError
@@ -53,8 +54,12 @@ def _both(name: str) -> str:
 def craft(
     context: typer.Context,
     faces: Faces,
-    model: Net,
+    model: Nets,
     out: Annotated[Path, typer.Option("--out", help="The veil bank to write.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Of each --model, where there are several: its share of the loss; default: even."),
+    ] = None,
     scheme: Annotated[
         str, typer.Option(help="blend (photos mixed with the veil) or sealed (encrypted under it).")
     ] = DEFAULT.scheme,
@@ -152,7 +157,7 @@ def craft(
         beside = KeyBeside(out, old) if config.scheme == "sealed" and key_file is None else None
         given = vk.read_key(key_file) if key_file else beside.found(config) if beside else None
         key, config = target.key(given, config)
-        network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
+        network = load_networks(model, weight, input_size, input_mean, input_std, input_bgr, input_range)
         target.refuse_differences(describe(network, network.input.size, config, key))
         with errors.status("reading photos"):
             people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
@@ -285,3 +290,18 @@ def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: boo
             *["–" if f is None else f"{f:.3f}" for f in figures],
         )
     console.print(table)
+    for line in _by_network(report):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _by_network(report: list[dict]) -> list[str]:
+    """What each network of several makes of all veils."""
+    crafted = [record for record in report if "networks" in record]
+    lines = []
+    for name in crafted[0]["networks"] if crafted else []:
+        line = f"{name}: mean cosine {fmean(record['networks'][name]['cosine'] for record in crafted):.3f}"
+        held = [record["held_out"]["networks"][name] for record in crafted if "held_out" in record]
+        if held:
+            line += f", held out {fmean(h['cosine'] for h in held):.3f}, rank-1 {fmean(h['rank1'] for h in held):.3f}"
+        lines.append(line)
+    return lines

@@ -17,6 +17,7 @@ from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.feature_loss import FeatureLoss
 from veilkern.crafting.features import clean_features, fixed_features
 from veilkern.crafting.noise import Stream, keys_of
+from veilkern.crafting.records import figures_by_network
 from veilkern.crafting.robust import STRENGTHS, ChangeDraws, Changes
 from veilkern.crafting.sampler import Plan, draw
 from veilkern.crafting.schemes import Blend, Scheme, Sealed
@@ -180,6 +181,7 @@ class IdentityBatch:
         if not bool(features.isfinite().all()):
             return record | {"status": "failed: the network's features of the protected photos are not finite"}
         record |= self.scheme.figures(p, features, self.clean[part], veil)
+        record |= figures_by_network(self.model, features, self.clean[part])
         reached = float(record["feature_distance"]) <= self.config.stop_distance
         record["status"] = "converged" if reached else "step limit"
         return record | identified(self.subjects, p)

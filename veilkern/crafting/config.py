@@ -35,8 +35,9 @@ class CraftConfig:
         the nearest a/255, with a warning.
     lam, mu, nu: weights of L_vis, L_var and L_con in L = L_fea - lam L_vis + mu L_var + nu L_con (eq. 13, and a term on
         the residual contour). L_con = mean over the person's photos of rho^4, plus rho^4 of her mean photo; rho is the
-        correlation of the lumas of x and x' after a Gaussian blur of 2 pixels. nu = 0 leaves it out. By default 0.06,
-        0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face), 0.01 and 0.
+        correlation of the lumas of x and x' after a Gaussian blur of 2 pixels. nu = 0 leaves it out. By default 0.06
+        (`strong` 0.03), 0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face),
+        0.01 and 0.
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
         `linear` and `cosine` fall to nearly zero, `constant` stays. By default 80 steps from 8/255, for `strong` 200;
         sealed and robust veils take steps of twice the size, sealed ones 25 where they need not be robust.
@@ -188,6 +189,8 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     loss = _SEALED_LOSS if sealed else _BLEND_LOSS
     steps = {"none": 25 if sealed else 80, "mild": 80, "strong": 200}[robust]
     size = 8 / 255 if not sealed and robust == "none" else 16 / 255
+    if not sealed and robust == "strong":  # with twice as much the veil hides the photo at the cost of its reach
+        loss = {**loss, "lam": 0.03}
     return {**loss, "steps": steps, "step_size": size, "early_stop": robust == "none"}
 
 

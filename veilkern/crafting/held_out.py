@@ -29,7 +29,8 @@ def report_held_out(
     width: int,
 ) -> None:
     """Adds to each person's record in `report`: the mean cosine of the protected held-out photos, and their rank-1
-    rate. The templates are the person's clean features, one by one, the distractors the first one of each other."""
+    rate, of an Ensemble also by each network alone. The templates are the person's clean features, one by one, the
+    distractors the first one of each other."""
     kept = held_out.take([i for i, p in enumerate(held_out.rows.tolist()) if held_out.names[p] in bank.names])
     if not len(kept.images):
         return
@@ -38,18 +39,31 @@ def report_held_out(
     hidden = _hidden(kept.images.to(device), veils, rows, bank.names, config, key)
     features = fixed_features(model, hidden, width).cpu()
     clean = clean_features(model, subjects, width)
+    records = {record["name"]: record for record in report}
+    for name, found in _figures(features, clean, kept, subjects).items():
+        records[name]["held_out"] = found
+    by_network = model.by_network(clean)
+    for network, part in model.by_network(features).items():
+        for name, found in _figures(part, by_network[network], kept, subjects).items():
+            del found["photos"]
+            records[name]["held_out"].setdefault("networks", {})[network] = found
+
+
+def _figures(features: torch.Tensor, clean: torch.Tensor, kept: People, subjects: Subjects) -> dict[str, dict]:
+    """By person: how many protected photos there were, and how they were found by these features."""
     parts = dict(zip(subjects.names, clean.split(subjects.counts.tolist()), strict=True))
     others = torch.stack([part[0] for part in parts.values()])
-    records = {record["name"]: record for record in report}
+    found = {}
     for p, name in enumerate(kept.names):
         own = features[kept.offsets[p] : kept.offsets[p + 1]]
         rank = ranks_against(own, parts[name], others[[n != name for n in parts]])
         centre = torch.nn.functional.normalize(parts[name].mean(0), dim=0)
-        records[name]["held_out"] = {
+        found[name] = {
             "photos": len(own),
             "cosine": round(float((own @ centre).mean()), 6),
             "rank1": round(float((rank == 1).double().mean()), 6),
         }
+    return found
 
 
 def _hidden(images, veils, rows, names: Sequence[str], config: CraftConfig, key: bytes) -> torch.Tensor:

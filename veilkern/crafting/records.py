@@ -7,6 +7,7 @@ import torch
 from veilkern import ops
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.contour import ContourLoss, contour
+from veilkern.networks.face_model import FaceModel
 
 
 def figures_of_photos(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
@@ -47,6 +48,12 @@ def figures_of_veil(features, clean, veil, config: CraftConfig) -> dict:
         "total": distance.mean() + config.mu * variance,
     }
     return _rounded(figures)
+
+
+def figures_by_network(model: FaceModel, features: torch.Tensor, clean: torch.Tensor) -> dict:
+    """Of an Ensemble: what each of its networks makes of the veil, by its name under `networks`; of one nothing."""
+    parts, own = model.by_network(features), model.by_network(clean)
+    return {"networks": {name: _rounded({"cosine": _cosine(parts[name], own[name])}) for name in own}} if own else {}
 
 
 def _cosine(features: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

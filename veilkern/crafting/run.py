@@ -49,7 +49,8 @@ class CraftResult:
     still sees), total (the loss), photo_ids, generation where that is not 0, and held_out (photos, cosine, rank1)
     where such photos were given. Sealed: feature_distance and cosine are those of four drawings of the noise that
     hides a photo, whichever photo it is; there is no visual, contour or contour_worst. Where templates were given:
-    templates and template_ids in place of photos and photo_ids.
+    templates and template_ids in place of photos and photo_ids. Where the model is an Ensemble: networks, of each of
+    them the cosine, and in held_out of each the cosine and rank1.
     key: the master key when craft made it (a fresh one; where photos are sealed also that of config.seed), else None.
     notices: what went otherwise than asked for. by_autograd: "" where the engine ran the network, else why torch's
     autograd did.
@@ -86,6 +87,8 @@ def craft(
     threads: int | None = None,
 ) -> CraftResult:
     """Craft one veil per person of `people` for `model` (eq. 13 and L_con by MI-FGSM), many persons at a time.
+
+    model: one network, or an `Ensemble` of several that each veil is to serve.
 
     features, names: in place of people, where config.scheme is `sealed`: the clean features that this network gave
     (templates), float [N, d], L2-normalised here where they are not, and the name of each one's person (a person has
@@ -244,7 +247,7 @@ class _Run:
             names,
             self.config.blend,
             [self.records[name] for name in names],
-            {"name": self.model.name, "fingerprint": self.header["fingerprint"]},
+            {"name": self.model.name} | {k: self.header[k] for k in ("fingerprint", "members") if k in self.header},
             self.config.as_dict(),
             self.header["key_id"],
             "" if self.sealed else self.header["key"],
@@ -269,9 +272,10 @@ def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: by
     without a seed a key that is still to be made, which has no id."""
     if key is None and config.seed is not None:
         key = master_key(None, config)
+    about = model.about()
     return {
-        "network": model.name,
-        "fingerprint": model.fingerprint,
+        "network": about.pop("name"),
+        **about,
         "size": list(size),
         "config": config.as_dict(),
         "key_id": "" if key is None else keyed.key_id(key),

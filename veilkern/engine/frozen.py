@@ -16,6 +16,7 @@ from veilkern.engine.folding import folded
 from veilkern.engine.graph import first_line, read
 from veilkern.engine.program import Program
 from veilkern.errors import ModelError
+from veilkern.networks.ensemble import Ensemble
 from veilkern.networks.face_model import FaceModel
 
 
@@ -90,6 +91,7 @@ def frozen(
 ) -> tuple[FaceModel, str]:
     """The same network by the engine, and "" or, where the engine cannot serve it, the network itself, and why.
 
+    Of an Ensemble each member that the engine can serve is its own, and why others are not is told by name.
     width: photos that come at a time. dtype: what activations are computed in; features come out in it. fingerprint:
     the model's, where it is known already. The last one made for a model is kept as long as the model lives.
     """
@@ -103,6 +105,11 @@ def frozen(
 
 
 def _frozen(model: FaceModel, width: int, dtype: torch.dtype) -> tuple[FaceModel | None, str]:
+    if isinstance(model, Ensemble):  # each member that can be, alone
+        made = [_frozen(member, width, dtype) for member in model.members]
+        members = [member if fast is None else fast for member, (fast, _) in zip(model.members, made, strict=True)]
+        whys = [f"{member.name}: {why}" for member, (_, why) in zip(model.members, made, strict=True) if why]
+        return Ensemble(members, model.weights, name=model.name), "; ".join(whys)
     try:
         module = Frozen(model.module, model.input.size, width, dtype)
     except Exception as error:  # a network may raise anything; it then runs, and fails, as it is

@@ -16,6 +16,7 @@ from veilkern.data.photos import photo_id
 from veilkern.evaluate import metrics
 from veilkern.evaluate.identification import identify
 from veilkern.evaluate.verdict import Verdict, judge
+from veilkern.networks.ensemble import crafted_for
 from veilkern.networks.face_model import FaceModel
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
@@ -128,7 +129,7 @@ def evaluate(
             persons += [record | {"set": label} for record in records]
             photos[label] = {"file": part.files, "photo": place[index].tolist(), **by_photo}
     overall = {label: _overall([r for r in persons if r["set"] == label]) for label in photos}
-    about_model = {"name": model.name, "fingerprint": model.fingerprint}
+    about_model = model.about()
     exact = not bool(inexact.any())
     return Evaluation(persons, overall, photos, exact, about_model, _about(bank), len(distractors), notices)
 
@@ -152,7 +153,7 @@ def _by(size) -> str:
 
 def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     notices = []
-    if bank.model.get("fingerprint") != model.fingerprint:
+    if not crafted_for(bank.model, model):
         notices.append(
             f"the veils were crafted for another network ({bank.model.get('name')}) than this one ({model.name}): "
             "recognition by this network was never promised"
@@ -288,10 +289,19 @@ def _about(bank: VeilBank) -> dict:
         "levels": bank.levels,
         "error_bound": bank.error_bound,
         "version": bank.version,
-        "model": _only(bank.model, ("name", "fingerprint")),
+        "model": _network(bank.model),
         "config": _only(bank.config, _CONFIG),
         "records": [_only(r, _RECORD) | _held_out(r) for r in bank.records if isinstance(r, Mapping)],
     }
+
+
+def _network(model: Mapping) -> dict:
+    """What a bank says of its network, and of each of them where they are several."""
+    found, members = _only(model, ("name", "fingerprint")), model.get("members")
+    if isinstance(members, list):
+        shares = [_only(m, ("name", "fingerprint", "weight")) for m in members if isinstance(m, Mapping)]
+        found["members"] = shares
+    return found
 
 
 def _only(values: Mapping, names) -> dict:

@@ -158,6 +158,15 @@ class FaceModel:
             digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
         return digest.hexdigest()
 
+    def about(self) -> dict:
+        """Name and fingerprint, as banks and reports record them."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def by_network(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of features [N, d], the L2-normalised ones [N, d_i] of each network by its name, where they are several:
+        those of an Ensemble. Here none."""
+        return {}
+
     def check(self, people: PhotosOfPeople, *, least_auc: float = 0.9) -> Check:
         """Does this network tell these persons apart? See `veilkern.networks.diagnosis.diagnose`, which it calls with
         people.images and people.rows."""
