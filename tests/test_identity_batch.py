@@ -12,8 +12,8 @@ from torch import nn
 import veilkern as vk
 from veilkern import ops, reference
 from veilkern.crafting.batch import IdentityBatch
+from veilkern.crafting.batching import batches
 from veilkern.crafting.feature_loss import FeatureLoss
-from veilkern.crafting.run import _batches
 from veilkern.crafting.sampler import PhotoSampler, draw
 from veilkern.crafting.watch import Watch
 from veilkern.progress import Progress
@@ -35,15 +35,15 @@ def test_photos_in_flight_bounds_the_batch(people):
             model, people, vk.CraftConfig(steps=2, photos_in_flight=flight, photos_per_step=per_step), progress=False
         )
         assert max(sizes) <= flight
-    assert _batches(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
+    assert batches(people, vk.CraftConfig(photos_in_flight=2)) == [(0, 2), (2, 4)]
 
 
 def test_batches_bound_the_photos_of_a_step_and_those_held():
     config = vk.CraftConfig(photos_in_flight=4)
-    assert _batches(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
-    assert _batches(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
+    assert batches(people_of([1] * 9), config) == [(0, 4), (4, 8), (8, 9)]
+    assert batches(people_of([20, 20, 1, 39, 41, 1]), config) == [(0, 2), (2, 4), (4, 5), (5, 6)]
     every = vk.CraftConfig(photos_in_flight=4, photos_per_step=0)
-    assert _batches(people_of([2, 2, 1, 4, 9, 1]), every) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert batches(people_of([2, 2, 1, 4, 9, 1]), every) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
 
 
 def test_the_search_in_the_hull_goes_on_where_it_was(monkeypatch):

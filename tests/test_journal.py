@@ -417,7 +417,7 @@ def test_a_journal_reads_back(tmp_path):
     assert stat.S_IMODE((tmp_path / "j").stat().st_mode) == 0o600
     found = Journal.open(tmp_path / "j")
     assert found.header == HEADER and not found.problems and list(found.entries) == ["p0", "p1", "p2", "p3"]
-    record, veil = found.entries["p2"]
+    record, veil = found.entries["p2"], found.veil("p2")
     assert record == {"name": "p2", "n": 2} and bool((veil == 2).all()) and veil.shape == (3, SIDE, SIDE)
     with pytest.raises(OutputError, match="there already"):
         Journal.create(tmp_path / "j", HEADER)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap as mapping
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,13 @@ _START = len(_MARK) + 8 + 32
 
 
 class Journal:
-    """The journal at `path`: header (a dict), entries (name -> record and uint8 veil [3, H, W]), problems (what of it
-    was damaged). A name that comes twice counts as written last."""
+    """The journal at `path`: header (a dict), entries (name -> record), problems (what of it was damaged). A name that
+    comes twice counts as written last. The veils stay on the disk, see `veil`: they may be more than memory holds."""
 
     def __init__(self, path: Path, header: dict, end: int):
         self.path, self.header = path, header
-        self.entries: dict[str, tuple[dict, torch.Tensor]] = {}
+        self.entries: dict[str, dict] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # where each one's part begins, and its length
         self.problems: list[str] = []
         self._end = end
 
@@ -47,9 +49,13 @@ class Journal:
         """Read a journal, to go on with it. BankError when it cannot be read, is none or of another version."""
         path = Path(path)
         try:
-            data = path.read_bytes()
+            with _mapped(path) as data:
+                return cls._of(path, data)
         except OSError as error:
             raise BankError(f"{path}: the journal cannot be read: {error.strerror or error}") from error
+
+    @classmethod
+    def _of(cls, path: Path, data: Bytes) -> Journal:
         parts = _parts(data)
         first, content = next(parts, (0, None))
         header = None if content is None or first else _json(content)
@@ -89,7 +95,26 @@ class Journal:
         if entry is None:
             self.problems.append(f"{self.path}: the entry at byte {start} is damaged; its person is crafted again")
         else:
-            self.entries[entry[0]["name"]] = entry
+            self._take(entry[0], start, _START + len(content or b""))
+
+    def _take(self, record: dict, start: int, length: int) -> None:
+        self.entries[record["name"]] = record
+        self._places[record["name"]] = start, length
+
+    def veil(self, name: str) -> torch.Tensor:
+        """The veil of an entry, uint8 [3, H, W], read from the disk. BankError when it is no longer what was there."""
+        start, length = self._places[name]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                data = file.read(length)
+        except OSError as error:
+            raise BankError(f"{self.path}: the journal cannot be read: {error.strerror or error}") from error
+        content = _content(data, 0)
+        entry = None if content is None else _entry(content, tuple(self.header.get("size", ())))
+        if entry is None or entry[0]["name"] != name:
+            raise BankError(f"{self.path}: changed while it was in use: the veil of {name} is not where it was")
+        return entry[1]
 
     def append(self, record: dict, veil: torch.Tensor) -> None:
         """Put a person's record and veil, uint8 [3, H, W], on the disk. OutputError when that fails; what was there
@@ -107,13 +132,27 @@ class Journal:
                 f"{self.path}: cannot be written: {error.strerror or error}; the {len(self.entries)} finished veils in "
                 "it are safe: mend that, then go on with --resume"
             ) from error
+        self._take(record, self._end, len(part))
         self._end += len(part)
-        self.entries[record["name"]] = (record, veil)
 
     def remove(self) -> None:
         """Delete the file: its veils are in a bank now."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+
+
+Bytes = bytes | mapping.mmap
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[Bytes]:
+    """The bytes of a file, read as they are asked for."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""
+            return
+        with mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_READ) as data:
+            yield data
 
 
 def _write(file, part: bytes) -> None:
@@ -126,7 +165,7 @@ def _part(content: bytes) -> bytes:
     return _MARK + len(content).to_bytes(8, "little") + hashlib.sha256(content).digest() + content
 
 
-def _parts(data: bytes) -> Iterator[tuple[int, bytes | None]]:
+def _parts(data: Bytes) -> Iterator[tuple[int, bytes | None]]:
     """(start, content) of each part; content None for bytes that are no part but have parts behind them, or that end
     as a whole part does. What is cut short at the end is left out."""
     start = 0
@@ -142,7 +181,7 @@ def _parts(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         start = len(data) if after is None else after
 
 
-def _content(data: bytes, start: int) -> bytes | None:
+def _content(data: Bytes, start: int) -> bytes | None:
     """The content of the part at `start`, None unless it is whole and its checksum right."""
     if not _whole(data, start):
         return None
@@ -151,13 +190,13 @@ def _content(data: bytes, start: int) -> bytes | None:
     return content if hashlib.sha256(content).digest() == data[start + _START - 32 : start + _START] else None
 
 
-def _whole(data: bytes, start: int) -> bool:
+def _whole(data: Bytes, start: int) -> bool:
     """Whether a part begins at `start` and does not end before its length says."""
     length = int.from_bytes(data[start + len(_MARK) : start + len(_MARK) + 8], "little")
-    return data.startswith(_MARK, start) and start + _START + length <= len(data)
+    return data[start : start + len(_MARK)] == _MARK and start + _START + length <= len(data)
 
 
-def _next_part(data: bytes, start: int) -> int | None:
+def _next_part(data: Bytes, start: int) -> int | None:
     """Where the next good part begins."""
     while (start := data.find(_MARK, start)) >= 0:
         if _content(data, start) is not None:

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from veilkern import __version__
 from veilkern.crafting.batch import CLEAN_FAILED, IdentityBatch
+from veilkern.crafting.batching import batches
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.features import fixed_features
 from veilkern.crafting.held_out import report_held_out
@@ -67,7 +68,8 @@ class CraftInterrupted(KeyboardInterrupt):
     """Ctrl-C during craft: `.result` is the CraftResult of everybody who was finished."""
 
     def __init__(self, result: CraftResult):
-        super().__init__(f"interrupted with {len(result.bank)} of {len(result.report)} veils finished")
+        finished = sum(not record["status"].startswith("failed") for record in result.report)
+        super().__init__(f"interrupted with {finished} of {len(result.report)} veils finished")
         self.result = result
 
 
@@ -113,27 +115,37 @@ def craft(
     """
     config = CraftConfig() if config is None else config
     subjects = _subjects(model, people, config, features, names)
-    _check(model, subjects, config, held_out)
+    check(model, subjects, config, held_out)
     if resume and journal is None:
         raise ValueError("craft: resume needs the journal that it should take up")
+    generations = generations_of(subjects, generation)
+    with at_work(model, config, key, journal, resume, threads) as run:
+        run.take(subjects, generations)
+        return run.finish(held_out, progress)
+
+
+@contextlib.contextmanager
+def at_work(model, config: CraftConfig, key, journal, resume: bool, threads: int | None) -> Iterator[Run]:
+    """A Run on so many threads, with its journal locked and begun, or taken up."""
     with contextlib.nullcontext() if journal is None else locked(journal):
         book = None if journal is None else Journal.take_up(journal, resume)
         if threads is None and book is not None:
             threads = min(book.header.get("threads", available_cores()), available_cores())
         with using_threads(threads) as threads:
-            run = _Run(model, subjects, config, key, generation, book)
+            run = Run(model, config, key, book)
             if journal is not None and book is None:
                 run.journal = Journal.create(journal, run.header | {"threads": threads})
-            return run.finish(held_out, progress)
+            yield run
 
 
-class _Run:
+class Run:
     """One craft: who is finished, and what happens to who is not."""
 
-    def __init__(self, model, people: Subjects, config: CraftConfig, key, generation, journal: Journal | None):
-        self.model, self.people, self.journal = model, people, journal
-        given = generation if isinstance(generation, Mapping) else dict.fromkeys(people.names, generation)
-        self.generations = {name: _check_generation(given.get(name, 0)) for name in people.names}
+    people: Subjects
+    generations: dict[str, int]
+
+    def __init__(self, model, config: CraftConfig, key, journal: Journal | None):
+        self.model, self.journal = model, journal
         if journal is not None:
             key, config = key_of_before(str(journal.path), journal.header, key, config)
         fresh = key is None and config.seed is None
@@ -154,38 +166,43 @@ class _Run:
         self.notices: list[str] = []
         if journal is not None:
             refuse_differences(str(journal.path), journal.header, self.header)
-            self._take_up(journal)
+            self.notices += journal.problems
 
-    def _take_up(self, journal: Journal) -> None:
-        """What the journal has of these persons, as long as photos and generation are the same."""
-        self.notices += journal.problems
-        for p, name in enumerate(self.people.names):
-            record, veil = journal.entries.get(name, ({}, None))
-            if veil is None or record.get("generation", 0) != self.generations[name]:
+    def take(self, people: Subjects, generations: dict[str, int]) -> None:
+        """Whom to craft next. Whoever is in the journal already is finished, as long as photos and generation are the
+        same."""
+        self.people, self.generations = people, generations
+        journal = self.journal
+        for p, name in enumerate(people.names):
+            record = None if journal is None else journal.entries.get(name)
+            if journal is None or record is None or record.get("generation", 0) != generations[name]:
                 continue
-            made_from = identified(self.people, p)
+            made_from = identified(people, p)
             if made_from.items() <= record.items():
-                self.records[name], self.veils[name] = record, veil
+                self.records[name], self.veils[name] = record, journal.veil(name)
             else:
                 what = "templates" if "template_ids" in made_from else "photos"
                 self.notices.append(f"{name}: other {what} than those the journal's veil was crafted on; crafted again")
 
     def finish(self, held_out: People | None, progress) -> CraftResult:
         """Craft whoever is missing; the result of all."""
-        people, steps = self.people, self.config.steps
-        todo = without(people, self.records)
         try:
-            with progress_bar(progress, len(people) * steps, "crafting") as self.bar:
-                self.bar.advance((len(people) - len(todo)) * steps)
-                for first, last in _batches(todo, self.config):
-                    self._craft(between(todo, first, last))
-            self._refuse_nonsense()
+            with progress_bar(progress, len(self.people) * self.config.steps, "crafting") as self.bar:
+                self.craft()
             result = self.result()
             if held_out is not None:
                 self._report_held_out(held_out, result)
         except KeyboardInterrupt as stop:
             raise CraftInterrupted(self.result()) from stop
         return result
+
+    def craft(self) -> None:
+        """Craft whoever of these persons is missing. ModelError when the network has usable features of nobody."""
+        todo = without(self.people, self.records)
+        self.bar.advance((len(self.people) - len(todo)) * self.config.steps)
+        for first, last in batches(todo, self.config):
+            self._craft(between(todo, first, last))
+        self._refuse_nonsense()
 
     def _craft(self, people: Subjects) -> None:
         """Craft these persons together; where that fails, those who were not finished in two halves, down to one."""
@@ -242,20 +259,23 @@ class _Run:
         report = [self.records.get(name, {"name": name, **interrupted}) for name in self.people.names]
         names = [name for name in self.people.names if name in self.veils]
         empty = torch.zeros((0, 3, *self.header["size"]), dtype=torch.uint8)
-        bank = VeilBank(
-            torch.stack([self.veils[name] for name in names]) if names else empty,
-            names,
-            self.config.blend,
-            [self.records[name] for name in names],
-            {"name": self.model.name} | {k: self.header[k] for k in ("fingerprint", "members") if k in self.header},
-            self.config.as_dict(),
-            self.header["key_id"],
-            "" if self.sealed else self.header["key"],
-            __version__,
-            levels=self.config.levels if self.sealed else 0,
-            rounds=self.config.rounds,
-        )
+        veils = torch.stack([self.veils[name] for name in names]) if names else empty
+        bank = VeilBank(veils, names, records=[self.records[name] for name in names], **self.about_bank())
         return CraftResult(bank, report, self.fresh_key, self.notices, self.by_autograd)
+
+    def about_bank(self) -> dict:
+        """What VeilBank takes of a bank as a whole."""
+        return {
+            "blend": self.config.blend,
+            "model": {"name": self.model.name}
+            | {k: self.header[k] for k in ("fingerprint", "members") if k in self.header},
+            "config": self.config.as_dict(),
+            "key_id": self.header["key_id"],
+            "key": "" if self.sealed else self.header["key"],
+            "version": __version__,
+            "levels": self.config.levels if self.sealed else 0,
+            "rounds": self.config.rounds,
+        }
 
     def _report_held_out(self, held_out: People, result: CraftResult) -> None:
         """Adds the figures; a network or memory that gives out here costs no veil."""
@@ -324,7 +344,7 @@ def _check_templates(model: FaceModel, templates: Templates) -> None:
         )
 
 
-def _check(model, people, config, held_out) -> None:
+def check(model, people, config, held_out) -> None:
     given = None if isinstance(people, Templates) else people
     kinds = (("model", model, FaceModel), ("people", given, People), ("config", config, CraftConfig))
     for name, value, kind in kinds:
@@ -348,6 +368,12 @@ def _check(model, people, config, held_out) -> None:
         raise ValueError(f"craft: held_out must hold photos of the same persons, got {', '.join(unknown[:5])} besides")
 
 
+def generations_of(people: Subjects, given: int | Mapping[str, int]) -> dict[str, int]:
+    """The generation of each of these persons."""
+    known = given if isinstance(given, Mapping) else dict.fromkeys(people.names, given)
+    return {name: _check_generation(known.get(name, 0)) for name in people.names}
+
+
 def _check_generation(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"craft: generation must be an integer, 0 or more, got {value!r}")
@@ -363,19 +389,3 @@ def master_key(key: bytes | None, config: CraftConfig) -> bytes:
     if config.seed is not None:
         return keyed.hkdf_sha256(config.seed.to_bytes(8, "little"), b"seed", 32)
     return keyed.fresh_key()
-
-
-def _batches(people: Subjects, config: CraftConfig) -> list[tuple[int, int]]:
-    """Runs of persons whose photos per step stay within photos_in_flight, and whose photos within ten times that."""
-    if not len(people):
-        return []
-    bounds, first, flying, held = [], 0, 0, 0
-    for p, count in enumerate(people.counts.tolist()):
-        drawn = config.photos_per_step or count
-        if config.scheme == "blend":  # no photo twice in a step; samples of noise may be more than there are photos
-            drawn = min(count, drawn)
-        if p > first and (flying + drawn > config.photos_in_flight or held + count > 10 * config.photos_in_flight):
-            bounds.append((first, p))
-            first, flying, held = p, 0, 0
-        flying, held = flying + drawn, held + count
-    return [*bounds, (first, len(people))]

@@ -60,6 +60,11 @@ class Convolution:
 
     def gradient(self, slope: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:
         """The slope at the input from that at the output, added to `plus`, which may be overwritten."""
+        if self.turned and self.packed and plus is not None:  # in place: one tensor of the input's size less
+            rest = (self.back_padding, [1, 1], self.dilation, self.groups)
+            return torch.ops.mkldnn._convolution_pointwise_.binary(
+                plus, slope, self.back, None, *rest, "add", 1.0, None, [], None
+            )
         if self.turned:
             return self._run(slope, self.back, None, [1, 1], self.back_padding, plus)
         if self.packed:
