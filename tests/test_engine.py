@@ -255,7 +255,7 @@ class Spoiled(nn.Module):
         (Parts(), "gives several tensors at once"),
         (Shut(), "passes no gradient to its input"),
         (Spoiled(), "its features come out otherwise: nan apart"),
-        (torch.jit.trace(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)), "."),
+        (torch.jit.trace(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)), "torch.fx cannot follow TorchScript"),
     ],
 )
 def test_what_it_leaves_alone_and_why(module, words):
@@ -305,3 +305,21 @@ def test_craft_says_by_what_the_network_ran(people, sample_model):
     assert vk.craft(sample_model, people, fast, progress=False).by_autograd == ""
     slow = vk.craft(vk.FaceModel(Branching()), people, fast, progress=False)
     assert "cannot follow its forward" in slow.by_autograd and len(slow.bank) == len(people)
+
+
+def test_a_forward_set_on_the_network_itself_and_its_hooks_are_followed():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.first, self.second = nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.Linear(3 * 8 * 8, 4)
+
+        def forward(self, x):
+            return self.first(self.flat(x))
+
+    net = Two()
+    net.forward = lambda x: net.second(net.flat(x))
+    net.register_forward_hook(lambda module, given, found: found + 1)
+    x = torch.rand(2, 3, 8, 8)
+    graph = read(net, x)
+    torch.testing.assert_close(Frozen(net, (8, 8), 2, torch.float32)(x), net.second(x.flatten(1)) + 1)
+    assert "network.second" in str(graph.owner.graph) or "network_second" in str(graph.owner.graph)

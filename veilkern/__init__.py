@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from veilkern.backends import list_backends, use_backend
     from veilkern.crafting.config import CraftConfig
     from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
-    from veilkern.data.people import People, read_people
+    from veilkern.crafting.stream import craft_stream
+    from veilkern.data.people import People, iter_people, read_people
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
     from veilkern.networks.ensemble import Ensemble
     from veilkern.networks.face_model import FaceModel
@@ -51,6 +52,8 @@ __all__ = [
     "audit",
     "check_tags",
     "craft",
+    "craft_stream",
+    "iter_people",
     "list_backends",
     "protect",
     "read_key",
@@ -82,6 +85,8 @@ _PLACES = {
     "audit": "auditing.run",
     "check_tags": "veils.tags",
     "craft": "crafting.run",
+    "craft_stream": "crafting.stream",
+    "iter_people": "data.people",
     "list_backends": "backends",
     "protect": "veils.protect",
     "read_key": "veils.keyed",

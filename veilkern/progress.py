@@ -45,4 +45,4 @@ def progress_bar(wanted: bool | Callable[[int, int], None] | None, total: int, t
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield Progress(total, lambda done, all_: bar.update(task, completed=done))
+        yield Progress(total, lambda done, all_: bar.update(task, completed=done, total=all_))

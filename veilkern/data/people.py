@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,6 +139,40 @@ def read_people(
     problems: list[Problem] = []
     notices: list[Problem] = []
     images, counts, names, files = [], [0], [], []
+    for person, photos in _usable(root, size, resize, convert, problems, notices):
+        images += [image for _, image in photos]
+        files += [f"{person.name}/{file.name}" for file, _ in photos]
+        names.append(person.name)
+        counts.append(len(photos))
+    return People(torch.stack(images), torch.tensor(counts).cumsum(0), names, files, problems, notices)
+
+
+def iter_people(
+    folder: str | os.PathLike[str],
+    *,
+    size: int | tuple[int, int] = 112,
+    resize: bool = False,
+    convert: bool = False,
+    problems: list[Problem] | None = None,
+    notices: list[Problem] | None = None,
+) -> Iterator[People]:
+    """As `read_people`, person by person, each read when she is asked for: a stream for `craft_stream`, of any length.
+
+    problems, notices: lists that what was left out, and remarks, are added to. Raises what `read_people` raises; that
+    there is no usable photo is known at the end.
+    """
+    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    problems = [] if problems is None else problems
+    notices = [] if notices is None else notices
+    for person, photos in _usable(Path(folder), size, resize, convert, problems, notices):
+        files = [f"{person.name}/{file.name}" for file, _ in photos]
+        offsets = torch.tensor([0, len(photos)])
+        yield People(torch.stack([image for _, image in photos]), offsets, [person.name], files)
+
+
+def _usable(root: Path, size, resize, convert, problems, notices) -> Iterator[tuple[Path, list]]:
+    """Each person's folder with her usable photos; PhotoError at the end when there was none."""
+    found = False
     for person in person_folders(root, problems):
         photos = read_person(person, size, resize, convert, problems, notices)
         if not photos:
@@ -148,16 +182,13 @@ def read_people(
             notices.append(
                 Problem(str(person), "one photo only: a veil can be crafted, but its recognition not be judged")
             )
-        images += [image for _, image in photos]
-        files += [f"{person.name}/{file.name}" for file, _ in photos]
-        names.append(person.name)
-        counts.append(len(photos))
-    if not images:
+        found = True
+        yield person, photos
+    if not found:
         detail = "".join(f"\n  {p}" for p in problems[:10])
         raise PhotoError(
             f"{printable(root)}: no usable photo; wanted one folder per person with PNG, JPEG or WebP inside{detail}"
         )
-    return People(torch.stack(images), torch.tensor(counts).cumsum(0), names, files, problems, notices)
 
 
 def person_folders(root: Path, problems: list[Problem]) -> list[Path]:

@@ -73,8 +73,10 @@ class Graph:
 def read(module: nn.Module, example: torch.Tensor) -> Graph:
     """The graph of a module in eval mode. example: an input, whose shapes are those of all later ones but for the
     batch. ModelError where torch.fx cannot follow the module, saying why."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError("torch.fx cannot follow TorchScript")
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.symbolic_trace(_Whole(module))
     except Exception as error:  # whatever a module's forward raises on proxies
         raise ModelError(f"torch.fx cannot follow its forward: {first_line(error)}") from error
     shapes = _Shapes(traced)
@@ -103,6 +105,18 @@ def read(module: nn.Module, example: torch.Tensor) -> Graph:
 
 # Sizes of a value without the batch for which a kind is the engine's own: [C], and [C, H, W] in channels_last.
 _RANKS = {"linear": (1,), "scale": (1, 3), "rectify": (1, 3), "convolution": (3,)}
+
+
+class _Whole(nn.Module):
+    """A network as a part: of the module that it is given torch.fx follows the class's forward, and would pass over one
+    that was set on the network itself, and its hooks."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.training = network, network.training
+
+    def forward(self, x):
+        return self.network(x)
 
 
 def first_line(error: Exception) -> str:

@@ -8,10 +8,13 @@ version, a checksum of everything, and one of all but the veils, for who opens a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import mmap as mapping
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -37,15 +40,27 @@ class _Part(NamedTuple):
     end: int
 
 
-def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: dict) -> list[Buffer]:
+@dataclass(frozen=True)
+class VeilsInTurn:
+    """Veils that are not in memory together: shape [P, 3, H, W], and `pieces`, which begins anew at each call, to give
+    their bytes one after the other."""
+
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[Buffer]]
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+
+def encode(veils: torch.Tensor | VeilsInTurn, names: list[str], records: list[dict], about: dict) -> Iterator[Buffer]:
     """The file's bytes as buffers, one after the other; that of the veils, uint8 [P, 3, H, W], is no copy of them.
 
     Raises ValueError when records or about hold what JSON cannot, or what would not be read again.
     """
     version = SEALED_VERSION if about["levels"] else VERSION
     about = {name: about[name] for name in (ABOUT if about["levels"] else ABOUT_2)}
-    parts: dict[str, Buffer] = {
-        "veils": veils.detach().cpu().numpy().reshape(-1).data,
+    parts: dict[str, Buffer | VeilsInTurn] = {
+        "veils": veils if isinstance(veils, VeilsInTurn) else veils.detach().cpu().numpy().reshape(-1).data,
         "names": "\n".join(names).encode(),
         "records": _json("records", records),
         "about": _json("description", about),
@@ -59,19 +74,25 @@ def encode(veils: torch.Tensor, names: list[str], records: list[dict], about: di
     metadata = {FORMAT: json.dumps({"version": version, **sums})}
     header = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
-    return [len(header).to_bytes(8, "little"), header, *parts.values()]
+    start = [len(header).to_bytes(8, "little"), header]
+    return itertools.chain(start, itertools.chain.from_iterable(map(_pieces, parts.values())))
 
 
-def digest(shape: Iterable[int], parts: Mapping[str, Buffer], version: int = VERSION) -> str:
+def _pieces(part: Buffer | VeilsInTurn) -> Iterable[Buffer]:
+    return part.pieces() if isinstance(part, VeilsInTurn) else [part]
+
+
+def digest(shape: Iterable[int], parts: Mapping[str, Buffer | VeilsInTurn], version: int = VERSION) -> str:
     """Against damage, not against a forger, who can compute it too."""
     found = hashlib.sha256(f"{FORMAT} {version} {list(shape)}\n".encode())
     for name, part in parts.items():
         found.update(f"{name} {len(part)}\n".encode())
-        found.update(part)
+        for piece in _pieces(part):
+            found.update(piece)
     return found.hexdigest()
 
 
-def _head(parts: dict[str, Buffer]) -> dict[str, Buffer]:
+def _head(parts: dict[str, Buffer | VeilsInTurn]) -> dict[str, Buffer | VeilsInTurn]:
     """All but the veils."""
     return {name: part for name, part in parts.items() if name != "veils"}
 
