@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import subprocess
 import sys
 import warnings
@@ -102,6 +103,38 @@ def test_merge(run, path, tmp_path):
     assert code == 1 and "there already" in err and (tmp_path / "both").read_bytes() == whole
     code, out, _ = run("merge", path, tmp_path / "other", "--out", path, "--overwrite")  # into one of them
     assert code == 0 and vk.VeilBank.load(path).names == both.names
+
+
+def test_split(run, path, tmp_path):
+    whole, parts = vk.VeilBank.load(path), [tmp_path / "parts" / f"bank-{n}" for n in (1, 2)]
+    code, out, _ = run("split", path, "--people", 2, "--out", tmp_path / "parts")
+    assert code == 0 and "3 veils in 2 banks" in " ".join(out.split())
+    first, second = map(vk.VeilBank.load, parts)
+    assert first.names == ["Ann", "Bob"] and second.names == [LONG] and torch.equal(second.veils, whole.veils[2:])
+    assert [stat.S_IMODE(part.stat().st_mode) for part in parts] == [0o600, 0o600]
+    assert run("merge", *parts, "--out", tmp_path / "again")[0] == 0
+    again = vk.VeilBank.load(tmp_path / "again")
+    assert again.names == whole.names and torch.equal(again.veils, whole.veils) and again.records == whole.records
+    assert again.key_of("Ann") == KEY
+    before = parts[0].read_bytes()
+    code, _, words = run("split", path, "--people", 1, "--out", tmp_path / "parts")
+    assert code == 1 and "there already; kept" in " ".join(words.split()) and parts[0].read_bytes() == before
+    assert not (tmp_path / "parts" / "bank-3").exists()
+    assert run("split", path, "--people", 1, "--out", tmp_path / "parts", "--overwrite")[0] == 0
+    assert vk.VeilBank.load(tmp_path / "parts" / "bank-3").names == [LONG]
+    assert vk.VeilBank.load(path).names == whole.names
+
+
+def test_splits_that_cannot_be(run, path, tmp_path):
+    assert run("split", path, "--people", 0, "--out", tmp_path)[0] == 2
+    bank([]).save(tmp_path / "empty")
+    assert "nobody is in it" in run("split", tmp_path / "empty", "--people", 1, "--out", tmp_path / "parts")[2]
+    (tmp_path / "file").write_text("")
+    assert run("split", path, "--people", 1, "--out", tmp_path / "file")[0] == 1
+    path.rename(tmp_path / "b")
+    (tmp_path / "b-1").symlink_to(tmp_path / "b")
+    code, _, words = run("split", tmp_path / "b", "--people", 9, "--out", tmp_path, "--overwrite")
+    assert code == 2 and "itself" in words and vk.VeilBank.load(tmp_path / "b").names[0] == "Ann"
 
 
 def test_merges_that_cannot_be(run, path, tmp_path):

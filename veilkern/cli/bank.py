@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern.cli._shared import Overwrite, console
-from veilkern.data.files import locked
+from veilkern.cli._shared import Overwrite, console, key_path
+from veilkern.data.files import locked, make_folder
 from veilkern.data.photos import photo_id
 from veilkern.errors import BankError, OutputError
 from veilkern.veils import keyed
@@ -78,6 +78,32 @@ def merge(
         merged = first.join(*others)
         merged.save(out, replace=overwrite)
     _print_line(f"{len(merged)} veils in {out}")
+
+
+@app.command()
+def split(
+    bank: Bank,
+    people: Annotated[int, typer.Option("--people", min=1, help="Persons in each part.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write the parts to; made if missing.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Banks of so many persons each, in the order of BANK, which stays as it is; `merge` makes one of them again."""
+    whole = vk.VeilBank.load(bank, mmap=True)
+    count = -(-len(whole) // people)
+    parts = [out / f"{bank.stem}-{n + 1:0{len(str(count))}d}{bank.suffix}" for n in range(count)]
+    if not parts:
+        raise BankError(f"{bank}: nobody is in it")
+    if any(part.exists() and part.samefile(bank) for part in parts):
+        raise typer.BadParameter(f"a part would be written over {bank} itself", param_hint="--out")
+    if not overwrite and (there := [part for part in parts if os.path.lexists(part)]):
+        raise OutputError(f"{there[0]}: there already; kept (--overwrite to replace it)")
+    make_folder(out)
+    for n, part in enumerate(parts):
+        with locked(part, wait=WAIT):
+            whole.take(range(n * people, min((n + 1) * people, len(whole)))).save(part, replace=overwrite)
+    _print_line(f"{len(whole)} veils in {count} banks, {parts[0]} to {parts[-1].name}")
+    if whole.scheme == "sealed" and key_path(bank).exists():
+        _print_line(f"their key stays in {key_path(bank)}: --key-file gives it to other commands")
 
 
 @app.command()
