@@ -26,6 +26,7 @@ from common import machine
 
 import veilkern as vk
 from veilkern.data.photos import read_photo, write_png
+from veilkern.veils import keyed
 from veilkern.veils.folders import protect_folder, recover_folder
 
 KEY = b"unit costs: a key that is no secret"
@@ -48,7 +49,7 @@ def bank_of(names: list[str]) -> vk.VeilBank:
     veils = torch.randint(0, 193, (len(names), 3, 112, 112), generator=g, dtype=torch.uint8)
     config = vk.CraftConfig(scheme="sealed").as_dict()
     records = [{"name": name, "status": "converged", "photo_ids": ["0" * 16] * 10} for name in names]
-    return vk.VeilBank(veils, names, 0, records, config=config, key_id="0" * 16, levels=64)
+    return vk.VeilBank(veils, names, 0, records, config=config, key_id=keyed.key_id(KEY), levels=64)
 
 
 def of_folders(faces: Path, work: Path) -> dict:
