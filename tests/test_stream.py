@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from craft_cases import KEY, linear_model, people_of
+from torch import nn
 
 import veilkern as vk
 from veilkern.crafting.journal import Journal
@@ -131,6 +132,19 @@ def test_a_person_who_fails_has_no_veil_and_costs_nobody_else(tmp_path):
     made = vk.craft_stream(model, in_parts(people, 1), FAST, out=tmp_path / "out", key=KEY, progress=False)
     assert made.bank.names == ["person-0", "person-2"]
     assert "not finite" in made.report[1]["status"]
+
+
+def test_items_without_anybody_are_passed_over_and_a_bank_of_nobody_is_not_written(tmp_path):
+    people, model = people_of([2, 2]), linear_model()
+    parts = [people.take([]), between(people, 0, 1), people.take([]), between(people, 1, 2)]
+    made = vk.craft_stream(model, parts, FAST, out=tmp_path / "out", key=KEY, progress=False)
+    assert made.bank.names == ["person-0", "person-1"]
+    broken = linear_model().module
+    broken.forward = lambda x: nn.Sequential.forward(broken, x) * (torch.nan if x.requires_grad else 1)
+    model = vk.FaceModel(broken, size=SIDE)
+    made = vk.craft_stream(model, parts, FAST, out=tmp_path / "none", key=KEY, progress=False)
+    assert len(made.bank) == 0 and [r["status"][:6] for r in made.report] == ["failed"] * 2
+    assert not (tmp_path / "none").exists() and not (tmp_path / "none.journal").exists()
 
 
 def test_a_network_of_nan_is_an_error_at_once(tmp_path):

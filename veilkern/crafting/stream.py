@@ -43,7 +43,8 @@ def craft_stream(
     save, in the order of the stream.
     resume: go on with that journal: give the same stream, whose finished persons are passed over. progress: as for
     `craft`; steps are counted for the people who have come so far. All else is as for `craft`.
-    Returns a CraftResult whose bank is `out`, mapped: only the rows in use are ever read. Raises what `craft` raises;
+    Returns a CraftResult whose bank is `out`, mapped: only the rows in use are ever read; where nobody has a veil no
+    file is written. Raises what `craft` raises;
     OutputError when `out` is there already, is being written by another, or cannot be written; whatever the stream
     raises. After any of these, and after CraftInterrupted (whose result has the report and no veil), the finished veils
     are in the journal. ValueError when the stream has nobody.
@@ -64,9 +65,9 @@ def craft_stream(
             stream = _Stream(run)
             try:
                 stream.craft(people, generation, progress)
+                return stream.save(path)
             except KeyboardInterrupt as stop:
                 raise CraftInterrupted(stream.result(None)) from stop
-            return stream.save(path)
 
 
 class _Stream:
@@ -91,6 +92,8 @@ class _Stream:
         """The stream checked, without who came before."""
         seen = set[str]()
         for part in people:
+            if isinstance(part, People) and not len(part):
+                continue
             check(self.run.model, part, self.run.config, None)
             if again := seen & set(part.names):
                 self.run.notices.append(
@@ -105,6 +108,9 @@ class _Stream:
         run, journal = self.run, self.run.journal
         assert journal is not None
         names = [name for name in self.order if not run.records[name]["status"].startswith("failed")]
+        if not names:
+            journal.remove()
+            return self.result(None)
         size = tuple(run.header["size"])
 
         def pieces() -> Iterator[bank_file.Buffer]:
