@@ -91,6 +91,32 @@ def test_protect_recover_evaluate(crafted, faces, tmp_path, people):
 
 
 @pytest.mark.thorough
+def test_add_crafts_as_the_bank_was_crafted(faces, tmp_path, people):
+    """Its network, key and every option, but for those that are given; who has a veil is left alone."""
+    few, out, model = tmp_path / "few", tmp_path / "veils", ("--model", NET)
+    few.mkdir()
+    (few / people.names[0]).symlink_to(faces / people.names[0])
+    made = ("--scheme", "sealed", "--robust", "none", "--steps", 3, "--mu", 0.02, "--no-check")
+    code, text = run("craft", few, *model, "--out", out, "--add", *made)
+    assert code == 1 and "no bank there to add to" in text and not out.exists()
+    assert run("craft", few, *model, "--out", out, *made)[0] == 0
+    before = vk.VeilBank.load(out)
+    code, text = run("craft", faces, *model, "--out", out, "--add", "--no-check")
+    assert code == 0, text
+    bank = vk.VeilBank.load(out)
+    assert bank.names == people.names and torch.equal(bank.veils[0], before.veils[0])
+    assert bank.config["steps"] == 3 and bank.config["mu"] == 0.02 and bank.key_ids == before.key_ids * len(people)
+    config = vk.CraftConfig(**before.config)
+    key = vk.read_key(tmp_path / "veils.key")
+    assert torch.equal(bank.veils, vk.craft(vk.FaceModel.load(NET), people, config, key=key, progress=False).bank.veils)
+    code, text = run("craft", faces, *model, "--out", out, "--add", "--no-check")
+    assert code == 0 and "has a veil" in text
+    code, text = run("craft", faces, *model, "--out", out, "--add", "--steps", 4)
+    assert code == 1 and "crafted with another steps 3 (now 4)" in text
+    assert run("craft", faces, *model, "--out", out, "--add", "--overwrite")[0] == 2
+
+
+@pytest.mark.thorough
 def test_an_existing_bank_is_never_replaced_unasked(crafted, faces, tmp_path, people):
     veils, _ = crafted
     before = veils.read_bytes()

@@ -120,6 +120,10 @@ def craft(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the veils in --out and its journal, craft only who is missing.")
     ] = False,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add who is missing to the bank --out, crafted as it was; run again, it goes on."),
+    ] = False,
     overwrite: Overwrite = False,
     rotate: Annotated[
         list[str] | None,
@@ -147,11 +151,14 @@ def craft(
 
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
     old = _bank_to_rotate(veils, out, rotate, rotate_all)
-    config = vk.CraftConfig(**(values if old is None else _as_before(old, values, context)))
+    if add:
+        _check_add(out, old, overwrite)
+    like = out if add else old
+    config = vk.CraftConfig(**(values if like is None else _as_before(like, values, context)))
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise OutputError(f"{out}: its folder is missing or cannot be written to")
     with _sigterm_as_ctrl_c(), locked(out):
-        target = Target(out, resume, overwrite, old, rotate)
+        target = Target(out, resume or add, overwrite, old, rotate)
         if threads is None and target.book is None:
             threads = default_threads()
         beside = KeyBeside(out, old) if config.scheme == "sealed" and key_file is None else None
@@ -202,8 +209,15 @@ def craft(
     return finish(problems, notices + [Problem("craft", notice) for notice in result.notices])
 
 
+def _check_add(out: Path, old: Path | None, overwrite: bool) -> None:
+    if old is not None or overwrite:
+        raise typer.BadParameter(f"--add and {'--overwrite' if overwrite else '--rotate'} exclude each other")
+    if not out.exists():
+        raise OutputError(f"{out}: no bank there to add to; without --add a new one is made")
+
+
 def _as_before(old: Path, values: dict[str, Any], context: typer.Context) -> dict[str, Any]:
-    """How to craft new veils for the bank `old`: as it was crafted, but for the options that are given. (Its seed is
+    """How to craft more veils for the bank `old`: as it was crafted, but for the options that are given. (Its seed is
     its key's affair.)"""
     before = current(vk.VeilBank.load(old).config)
     sources = {name: context.get_parameter_source(name) for name in values}  # of click, or of the one inside of typer
