@@ -423,6 +423,24 @@ def test_a_journal_reads_back(tmp_path):
         Journal.create(tmp_path / "j", HEADER)
 
 
+def test_a_veil_that_is_no_longer_where_it_was_is_refused(tmp_path):
+    path = tmp_path / "j"
+    journal, states = filled(path)
+    damaged = bytearray(states[-1])
+    damaged[len(states[2]) + 200] ^= 1
+    path.write_bytes(damaged)
+    assert bool((journal.veil("p1") == 1).all())
+    with pytest.raises(BankError, match="changed while it was in use: the veil of p2"):
+        journal.veil("p2")
+    swapped = states[2][: len(states[0])] + states[2][len(states[1]) :] + states[1][len(states[0]) :]
+    path.write_bytes(swapped)
+    with pytest.raises(BankError, match="the veil of p0"):
+        journal.veil("p0")
+    path.unlink()
+    with pytest.raises(BankError, match="cannot be read"):
+        journal.veil("p0")
+
+
 def test_cut_anywhere_a_journal_keeps_what_is_whole(tmp_path):
     path = tmp_path / "j"
     _, states = filled(path)
