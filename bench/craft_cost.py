@@ -1,13 +1,17 @@
 """What a craft costs: memory a photo, against autograd's, and time a person, by how many are crafted in one call.
 
-`python bench/craft_cost.py memory --out bench/results/craft_cost.jsonl`, or `people`. Memory: the most that a process
-of its own takes, by Linux's count, for a forward pass and the slope at the input of 16 photos, beyond what it has
-before and after. People: as bench_craft.py crafts them (20 steps, from the photos to the bank), median of three rounds.
+`python bench/craft_cost.py memory --out bench/results/craft_cost.jsonl`, `people` or `places`.
+
+memory   the most that a process of its own takes, by Linux's count, for a forward pass and the slope at the input of 16
+         photos, beyond what it has before and after
+people   time a person, crafted as by bench_craft.py (20 steps, from the photos to the bank), median of three rounds
+places   time a photo, forwards and backwards, by how many are in the network at a time
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -22,12 +26,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_craft import NETWORKS, STEPS, network, ours, people
-from common import machine
+from common import interleaved, machine
 
 from veilkern.engine import frozen
 
 PHOTOS = 16
 COUNTS = (2, 40, 400)
+PLACES = (1, 2, 4, 8)
 ROUNDS = 3
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # or glibc keeps what is freed, and counts it as taken
 
@@ -96,9 +101,26 @@ def people_rows(names: list[str]):
             }
 
 
+def place_rows(names: list[str]):
+    """Milliseconds a photo, forwards and backwards, by how many are in the network at a time."""
+    for name in names:
+        model = network(name)
+        calls = {}
+        for width in PLACES:
+            photos, (fast, _) = torch.rand(width, 3, 112, 112), frozen(model, width=width)
+            calls[str(width)] = functools.partial(_slopes, fast, photos)
+        times = interleaved(calls)
+        ms = {f"ms_photo_of_{width}": round(1000 * times[str(width)] / width, 2) for width in PLACES}
+        yield {"op": "craft places", "size": name, **ms}
+
+
+def _slopes(model, photos: torch.Tensor) -> None:
+    model.embed_normalised(photos.clone().requires_grad_()).sum().backward()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "people", "one"), help="one: a process of `memory`")
+    parser.add_argument("what", choices=("memory", "people", "places", "one"), help="one: a process of `memory`")
     parser.add_argument("--network", choices=NETWORKS, action="append")
     parser.add_argument("--way", choices=("autograd_trained", "autograd_frozen", "veilkern"))
     parser.add_argument("--out", type=Path, help="append JSON lines here")
@@ -106,9 +128,9 @@ def main() -> None:
     if options.what == "one":
         print(one(options.network[0], options.way))
         return
-    rows = {"memory": memory_rows, "people": people_rows}[options.what]
+    rows = {"memory": memory_rows, "people": people_rows, "places": place_rows}[options.what]
     started = time.monotonic()
-    for row in rows(options.network or (list(NETWORKS) if options.what == "memory" else ["mobilefacenet"])):
+    for row in rows(options.network or (list(NETWORKS) if options.what != "people" else ["mobilefacenet"])):
         print("  ".join(f"{k} {v}" for k, v in row.items()), f"({time.monotonic() - started:.0f} s)", flush=True)
         if options.out is not None:
             with options.out.open("a") as file:

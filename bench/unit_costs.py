@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_craft import network, people
-from common import machine
+from common import interleaved, machine
 
 import veilkern as vk
 from veilkern.data.photos import read_photo, write_png
@@ -31,16 +30,6 @@ from veilkern.veils.folders import protect_folder, recover_folder
 
 KEY = b"unit costs: a key that is no secret"
 ROUNDS = 3
-
-
-def seconds(call) -> float:
-    """Median time of a call."""
-    taken = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
 
 
 def bank_of(names: list[str]) -> vk.VeilBank:
@@ -75,7 +64,8 @@ def of_folders(faces: Path, work: Path) -> dict:
             work / "hidden", bank, work / "back", key=KEY, overwrite=True, progress=False
         ),
     }
-    found |= {f"{name}_per_s": round(count / seconds(call), 1) for name, call in stages.items()}
+    times = interleaved(stages, rounds=ROUNDS)
+    found |= {f"{name}_per_s": round(count / seconds, 1) for name, seconds in times.items()}
     made = list((work / "hidden").rglob("*.png"))
     found["sealed_bytes"] = sum(file.stat().st_size for file in made) / len(made)
     bank.save(work / "bank")

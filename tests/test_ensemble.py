@@ -202,13 +202,13 @@ def test_the_command_takes_several_networks(tmp_path, people):
         return done.returncode, done.stdout, done.stderr
 
     two = ("--model", NET, "--model", NET, "--steps", 3, "--seed", 1)
-    for wrong, words in (
-        (("--model", NET, "--weight", 1), "several networks"),
-        ((*two, "--weight", 1), "wanted one a --model, 2, got 1"),
-        ((*two, "--weight", 1, "--weight", -1), "positive"),
+    for wrong, status, words in (
+        (("--model", NET, "--weight", 1), 2, "several networks"),
+        ((*two, "--weight", 1), 1, "weights must be 2 numbers, one a member, got 1"),
+        ((*two, "--weight", 1, "--weight", -1), 1, "positive"),
     ):
         code, _, text = craft(*wrong)
-        assert code == 2 and words in " ".join(text.replace("│", " ").split()), text
+        assert code == status and words in " ".join(text.replace("│", " ").split()), text
     code, printed, text = craft(*two, "--weight", 3, "--weight", 1, "--held-out", 1, "--json")
     assert code == 0, text
     names = list(json.loads(printed)["people"][0]["held_out"]["networks"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,10 +70,6 @@ def load_networks(nets: list[str], weights: list[float] | None, *input_spec) -> 
     """One network, or the ensemble of several."""
     if weights and len(nets) == 1:
         raise typer.BadParameter("is for several networks: give --model more than once", param_hint="--weight")
-    if weights and len(weights) != len(nets):
-        raise typer.BadParameter(f"wanted one a --model, {len(nets)}, got {len(weights)}", param_hint="--weight")
-    if bad := [w for w in weights or [] if not (math.isfinite(w) and w > 0)]:
-        raise typer.BadParameter(f"wanted positive numbers, got {bad[0]}", param_hint="--weight")
     networks = [load_network(net, *input_spec) for net in nets]
     return networks[0] if len(networks) == 1 else vk.Ensemble(networks, weights or None)
 

@@ -344,12 +344,16 @@ def _check_templates(model: FaceModel, templates: Templates) -> None:
         )
 
 
-def check(model, people, config, held_out) -> None:
-    given = None if isinstance(people, Templates) else people
-    kinds = (("model", model, FaceModel), ("people", given, People), ("config", config, CraftConfig))
-    for name, value, kind in kinds:
-        if not isinstance(value, kind) and not (name == "people" and isinstance(people, Templates)):
+def check_kinds(model: object, config: object) -> None:
+    for name, value, kind in (("model", model, FaceModel), ("config", config, CraftConfig)):
+        if not isinstance(value, kind):
             raise TypeError(f"craft: {name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def check(model, people, config, held_out) -> None:
+    check_kinds(model, config)
+    if not isinstance(people, (People, Templates)):
+        raise TypeError(f"craft: people must be a People, got {type(people).__name__}")
     if not len(people):
         raise ValueError("craft: people must hold at least one person, got none")
     if bad := [name for name in people.names if not is_plain_name(name)]:

@@ -10,7 +10,7 @@ import torch
 
 from veilkern.crafting.batching import Filling
 from veilkern.crafting.config import CraftConfig
-from veilkern.crafting.run import CraftInterrupted, CraftResult, Run, at_work, check, generations_of
+from veilkern.crafting.run import CraftInterrupted, CraftResult, Run, at_work, check, check_kinds, generations_of
 from veilkern.crafting.templates import between
 from veilkern.data.files import atomic_write, locked
 from veilkern.data.people import People
@@ -52,10 +52,7 @@ def craft_stream(
     config = CraftConfig() if config is None else config
     if isinstance(people, People) or not isinstance(people, Iterable):
         raise TypeError(f"craft_stream: people must be an iterable of People, got {type(people).__name__}")
-    if not isinstance(model, FaceModel) or not isinstance(config, CraftConfig):
-        wanted, got = ("model", model) if not isinstance(model, FaceModel) else ("config", config)
-        kind = "FaceModel" if wanted == "model" else "CraftConfig"
-        raise TypeError(f"craft_stream: {wanted} must be a {kind}, got {type(got).__name__}")
+    check_kinds(model, config)
     path = Path(out)
     with locked(path):
         if os.path.lexists(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -66,18 +67,17 @@ class Ensemble(FaceModel):
         )
 
     def by_network(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        widths = self._widths()
+        widths = self._widths
         if features.shape[1:] != (sum(widths),):
             raise ValueError(f"Ensemble.by_network: features must be [N, {sum(widths)}], got {list(features.shape)}")
-        parts = zip(labels(self.members), features.split(widths, 1), strict=True)
+        parts = zip(_labels(self.members), features.split(widths, 1), strict=True)
         return {label: F.normalize(part, eps=0.0) for label, part in parts}
 
+    @functools.cached_property
     def _widths(self) -> list[int]:
         """Of each member's features."""
-        if not hasattr(self, "_found"):
-            black = torch.zeros((1, 3, *self.input.size), dtype=torch.uint8)
-            self._found = [member.features(black, check=False).shape[1] for member in self.members]
-        return self._found
+        black = torch.zeros((1, 3, *self.input.size), dtype=torch.uint8)
+        return [member.features(black, check=False).shape[1] for member in self.members]
 
     def check(self, people: PhotosOfPeople, *, least_auc: float = 0.9) -> Check:
         """Of the joined features, once each member has passed alone: none may hide behind the others."""
@@ -87,19 +87,29 @@ class Ensemble(FaceModel):
 
 
 class _Joined(nn.Module):
-    """The members' features side by side. Their modules are its own, so that it moves with them."""
+    """The members' features side by side. Their modules are its own, so that they move with it; so are the constants
+    of their inputs, which are on the device once for all steps."""
 
     def __init__(self, members: Sequence[FaceModel], weights: Sequence[float]):
         super().__init__()
         self.networks = nn.ModuleList(member.module for member in members)
         self.members, self.scales = tuple(members), tuple(math.sqrt(w) for w in weights)
+        for i, member in enumerate(members):
+            for name in ("mean", "std"):
+                values = torch.tensor(member.input.normalisation[name], device=member.device)
+                self.register_buffer(f"{name}_{i}", values.view(3, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [scale * member.embed(x) for member, scale in zip(self.members, self.scales, strict=True)]
+        parts = []
+        for i, (member, scale) in enumerate(zip(self.members, self.scales, strict=True)):
+            photos = x.flip(1) if member.input.bgr else x
+            mean, std = (getattr(self, f"{name}_{i}").to(x) for name in ("mean", "std"))  # there already
+            photos = (photos - mean) / std
+            parts.append(scale * member.embed_normalised(photos))
         return torch.cat(parts, 1)
 
 
-def labels(members: Sequence[FaceModel]) -> list[str]:
+def _labels(members: Sequence[FaceModel]) -> list[str]:
     """Their names, made unique: the second `net` is `net (2)`."""
     found: list[str] = []
     for member in members:
