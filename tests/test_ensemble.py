@@ -170,6 +170,7 @@ def test_names_are_made_unique():
         (lambda: [member()], None, ValueError, "two at least, got 1"),
         (lambda: [member(), vk.FaceModel(nn.Flatten(), size=8)], None, ValueError, "one size, got"),
         (lambda: [member(), member()], [1], ValueError, "weights must be 2 numbers"),
+        (lambda: [member(), member()], "12", TypeError, "weights must be numbers"),
         (lambda: [member(), member()], [1, 0], ValueError, "positive"),
         (lambda: [member(), member()], [1, float("nan")], ValueError, "positive"),
     ],
@@ -182,8 +183,12 @@ def test_wrong_arguments(members, weights, error, words):
 def test_wrong_features():
     with pytest.raises(ValueError, match=r"must be \[N, 12\], got \[1, 5\]"):
         pair().by_network(torch.ones(1, 5))
-    with pytest.raises(ValueError, match=r"2 tensors \[N, d_i\] of one N"):
-        pair().join([torch.ones(1, 5), torch.ones(2, 7)])
+    for wrong in ([(1, 5), (2, 7)], [(1, 5)], [], [(1, 7), (1, 5)], [(5,), (7,)]):
+        with pytest.raises(ValueError, match=r"must be \[N, 5\], \[N, 7\] of one N, got"):
+            pair().join([torch.ones(shape) for shape in wrong])
+    for kind, wrong in (("torch.uint8", torch.ones(1, 5, dtype=torch.uint8)), ("int", 3)):
+        with pytest.raises(TypeError, match=f"tensors of floats, got {kind}"):
+            pair().join([wrong, torch.ones(1, 7)])
 
 
 NET = "veilkern.samples:load_model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -54,17 +55,20 @@ class Ensemble(FaceModel):
         return super().about() | {"members": shares}
 
     def join(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The ensemble's features [N, d] from those of each member, [N, d_i] of the same photos in the same order: for
-        templates that are stored by network. They are L2-normalised here. ValueError where they do not fit."""
+        """The ensemble's features [N, d] from those of each member, floats [N, d_i] of the same photos in one order: for
+        templates that are stored by network. They are L2-normalised here. TypeError, ValueError where they do not fit.
+        """
         features = list(features)
-        if len(features) != len(self.members) or len({len(f) for f in features}) != 1:
-            shapes = [list(f.shape) for f in features]
-            raise ValueError(
-                f"Ensemble.join: features must be {len(self.members)} tensors [N, d_i] of one N, got {shapes}"
-            )
-        return torch.cat(
-            [math.sqrt(w) * F.normalize(f, eps=0.0) for f, w in zip(features, self.weights, strict=True)], 1
-        )
+        for f in features:
+            if not isinstance(f, torch.Tensor) or not f.is_floating_point():
+                kind = f.dtype if isinstance(f, torch.Tensor) else type(f).__name__
+                raise TypeError(f"Ensemble.join: features must be tensors of floats, got {kind}")
+        shapes, count = [list(f.shape) for f in features], len(features[0]) if features else 0
+        if shapes != [[count, width] for width in self._widths]:
+            wanted = ", ".join(f"[N, {width}]" for width in self._widths)
+            raise ValueError(f"Ensemble.join: features must be {wanted} of one N, got {shapes}")
+        scales = [math.sqrt(weight) for weight in self.weights]
+        return torch.cat([s * F.normalize(f, eps=0.0) for s, f in zip(scales, features, strict=True)], 1)
 
     def by_network(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         widths = self._widths
@@ -139,12 +143,15 @@ def _checked(members: Sequence[FaceModel]) -> tuple[FaceModel, ...]:
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    given = [1.0] * count if weights is None else [float(w) for w in weights]
+    given: list = [1.0] * count if weights is None else list(weights)
+    if not all(isinstance(w, numbers.Real) for w in given):
+        raise TypeError(f"Ensemble: weights must be numbers, got {given}")
     if len(given) != count:
         raise ValueError(f"Ensemble: weights must be {count} numbers, one a member, got {len(given)}")
     if not all(math.isfinite(w) and w > 0 for w in given):
         raise ValueError(f"Ensemble: weights must be positive numbers, got {given}")
-    return tuple(w / sum(given) for w in given)
+    total = float(sum(given))
+    return tuple(w / total for w in given)
 
 
 def crafted_for(about: dict, model: FaceModel) -> bool:
