@@ -55,9 +55,8 @@ class Ensemble(FaceModel):
         return super().about() | {"members": shares}
 
     def join(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The ensemble's features [N, d] from those of each member, floats [N, d_i] of the same photos in one order: for
-        templates that are stored by network. They are L2-normalised here. TypeError, ValueError where they do not fit.
-        """
+        """The ensemble's features [N, d] from each member's, floats [N, d_i] of the same photos in one order, for
+        templates that are stored by network. L2-normalised here. TypeError, ValueError where they do not fit."""
         features = list(features)
         for f in features:
             if not isinstance(f, torch.Tensor) or not f.is_floating_point():
