@@ -67,7 +67,9 @@ TESTS = (
     ("veilkern/crafting/robust.py", ("tests/test_robust.py",)),
     ("veilkern/crafting/templates.py", ("tests/test_craft_sealed.py",)),
     ("veilkern/crafting/noise.py", ("tests/test_craft_sealed.py",)),
-    ("veilkern/crafting/journal.py", ("tests/test_journal.py",)),
+    ("veilkern/crafting/journal.py", ("tests/test_journal.py", "tests/test_journal_file.py")),
+    ("veilkern/crafting/stream.py", ("tests/test_stream.py",)),
+    ("veilkern/crafting/batching.py", ("tests/test_identity_batch.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),
     (
         "veilkern/crafting/[!_]*.py",
@@ -93,6 +95,7 @@ TESTS = (
         ("tests/test_protect*.py", "tests/test_staging.py"),
     ),  # what protect and Protector share
     ("veilkern/networks/matching.py", ("tests/test_evaluate.py", "tests/test_evaluate_metrics.py")),
+    ("veilkern/networks/ensemble.py", ("tests/test_ensemble.py",)),
     ("veilkern/networks/[!_]*.py", ("tests/test_architectures.py", "tests/test_networks.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/auditing/[!_]*.py", ("tests/test_audit*.py",)),
