@@ -323,3 +323,27 @@ def test_a_forward_set_on_the_network_itself_and_its_hooks_are_followed():
     graph = read(net, x)
     torch.testing.assert_close(Frozen(net, (8, 8), 2, torch.float32)(x), net.second(x.flatten(1)) + 1)
     assert "network.second" in str(graph.owner.graph) or "network_second" in str(graph.owner.graph)
+
+
+class Chosen(nn.Module):
+    """A rectifier written out, which asks for a truth value of each number, and a shape taken from another value."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        a, b = self.first(x), self.second(x).flatten(1)
+        return torch.where(a > 0, a, 0.25 * a).view_as(a).flatten(1).view_as(b) + b
+
+
+def test_truth_values_and_shapes_of_other_values_are_followed():
+    module, x = Chosen(), torch.rand(2, 3, 9, 9)
+    fast = Frozen(module, (9, 9), 2, torch.float32)
+    for network in (module, fast):
+        y = x.clone().requires_grad_()
+        found = network(y)
+        (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
+        if network is module:
+            wanted = found.detach(), y.grad
+    torch.testing.assert_close((found.detach(), y.grad), wanted)

@@ -185,7 +185,7 @@ class CallPart(Part):
         return value.float() if isinstance(value, torch.Tensor) and value.dtype == self.narrow else value
 
     def forward(self, values: Values, keep: bool) -> tuple[Any, Any]:
-        tensors = [name for name in self.inputs if isinstance(values[name], torch.Tensor)]
+        tensors = [n for n in self.inputs if isinstance(values[n], torch.Tensor) and values[n].is_floating_point()]
         if not (keep and tensors):
             with torch.no_grad():
                 return self._run(values), None
