@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from veilkern.crafting.run import CraftInterrupted, CraftResult, craft
     from veilkern.crafting.stream import craft_stream
     from veilkern.data.people import People, iter_people, read_people
+    from veilkern.datasets.cluster import Cluster
+    from veilkern.datasets.craft import CraftedDataset, craft_dataset
+    from veilkern.datasets.protect import protect_dataset
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
     from veilkern.networks.ensemble import Ensemble
     from veilkern.networks.face_model import FaceModel
@@ -36,9 +39,11 @@ __all__ = [
     "Audit",
     "BackendError",
     "BankError",
+    "Cluster",
     "CraftConfig",
     "CraftInterrupted",
     "CraftResult",
+    "CraftedDataset",
     "Ensemble",
     "FaceModel",
     "ModelError",
@@ -52,10 +57,12 @@ __all__ = [
     "audit",
     "check_tags",
     "craft",
+    "craft_dataset",
     "craft_stream",
     "iter_people",
     "list_backends",
     "protect",
+    "protect_dataset",
     "read_key",
     "read_people",
     "recover",
@@ -70,9 +77,11 @@ _PLACES = {
     "Audit": "auditing.run",
     "BackendError": "errors",
     "BankError": "errors",
+    "Cluster": "datasets.cluster",
     "CraftConfig": "crafting.config",
     "CraftInterrupted": "crafting.run",
     "CraftResult": "crafting.run",
+    "CraftedDataset": "datasets.craft",
     "Ensemble": "networks.ensemble",
     "FaceModel": "networks.face_model",
     "ModelError": "errors",
@@ -85,10 +94,12 @@ _PLACES = {
     "audit": "auditing.run",
     "check_tags": "veils.tags",
     "craft": "crafting.run",
+    "craft_dataset": "datasets.craft",
     "craft_stream": "crafting.stream",
     "iter_people": "data.people",
     "list_backends": "backends",
     "protect": "veils.protect",
+    "protect_dataset": "datasets.protect",
     "read_key": "veils.keyed",
     "read_people": "data.people",
     "recover": "veils.protect",

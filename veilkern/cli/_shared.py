@@ -45,6 +45,29 @@ Std = Annotated[str | None, typer.Option("--input-std", help="Standard deviation
 Bgr = Annotated[bool, typer.Option("--input-bgr", help="The network reads blue, green, red.")]
 Range = Annotated[float | None, typer.Option("--input-range", help="Largest value of the network's input: 1 or 255.")]
 
+ON_RAY = "On Ray"
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work out to Ray workers: local (this machine), auto, or a cluster's host:port.",
+        rich_help_panel=ON_RAY,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="How many; default: all there is room for.", rich_help_panel=ON_RAY)
+]
+Cores = Annotated[int, typer.Option(min=1, help="Of each worker.", rich_help_panel=ON_RAY)]
+Gpus = Annotated[float, typer.Option(min=0, help="Of each worker.", rich_help_panel=ON_RAY)]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Into how many a folder of persons is cut.", rich_help_panel=ON_RAY)
+]
+Join = Annotated[
+    bool,
+    typer.Option("--join/--no-join", help="One bank at --out; or --out is a folder of them.", rich_help_panel=ON_RAY),
+]
+
 
 def load_network(
     net: str, size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None

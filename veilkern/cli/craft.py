@@ -22,14 +22,20 @@ from veilkern.cli._shared import (
     NARROW,
     Bgr,
     Convert,
+    Cores,
     Faces,
+    Gpus,
+    Join,
     Mean,
     Nets,
     Overwrite,
     Range,
+    RayAddress,
     Resize,
+    Shards,
     Size,
     Std,
+    Workers,
     console,
     errors,
     finish,
@@ -142,8 +148,15 @@ def craft(
     input_std: Std = None,
     input_bgr: Bgr = False,
     input_range: Range = None,
+    ray: RayAddress = None,
+    workers: Workers = None,
+    cores: Cores = 2,
+    gpus: Gpus = 0.0,
+    shards: Shards = None,
+    join: Join = True,
 ) -> None:
     """Craft one veil per person."""
+    from veilkern.cli import _ray
     from veilkern.cli._key import KeyBeside
     from veilkern.cli._target import Target
     from veilkern.crafting.run import describe
@@ -155,6 +168,28 @@ def craft(
         _check_add(out, old, overwrite)
     like = out if add else old
     config = vk.CraftConfig(**(values if like is None else _as_before(like, values, context)))
+    input_spec = (input_size, input_mean, input_std, input_bgr, input_range)
+    if ray is not None:
+        alone = {"held_out": held_out, "add": add, "overwrite": overwrite, "rotate": rotate, "rotate_all": rotate_all}
+        _ray.refuse("is not for --ray", **alone)
+        return _ray.craft(
+            faces,
+            model,
+            weight,
+            input_spec,
+            config,
+            out=out,
+            key_file=key_file,
+            where=_ray.cluster(ray, workers, cores, gpus),
+            json_output=json_output,
+            check=check,
+            threads=threads,
+            resize=resize,
+            convert=convert,
+            shards=shards,
+            join=join,
+        )
+    _ray.refuse("is for --ray", workers=workers, cores=cores != 2, gpus=gpus, shards=shards, no_join=not join)
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise OutputError(f"{out}: its folder is missing or cannot be written to")
     with _sigterm_as_ctrl_c(), locked(out):
@@ -164,7 +199,7 @@ def craft(
         beside = KeyBeside(out, old) if config.scheme == "sealed" and key_file is None else None
         given = vk.read_key(key_file) if key_file else beside.found(config) if beside else None
         key, config = target.key(given, config)
-        network = load_networks(model, weight, input_size, input_mean, input_std, input_bgr, input_range)
+        network = load_networks(model, weight, *input_spec)
         target.refuse_differences(describe(network, network.input.size, config, key))
         with errors.status("reading photos"):
             people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)

@@ -9,13 +9,17 @@ import typer
 from rich.markup import escape
 
 import veilkern as vk
+from veilkern.cli import _ray
 from veilkern.cli._shared import (
     Convert,
+    Cores,
     Faces,
     KeyFile,
     Overwrite,
+    RayAddress,
     Resize,
     Veils,
+    Workers,
     console,
     finish,
     master_key,
@@ -43,21 +47,21 @@ def protect(
     convert: Convert = False,
     overwrite: Overwrite = False,
     force: Annotated[bool, typer.Option("--force", help="Protect photos too that are protected already.")] = False,
+    ray: RayAddress = None,
+    workers: Workers = None,
+    cores: Cores = 1,
 ) -> None:
     """Protect every photo of everybody who has a veil; skip those done."""
-    bank = vk.VeilBank.load(veils)
-    outcome = protect_folder(
-        faces,
-        bank,
-        out,
-        key=master_key(bank, veils, key_file),
-        lossless=lossless,
-        resize=resize,
-        convert=convert,
-        overwrite=overwrite,
-        force=force,
-    )
-    if bank.scheme == "blend" and outcome.written:
+    how = {"lossless": lossless, "resize": resize, "convert": convert, "overwrite": overwrite, "force": force}
+    if ray is None:
+        _ray.refuse("is for --ray", workers=workers, cores=cores != 1)
+        bank = vk.VeilBank.load(veils)
+        scheme = bank.scheme
+        outcome = protect_folder(faces, bank, out, key=master_key(bank, veils, key_file), **how)  # type: ignore[arg-type]
+    else:
+        where = _ray.cluster(ray, workers, cores, 0.0)
+        scheme, outcome = _ray.protect(faces, veils, out, key_file, where, **how)
+    if scheme == "blend" and outcome.written:
         outcome.notices.append(Problem(str(veils), LEAKS))
     _report_folder(outcome, "protected", out)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def read_people(
     problems: list[Problem] = []
     notices: list[Problem] = []
     images, counts, names, files = [], [0], [], []
-    for person, photos in _usable(root, size, resize, convert, problems, notices):
+    for person, photos in _some_usable(root, size, resize, convert, problems, notices):
         images += [image for _, image in photos]
         files += [f"{person.name}/{file.name}" for file, _ in photos]
         names.append(person.name)
@@ -164,31 +165,49 @@ def iter_people(
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     problems = [] if problems is None else problems
     notices = [] if notices is None else notices
-    for person, photos in _usable(Path(folder), size, resize, convert, problems, notices):
+    yield from each_of(_some_usable(Path(folder), size, resize, convert, problems, notices))
+
+
+def each_of(usable: Iterable[tuple[Path, list[tuple[Path, torch.Tensor]]]]) -> Iterator[People]:
+    """One People each of persons and their photos, as `usable_persons` gives them."""
+    for person, photos in usable:
         files = [f"{person.name}/{file.name}" for file, _ in photos]
         offsets = torch.tensor([0, len(photos)])
         yield People(torch.stack([image for _, image in photos]), offsets, [person.name], files)
 
 
-def _usable(root: Path, size, resize, convert, problems, notices) -> Iterator[tuple[Path, list]]:
-    """Each person's folder with her usable photos; PhotoError at the end when there was none."""
+def _some_usable(root: Path, size, resize, convert, problems, notices) -> Iterator[tuple[Path, list]]:
+    """Each person's folder in `root` with her usable photos; PhotoError at the end when there was none."""
     found = False
-    for person in person_folders(root, problems):
-        photos = read_person(person, size, resize, convert, problems, notices)
-        if not photos:
-            problems.append(Problem(str(person), "no usable photo of this person"))
-            continue
-        if len(photos) == 1:
-            notices.append(
-                Problem(str(person), "one photo only: a veil can be crafted, but its recognition not be judged")
-            )
+    for one in usable_persons(person_folders(root, problems), size, resize, convert, problems, notices):
         found = True
-        yield person, photos
+        yield one
     if not found:
         detail = "".join(f"\n  {p}" for p in problems[:10])
         raise PhotoError(
             f"{printable(root)}: no usable photo; wanted one folder per person with PNG, JPEG or WebP inside{detail}"
         )
+
+
+def usable_persons(
+    folders: Iterable[Path], size, resize, convert, problems: list[Problem], notices: list[Problem]
+) -> Iterator[tuple[Path, list[tuple[Path, torch.Tensor]]]]:
+    """Each of these persons' folders with her usable photos, each read when it is asked for; what else there is is
+    added to `problems` and `notices`."""
+    for person in folders:
+        photos = read_person(person, size, resize, convert, problems, notices)
+        if has_photos(person, photos, problems, notices):
+            yield person, photos
+
+
+def has_photos(person: Path, photos: list, problems: list[Problem], notices: list[Problem]) -> bool:
+    """Whether a person has a usable photo; that there is none, or one alone, is noted."""
+    if not photos:
+        problems.append(Problem(str(person), "no usable photo of this person"))
+    if len(photos) == 1:
+        cause = "one photo only: a veil can be crafted, but its recognition not be judged"
+        notices.append(Problem(str(person), cause))
+    return bool(photos)
 
 
 def person_folders(root: Path, problems: list[Problem]) -> list[Path]:
@@ -259,11 +278,19 @@ def _entries(folder: Path) -> list[Path]:
 
 def read_person(person: Path, size, resize, convert, problems, notices) -> list[tuple[Path, torch.Tensor]]:
     """The usable photos of one person's folder, uint8 [3, H, W] each; the rest is added to `problems`."""
+    read = functools.partial(read_photo, size=size, resize=resize, convert=convert)
+    return usable_photos(photo_files(person, problems, notices), read, problems, notices)
+
+
+def usable_photos(
+    files: Iterable[Path], read: Callable[[Path], tuple[torch.Tensor, list[str]]], problems, notices
+) -> list[tuple[Path, torch.Tensor]]:
+    """Those of one person's photos that `read` (as `read_photo` does) can read; the rest is added to `problems`."""
     photos: list[tuple[Path, torch.Tensor]] = []
     seen: dict[bytes, Path] = {}
-    for file in photo_files(person, problems, notices):
+    for file in files:
         try:
-            image, remarks = read_photo(file, size=size, resize=resize, convert=convert)
+            image, remarks = read(file)
         except PhotoError as error:
             problems.append(Problem.of(file, error))
             continue

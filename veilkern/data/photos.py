@@ -49,11 +49,22 @@ def read_photo(
     error is a PhotoError that names it and the cause; memory and time are bounded before anything is decoded.
     """
     with _one_error(path):
-        data = _read_bytes(path)
-        header = png.parse(data) if data.startswith(png.SIGNATURE) else None
-        if header is not None and KEYWORD in header.texts and not protected:
-            raise PhotoError("protected already, so it is no original")
-        return _photo(data, header, tuple(size), resize, convert)
+        return _decoded(_read_bytes(path), tuple(size), resize, convert, protected)
+
+
+def decode_photo(
+    data: bytes,
+    name: str,
+    *,
+    size: tuple[int, int] = (112, 112),
+    resize: bool = False,
+    convert: bool = False,
+    protected: bool = False,
+) -> tuple[torch.Tensor, list[str]]:
+    """As `read_photo`, of the bytes of a file that errors call `name`."""
+    with _one_error(name):
+        _check_length(data)
+        return _decoded(data, tuple(size), resize, convert, protected)
 
 
 def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> torch.Tensor:
@@ -84,8 +95,13 @@ def read_marked(
 def read_mark(path: str | os.PathLike[str]) -> Mark | None:
     """The mark of a protected photo, None if it has none. The PNG around it is checked, not decoded (PhotoError)."""
     with _one_error(path):
-        text = _protected_header(_read_bytes(path)).texts.get(KEYWORD)
-        return None if text is None else Mark.parse(text)
+        return _mark_of(_read_bytes(path))
+
+
+def decode_mark(data: bytes, name: str) -> Mark | None:
+    """As `read_mark`, of the bytes of a file that errors call `name`."""
+    with _one_error(name):
+        return _mark_of(data)
 
 
 def encode_png(pixels: torch.Tensor, mark: Mark | None = None) -> bytes:
@@ -140,11 +156,28 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
         ) from error
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror or error}") from error
+    _check_length(data)
+    return data
+
+
+def _check_length(data: bytes) -> None:
     if not data:
         raise PhotoError("the file is empty")
     if len(data) > MAX_FILE_BYTES:
         raise PhotoError(f"larger than {MAX_FILE_BYTES >> 20} MiB, not a face photo")
-    return data
+
+
+def _mark_of(data: bytes) -> Mark | None:
+    text = _protected_header(data).texts.get(KEYWORD)
+    return None if text is None else Mark.parse(text)
+
+
+def _decoded(data: bytes, size: tuple[int, ...], resize: bool, convert: bool, protected: bool):
+    """Pixels and notices of `read_photo`."""
+    header = png.parse(data) if data.startswith(png.SIGNATURE) else None
+    if header is not None and KEYWORD in header.texts and not protected:
+        raise PhotoError("protected already, so it is no original")
+    return _photo(data, header, size, resize, convert)
 
 
 def _protected_header(data: bytes) -> png.Png:

@@ -110,7 +110,7 @@ def _job(root: Path, out: Path, model: FaceModel, people: People, gallery, confi
     if key is not None:
         atomic_write(out / "veils.safetensors.key", key, mode=0o600)
     tell("protecting and recovering the photos")
-    options = {"overwrite": True, "progress": False}
+    options: dict[str, Any] = {"overwrite": True, "progress": False}
     written = [
         protect_folder(root / "faces", result.bank, out / "protected", key=key, **options),
         recover_folder(out / "protected", result.bank, out / "recovered", key=key, **options),

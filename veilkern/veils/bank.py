@@ -209,7 +209,7 @@ class VeilBank:
         """
         banks = (self, *others)
         for other in others:
-            self._check_alike(other)
+            self.check_alike(other)
         names = [name for bank in banks for name in bank.names]
         last = {name: row for row, name in enumerate(names)}
         if not replace and len(last) != len(names):
@@ -287,7 +287,7 @@ class VeilBank:
             self, veils=veils, names=names, records=records, key_id=one, key=kept.pop(one, ""), keys=kept
         )
 
-    def _check_alike(self, other: VeilBank) -> None:
+    def check_alike(self, other: VeilBank) -> None:
         for name, a, b in (
             ("size", self.size, other.size),
             ("scheme", self.scheme, other.scheme),

@@ -12,7 +12,7 @@ import contextlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -68,12 +68,20 @@ def open_folders(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
 
 
 def plan(
-    root: Path, target: Path, bank: VeilBank, rename: Callable[[Path], str], outcome: Outcome, in_place: bool = False
+    root: Path,
+    target: Path,
+    bank: VeilBank,
+    rename: Callable[[Path], str],
+    outcome: Outcome,
+    *,
+    in_place: bool = False,
+    people: Collection[str] | None = None,
 ) -> list[Person]:
     """Who and what is to be done, with all names known before anything is written; the rest is listed in `outcome`.
-    in_place: outputs are to replace the photos."""
+    in_place: outputs are to replace the photos. people: the only folders that count, which saves looking for others."""
     rows = {name: row for row, name in enumerate(bank.names)}
-    persons, found = [], person_folders(root, outcome.problems)
+    persons: list[Person] = []
+    found = person_folders(root, outcome.problems) if people is None else [root / name for name in sorted(people)]
     if not found and not outcome.problems:
         raise PhotoError(
             f"{printable(root)}: no person's folder in it; wanted one folder per person with photos inside"

@@ -6,6 +6,7 @@ How outputs are called is told in folder_plan.py.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def protect_folder(
     convert: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    people: Collection[str] | None = None,
     progress: bool | None = None,
 ) -> Outcome:
     """FACES/<person>/<photo>.* -> OUT/<person>/<photo>.png, 8-bit, or 16-bit RGB with lossless; names as folder_plan.py
@@ -53,15 +55,15 @@ def protect_folder(
 
     Photos whose protected file is there, with this person's veil on it, are skipped; whatever else is in the place of
     an output is kept and listed. overwrite: write all anew. force: protect photos that are protected already, which are
-    listed otherwise. A photo that cannot be read or written, a person without a veil, and outputs that would have the
-    same name are listed and passed over. Raises PhotoError when FACES is not a folder of persons' folders, and
-    OutputError when OUT cannot be made, or lies in FACES.
+    listed otherwise. people: the names of the only folders that count. A photo that cannot be read or written, a person
+    without a veil, and outputs that would have the same name are listed and passed over. Raises PhotoError when FACES
+    is not a folder of persons' folders, and OutputError when OUT cannot be made, or lies in FACES.
     """
     marking = Marking(bank, keyring_of("protect_folder", bank, key))
     if marking.keyring is not None:
         marking.keyring.check()
     root, target, outcome = open_folders(faces, out)
-    persons = with_keys(plan(root, target, bank, protected_name, outcome), marking, outcome)
+    persons = with_keys(plan(root, target, bank, protected_name, outcome, people=people), marking, outcome)
     with progress_bar(progress, sum(len(person.photos) for person in persons), "protecting") as bar:
         for person in persons:
             newer = 0

@@ -1,0 +1,115 @@
+"""craft and protect with --ray: the same by the workers of a Ray cluster, of datasets too that no one process takes."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+import veilkern as vk
+from veilkern.cli._key import KeyBeside
+from veilkern.cli._shared import console, errors, finish, key_path, load_networks
+from veilkern.data.people import People
+from veilkern.datasets.craft import read_job
+from veilkern.datasets.source import Reading, people_of, units_of
+from veilkern.errors import OutputError
+from veilkern.threads import using_threads
+from veilkern.veils.folder_plan import Outcome
+
+CHECKED = 32  # persons that --check looks at
+
+
+def cluster(ray: str, workers: int | None, cores: int, gpus: float) -> vk.Cluster:
+    return vk.Cluster(None if ray == "local" else ray, workers, cores, gpus)
+
+
+def refuse(why: str, **options: object) -> None:
+    """What is asked for and would mean nothing is refused, not passed over."""
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}")
+
+
+def craft(
+    faces: Path,
+    nets: list[str],
+    weight: list[float] | None,
+    input_spec: tuple,
+    config: vk.CraftConfig,
+    *,
+    out: Path,
+    key_file: Path | None,
+    where: vk.Cluster,
+    json_output: bool,
+    check: bool,
+    **options: Any,
+) -> None:
+    """veilkern craft --ray: options are those of `craft_dataset`."""
+    make = functools.partial(load_networks, [absolute(net) for net in nets], weight, *input_spec)
+    key: Path | None = key_file
+    if key_file is None and config.scheme == "sealed":
+        beside = KeyBeside(out, None)
+        key = beside.path if beside.keep(beside.found(config), config) is not None else None
+    elif key_file is None and config.seed is None:
+        raise OutputError("--ray needs --key-file: its workers are many processes, which share the key")
+    if check:
+        _check(make(), faces, options)
+    started = time.monotonic()
+    found = vk.craft_dataset(make, faces, config, out=out, key=key, cluster=where, **options)
+    seconds = round(time.monotonic() - started, 2)
+    place = f"{found.people} veils in {out}"
+    if not options["join"]:
+        place = f"{found.people} veils in {len(found.shards)} banks in {out}"
+    if json_output:
+        about = {"out": str(out), "seconds": seconds, "by_autograd": found.by_autograd}
+        about |= {"veils": found.people, "crafted": found.crafted, "shards": [str(shard) for shard in found.shards]}
+        print(json.dumps(about, indent=1))
+    else:
+        console.print(f"{escape(place)}, {found.crafted} of them new ({seconds:.1f} s)", soft_wrap=True)
+    return finish(found.problems, found.notices)
+
+
+def _check(network: vk.FaceModel, faces: Path, options: dict[str, Any]) -> None:
+    """Whether the network tells the first persons apart."""
+    reading = Reading(network.input.size, options["resize"], options["convert"])
+    units = units_of(faces, 1, [])
+    first = list(itertools.islice(people_of(units[0], reading, [], []), CHECKED))
+    if len(first) > 1 and max(len(one.images) for one in first) > 1:
+        people = People.from_images([one.images for one in first], [one.names[0] for one in first])
+        with using_threads(options["threads"]):
+            errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
+
+
+def absolute(net: str) -> str:
+    """A network's source with its file's whole path: workers may be in another folder."""
+    before, _, after = net.rpartition(":")
+    for file, parts in ((net, ("", net, "")), (before, ("", before, f":{after}")), (after, (f"{before}:", after, ""))):
+        if file and Path(file).exists():
+            return f"{parts[0]}{Path(parts[1]).absolute()}{parts[2]}"
+    return net
+
+
+def protect(
+    faces: Path, veils: Path, out: Path, key_file: list[Path] | None, where: vk.Cluster, **options: bool
+) -> tuple[str, Outcome]:
+    """veilkern protect --ray; the scheme, and what became of the photos."""
+    scheme = _scheme_of(veils)
+    files = key_file or ([key_path(veils)] if scheme == "sealed" else None)
+    if scheme == "blend" and files:
+        raise ValueError(f"--key-file is for sealed banks; {veils} blends, and its veils are the keys")
+    if files and not key_file and not files[0].exists():
+        raise OutputError(f"{veils}: sealed, and its key is not in {files[0]}: name its file with --key-file")
+    return scheme, vk.protect_dataset(faces, veils, out, key=files, cluster=where, **options)
+
+
+def _scheme_of(veils: Path) -> str:
+    """Of a bank, or of a folder of shards."""
+    if veils.is_dir():
+        return read_job(veils)["config"].get("scheme", "blend")
+    return vk.VeilBank.load(veils, mmap=True, check=False).scheme

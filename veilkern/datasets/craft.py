@@ -1,0 +1,336 @@
+"""craft_dataset: veils for the people of a dataset, by the workers of a Ray cluster.
+
+Each unit of the source gives one shard, a bank of its own, by `craft_stream`: its journal keeps what a worker that dies
+has finished, its lock keeps two workers apart, and the shard is there whole or not at all. So a unit may be run again,
+or twice, and every person has one veil, the bits of which are those that `craft` gives in one process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.run import check_kinds, describe, master_key
+from veilkern.crafting.stream import craft_stream
+from veilkern.data.files import atomic_write, locked, make_folder
+from veilkern.data.people import Problem
+from veilkern.datasets.cluster import Cluster, pairs, problems_of, require_ray, run
+from veilkern.datasets.joining import join_shards
+from veilkern.datasets.source import Reading, Source, Unit, files_of, people_of, units_of
+from veilkern.errors import BankError, ModelError, OutputError
+from veilkern.networks.face_model import FaceModel
+from veilkern.veils import keyed
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.compatibility import refuse_differences
+
+FORMAT, FORMAT_VERSION = "veilkern.dataset", 1
+JOB, ENDING = "job.json", ".safetensors"
+PEOPLE = 256  # of a folder in a shard, at most, unless one says how many shards
+
+Model = FaceModel | Callable[[], FaceModel]
+Key = bytes | str | os.PathLike[str]
+
+
+@dataclass(repr=False)
+class CraftedDataset:
+    """shards: the banks, in the order of units; where they were joined, none are left. bank: where they were joined,
+    that bank, mapped. people: how many have a veil there, and crafted: of them now. problems: photos, persons and units
+    that were left out, and why. by_autograd: as of CraftResult."""
+
+    shards: list[Path] = field(default_factory=list)
+    bank: VeilBank | None = None
+    people: int = 0
+    crafted: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[Problem] = field(default_factory=list)
+    by_autograd: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"CraftedDataset({self.people} veils, {self.crafted} of them new, {len(self.shards)} shards, "
+            f"{len(self.problems)} problems)"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class _Job:
+    """What each worker is told. key: where it is a file, that: then no key travels."""
+
+    model: Model
+    config: CraftConfig
+    key: Key | None
+    header: dict
+    folder: Path
+    reading: Reading
+    threads: int
+    gpus: float
+
+
+def craft_dataset(
+    model: Model,
+    source: Source,
+    config: CraftConfig | None = None,
+    *,
+    out: str | os.PathLike[str],
+    key: Key | None = None,
+    join: bool = True,
+    shards: int | None = None,
+    cluster: Cluster | None = None,
+    threads: int | None = None,
+    resize: bool = False,
+    convert: bool = False,
+) -> CraftedDataset:
+    """Craft one veil per person of a source that one process would take too long for.
+
+    model: the network, or a function without arguments that makes it, called once in each worker and once here; a
+    FaceModel itself can be sent to workers only where they can import its module's class.
+    source: a folder of persons' folders, or Parquet files or WebDataset tars (datasets/encoded.py has their layout) as
+    a folder, a pattern, a list, or URLs that fsspec knows. A person's photos are in one file.
+    out: the bank, byte by byte that of `craft` in one process of as many threads; until all is done shards are in the
+    folder `out`.shards beside it, which every worker must see under this path (a shared file system). The same call
+    again goes on: what is finished stays, and where a unit failed as a whole nothing is joined before.
+    join: False: `out` is that folder, and its shards are what is wanted: run again, it takes up who came since, and
+    whose craft failed.
+    key: the master key, or a file that each worker reads it from: bytes go through Ray's store, from which others on
+    the cluster could read them. It must be given, unless config has a seed. shards: how many a folder of persons is
+    cut into (default: as many as give every worker several, of at most 256 persons); kept with the shards.
+    threads: of each worker; default: its cores. resize, convert: as for `read_photo`. cluster: where (see `Cluster`).
+    Raises BackendError without Ray or room, TypeError, ValueError (also when `out` was begun otherwise), PhotoError
+    when the source has nothing, ModelError when the network is unusable, OutputError. What is wrong with a photo, a
+    person or a unit is listed.
+    """
+    config, cluster = config or CraftConfig(), cluster or Cluster()
+    require_ray()
+    network = _made(model)
+    check_kinds(network, config)
+    out, found = Path(out).absolute(), CraftedDataset()
+    folder = out.with_name(f"{out.name}.shards") if join else out
+    master = master_key(_given(key, config), config)
+    with locked(out):
+        if join and os.path.lexists(out):
+            raise OutputError(f"{out}: there already; give another name, and join the banks when both are there")
+        header = describe(network, network.input.size, config, master) | {"threads": threads or cluster.cores}
+        cut = _begun(folder, header, shards or _shards_for(source, cluster))
+        job = _Job(
+            model,
+            config,
+            Path(key).absolute() if isinstance(key, (str, os.PathLike)) else key,
+            header,
+            folder,
+            Reading(network.input.size, resize, convert),
+            header["threads"],
+            cluster.gpus,
+        )
+        units = units_of(source, cut, found.problems)
+        whole = _run(job, units, cluster, found)
+        if join and not whole:
+            cause = "not joined: some of its shards are missing; the same call again goes on with them"
+            found.problems.append(Problem(str(folder), cause))
+        elif join and found.shards:
+            order = None if units[0].people is None else sorted(name for unit in units for name in unit.people or ())
+            found.bank = join_shards(found.shards, out, order, found.problems)
+            _remove(folder, found.shards)
+            found.shards, found.people = [], len(found.bank)
+    return found
+
+
+def _run(job: _Job, units: list[Unit], cluster: Cluster, found: CraftedDataset) -> bool:
+    """Do all units; whether none failed as a whole. ModelError when the network was unusable and no veil came out."""
+    unusable, whole, there = None, True, {}
+    for unit, row in run(CraftWorker, job, units, cluster):
+        problems, notices = problems_of(row)
+        found.problems, found.notices = found.problems + problems, found.notices + notices
+        found.crafted, found.people = found.crafted + row.get("crafted", 0), found.people + row.get("people", 0)
+        found.by_autograd = found.by_autograd or row.get("by_autograd", "")
+        unusable = unusable or row.get("unusable")
+        whole &= "people" in row
+        if row.get("people"):
+            there[unit.name] = job.folder / f"{unit.name}{ENDING}"
+    found.problems.sort(key=lambda problem: problem.file)  # in whatever order the workers were done
+    found.notices.sort(key=lambda notice: notice.file)
+    if unusable and not there:
+        raise ModelError(unusable)
+    found.shards = [there[unit.name] for unit in units if unit.name in there]
+    return whole
+
+
+def _made(model: Model) -> FaceModel:
+    """The network; TypeError where it cannot be sent to workers."""
+    if not isinstance(model, FaceModel):
+        if not callable(model):
+            raise TypeError(f"craft_dataset: model must be a FaceModel or a function, got {type(model).__name__}")
+        return model()
+    homes = {type(part).__module__ for part in model.module.modules()}
+    if strange := sorted(home for home in homes if home != "__main__" and not _importable(home)):
+        raise TypeError(
+            f"craft_dataset: model is of {strange[0]}, which workers cannot import: give a function that makes it, "
+            'such as functools.partial(vk.FaceModel.load, "/path/net.py:load")'
+        )
+    return model
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def bytes_of(key: Key) -> bytes:
+    """A key that is given, or read from its file."""
+    return keyed.read_key(key) if isinstance(key, (str, os.PathLike)) else key
+
+
+def _given(key: Key | None, config: CraftConfig) -> bytes | None:
+    if key is None and config.seed is None:
+        raise ValueError("craft_dataset: key must be given (or a file with it): its workers are many processes")
+    return None if key is None else bytes_of(key)
+
+
+def _shards_for(source: Source, cluster: Cluster) -> int:
+    """Into how many shards to cut a folder of persons: several a worker, so that none waits long for the last one."""
+    if files_of(source) is not None:
+        return 1
+    assert isinstance(source, (str, os.PathLike))
+    people = sum(1 for entry in os.scandir(source) if entry.is_dir())
+    return max(1, -(-people // PEOPLE), min(4 * (cluster.workers or 1), people // 4))
+
+
+def _begun(folder: Path, header: dict, shards: int) -> int:
+    """The folder of shards, new or begun as `header` says (ValueError where otherwise); into how many it is cut."""
+    make_folder(folder)
+    path = folder / JOB
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise OutputError(f"{folder}: there already, and no folder of shards; give another name")
+        text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION, "shards": shards, **header}, indent=1)
+        atomic_write(path, text.encode(), mode=0o600, replace=False)
+        return shards
+    before = read_job(folder)
+    refuse_differences(str(folder), before, header)
+    if before["threads"] != header["threads"]:
+        raise ValueError(
+            f"{folder}: crafted with {before['threads']} threads a worker (now {header['threads']}): the same veils "
+            "need the same number"
+        )
+    return before["shards"]
+
+
+def read_job(folder: Path) -> dict:
+    """What the shards in a folder were begun with. BankError when it cannot be read."""
+    path = folder / JOB
+    try:
+        job = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BankError(f"{path}: cannot be read, or is damaged: {error}") from error
+    wanted = {"shards": int, "threads": int, "config": dict, "fingerprint": str, "network": str, "key_id": str}
+    if not isinstance(job, dict) or job.get("format") != FORMAT or job.get("version") != FORMAT_VERSION:
+        raise BankError(f"{path}: not of this veilkern's datasets")
+    if bad := [name for name, kind in wanted.items() if not isinstance(job.get(name), kind)]:
+        raise BankError(f"{path}: damaged: {', '.join(bad)}")
+    return job
+
+
+def _remove(folder: Path, shards: list[Path]) -> None:
+    """The shards go: their veils are in the bank now. What is not ours stays, and the folder with it."""
+    for path in [*shards, folder / JOB, *folder.glob(".*.lock")]:
+        path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@dataclass
+class _Found:
+    """What a worker found out of a unit: how many veils are in its shard, and of them new; why the network was of no
+    use, if so; and as of CraftResult."""
+
+    people: int = 0
+    crafted: int = 0
+    unusable: str = ""
+    by_autograd: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[Problem] = field(default_factory=list)
+
+
+class CraftWorker:
+    """Crafts one unit after the other."""
+
+    def __init__(self, job: _Job):
+        self.job = job
+        self.model = job.model if isinstance(job.model, FaceModel) else job.model()
+        if job.gpus:
+            self.model.module.to("cuda")
+        self.key = _given(job.key, job.config)
+
+    def __call__(self, unit: Unit) -> dict:
+        path = self.job.folder / f"{unit.name}{ENDING}"
+        more = path.with_name(f"{unit.name}.more{ENDING}")
+        found = _Found()
+        if path.exists():
+            with locked(path):
+                self._join(path, more)  # of a worker that died before it could
+                self._craft(unit, more, self._there(path), found)
+                self._join(path, more)
+        else:
+            self._craft(unit, path, None, found)
+        if path.exists():
+            found.people = len(VeilBank.load(path, mmap=True, check=False))
+        return vars(found) | {"problems": pairs(found.problems), "notices": pairs(found.notices)}
+
+    def _there(self, path: Path) -> VeilBank:
+        """The shard that is there, which must be this job's."""
+        bank = VeilBank.load(path, mmap=True)
+        begun = {
+            "network": bank.model.get("name"),
+            "fingerprint": bank.model.get("fingerprint", ""),
+            "size": list(bank.size),
+            "config": bank.config,
+            "key_id": bank.key_id,
+        }
+        refuse_differences(str(path), begun, self.job.header)
+        return bank
+
+    def _craft(self, unit: Unit, path: Path, base: VeilBank | None, found: _Found) -> None:
+        """Craft who is not in base, to `path`; no file where there is nobody."""
+        done: Container[str] = () if base is None else base
+        stream = people_of(unit, self.job.reading, found.problems, found.notices, done)
+        if (first := next(stream, None)) is None:
+            return
+        try:
+            result = craft_stream(
+                self.model,
+                itertools.chain([first], stream),
+                self.job.config,
+                out=path,
+                key=self.key,
+                progress=False,
+                resume=True,
+                generation={} if base is None else base.next_generations(),
+                threads=self.job.threads,
+            )
+        except ModelError as error:
+            found.unusable = str(error)
+            found.problems.append(Problem(unit.where, str(error)))
+            return
+        found.crafted, found.by_autograd = len(result.bank), result.by_autograd
+        found.notices += [Problem(unit.where, notice) for notice in result.notices]
+        found.problems += [
+            Problem(f"{unit.where}: {record['name']}", record["status"])
+            for record in result.report
+            if record["status"].startswith("failed")
+        ]
+
+    @staticmethod
+    def _join(path: Path, more: Path) -> None:
+        """Put the veils of `more`, where it is there, into the shard, which is replaced whole."""
+        if more.exists():
+            before, after = VeilBank.load(path, mmap=True), VeilBank.load(more)
+            if after.names[0] not in before:  # else a worker died when it had put them there
+                before.join(after).save(path)
+            more.unlink()
