@@ -149,6 +149,9 @@ def choices(scheme: str) -> dict[str, Choice]:
     if scheme == "blend":  # sealed photos are of whole levels as they are
         made["8 bits in the loop"] = Choice(changed=rounded(dither=False), of="8 bits")
         made["8 bits, by chance"] = Choice(changed=rounded(dither=True), of="8 bits")
+    for decay, k in ((0.5, 2), (0.5, 4), (0.8, 2), (0.9, 2), (0.9, 4)):
+        options = {"decay": decay, "step_size": size * k}
+        made[f"decay {decay:g}, steps x {k:g}"] = Choice(options, of="both")
     for kind in ("convex", "affine"):
         made[f"{kind} hull"] = Choice({"subspace": kind}, of="subspace")
     return made

@@ -1,4 +1,4 @@
-"""Datasets: sources cut into units, and what a worker makes of a unit, in one process (test_datasets_ray.py: on Ray)."""
+"""Datasets: sources cut into units, and what a worker makes of a unit here (test_datasets_ray.py: on Ray)."""
 
 from __future__ import annotations
 
@@ -86,6 +86,14 @@ def test_sources_by_file_list_pattern_and_url(tmp_path):
     assert len(units_of(one, 9, [])) == 1
 
 
+def test_a_file_beside_folders_of_persons_is_listed(tmp_path):
+    root = as_folder(tmp_path / "faces", PEOPLE)
+    as_tar(root / "backup.tar", PEOPLE)
+    problems: list[Problem] = []
+    assert sorted(everybody(root, problems=problems)) == sorted(PEOPLE)
+    assert [(Path(p.file).name, "not read" in p.cause) for p in problems] == [("backup.tar", True)]
+
+
 @pytest.mark.parametrize(
     "make,cause",
     [
@@ -93,6 +101,7 @@ def test_sources_by_file_list_pattern_and_url(tmp_path):
         (lambda root: root / "missing", "no Parquet file or tar there"),
         (lambda root: root, "no person's folder|no usable photo"),
         (lambda root: _written(root / "a.txt", b"x"), r"ending in \.parquet or \.tar"),
+        (lambda root: "nowhere://bucket/*.tar", "nowhere://bucket.*cannot be read"),
         (lambda root: [_written(root / d / "a.tar", b"x") for d in "bc"], "several files have this name"),
     ],
 )

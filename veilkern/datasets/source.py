@@ -1,8 +1,8 @@
 """Where a job's photos are, cut into units: what one worker does in one go, and what one shard of the output is of.
 
-A source is a folder of persons' folders, or Parquet files and WebDataset tars (a folder of them, a pattern, one, or a
-list; also by URL, as fsspec knows them). A file is a unit. The persons of a folder are shared out by a hash of their
-names: who comes later goes to a shard that is there, and moves nobody else.
+A source is a folder of persons' folders, or Parquet files and WebDataset tars: a folder of them and of no folders, a
+pattern, one, or a list; also by URL, as fsspec knows them. A file is a unit. The persons of a folder are shared out by
+a hash of their names: who comes later goes to a shard that is there, and moves nobody else.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def units_of(source: Source, shards: int, problems: list[Problem]) -> list[Unit]
     assert isinstance(source, (str, os.PathLike))
     root = Path(source).absolute()
     parts: list[list[str]] = [[] for _ in range(shards)]
+    problems += [Problem(file, "a file of photos beside persons' folders, not read") for file in _files_in(root)]
     for folder in person_folders(root, problems):
         parts[_shard_of(folder.name, shards)].append(folder.name)
     if not any(parts):
@@ -65,7 +66,12 @@ def files_of(source: Source) -> list[str] | None:
         raise PhotoError("a dataset needs a source: a folder, files or patterns, got an empty list")
     found = []
     for one in [os.fspath(each) for each in given]:
-        files = _listed(one)
+        try:
+            files = _listed(one)
+        except PhotoError:
+            raise
+        except Exception as error:  # what keeps files elsewhere raises errors of every class
+            raise PhotoError(f"{printable(one)}: cannot be read: {printable(error) or type(error).__name__}") from error
         if not files and len(given) == 1 and os.path.isdir(one):
             return None
         if not files:
@@ -89,7 +95,8 @@ def _listed(one: str) -> list[str]:
         return [system.unstrip_protocol(path) for path in paths if path.endswith(SUFFIXES)]
     path = Path(one).absolute()
     if path.is_dir():
-        return [str(file) for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file()]
+        folders = [e for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
+        return [] if folders else _files_in(path)
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise PhotoError(f"{printable(one)}: wanted a folder, or files ending in {' or '.join(SUFFIXES)}")
@@ -97,6 +104,14 @@ def _listed(one: str) -> list[str]:
     if any(c in path.name for c in "*?["):
         return [str(file) for file in path.parent.glob(path.name) if file.name.endswith(SUFFIXES)]
     return []
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(
+        entry.path
+        for entry in os.scandir(folder)
+        if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+    )
 
 
 def _base(file: str) -> str:
