@@ -274,7 +274,7 @@ def test_long_names_and_statuses_are_never_cut(tmp_path, monkeypatch, capsys):
     figures = {"feature_distance": 0.123, "cosine": 0.987, "held_out": {"cosine": 0.765, "rank1": 0.5}}
     report = [{"name": name, "photos": 10, "status": status, "steps": 80, **figures}]
     bank = vk.VeilBank(torch.zeros((1, 3, 4, 4), dtype=torch.uint8), ["x"], 51)
-    command._print_craft(vk.CraftResult(bank, report), tmp_path, 1.0, False)
+    command._print_craft(vk.CraftResult(bank, report), "1 veils", tmp_path, 1.0, False)
     text = capsys.readouterr().out
     assert "…" not in text and all(figure in text for figure in ("0.123", "0.987", "0.765", "0.500", "80"))
     letters = "".join(c for c in text if c.isalpha())

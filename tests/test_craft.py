@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from craft_cases import FAST, KEY, linear_model, people_of
@@ -13,6 +11,7 @@ from torch import nn
 import veilkern as vk
 from veilkern import reference
 from veilkern.crafting.config import SUBSPACES
+from veilkern.crafting.held_out import HeldOut
 from veilkern.errors import ModelError
 from veilkern.evaluate import metrics
 from veilkern.ops.hull_distance import SUBSPACES as SUBSPACES_OF_THE_OP
@@ -323,7 +322,7 @@ def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["veilkern.crafting.run"], "report_held_out", stop)  # vk.craft is the function
+    monkeypatch.setattr(HeldOut, "see", stop)
     crafting, unseen = people.split(2)
     with pytest.raises(vk.CraftInterrupted) as caught:
         vk.craft(sample_model, crafting, FAST, key=KEY, held_out=unseen, progress=False)

@@ -64,11 +64,11 @@ def test_a_key_file_is_made_beside_the_bank(work):
 def test_the_key_is_on_the_disk_before_the_craft_begins(work, monkeypatch):
     seen = []
 
-    def craft_nothing(*_, key, **__):
+    def craft_nothing(network, config, key, *_):
         seen.append((work / "veils.key").read_bytes() == key)
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(vk, "craft", craft_nothing)
+    monkeypatch.setattr("veilkern.crafting.stream.streaming", craft_nothing)
     assert craft(work, "veils")[0] != 0 and seen == [True]
     key = (work / "veils.key").read_bytes()
     monkeypatch.undo()
@@ -138,7 +138,7 @@ def test_the_bank_that_is_written_beside_has_its_key_too(work, small_bank, monke
 
 
 def test_a_key_that_nobody_can_put_there_ends_it_before_any_work(work, monkeypatch):
-    monkeypatch.setattr(vk, "craft", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr("veilkern.crafting.stream.streaming", lambda *_, **__: pytest.fail("work was done"))
 
     def full(path, *_, **__):
         raise OutputError(f"{path}: cannot be written: No space left on device")

@@ -16,6 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import veilkern as vk
+import veilkern.data.people as people_module
 from veilkern.cli import app
 from veilkern.cli._target import Target
 from veilkern.crafting.journal import Journal
@@ -48,11 +49,11 @@ class Slow(nn.Module):
 def load():
     torch.manual_seed(0)
     if os.environ.get("TEST_FAILS") == "disk":
-        import errno, veilkern.veils.bank
+        import errno, veilkern.crafting.stream
         from veilkern.errors import OutputError
         def full(path, *_, **__):
             raise OutputError(f"{path}: cannot be written: {os.strerror(errno.ENOSPC)}")
-        veilkern.veils.bank.atomic_write = full
+        veilkern.crafting.stream.atomic_write = full
     return Slow()
 """
 
@@ -416,3 +417,19 @@ def test_a_full_disk_ends_a_craft_with_who_is_finished_kept(tmp_path, monkeypatc
     monkeypatch.undo()
     resumed = vk.craft(net, people, CONFIG, key=bytes(16), journal=path, resume=True, progress=False)
     assert same(resumed.bank, vk.craft(net, people, CONFIG, key=bytes(16), progress=False).bank)
+
+
+def test_the_command_reads_a_person_when_her_turn_comes(work, tmp_path, monkeypatch):
+    """A folder larger than memory: veils are in the journal long before the last photo is read."""
+    out, done = tmp_path / "veils", []
+    real = people_module.read_person
+
+    def read(person, *rest):
+        journal = tmp_path / "veils.journal"
+        done.append(len(Journal.open(journal).entries) if journal.exists() else 0)
+        return real(person, *rest)
+
+    monkeypatch.setattr(people_module, "read_person", read)
+    assert craft_here(work, out, "--photos-in-flight", 1, "--no-check") == ""
+    # Of six persons the one that is crafted and the one that did not fit any more are read.
+    assert done == [0, 0, 1, 2, 3, 4]

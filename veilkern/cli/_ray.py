@@ -14,15 +14,11 @@ from rich.markup import escape
 
 import veilkern as vk
 from veilkern.cli._key import KeyBeside
-from veilkern.cli._shared import console, errors, finish, key_path, load_networks
-from veilkern.data.people import People
+from veilkern.cli._shared import CHECKED, check_network, console, finish, key_path, load_networks
 from veilkern.datasets.craft import read_job
 from veilkern.datasets.source import Reading, people_of, units_of
 from veilkern.errors import OutputError
-from veilkern.threads import using_threads
 from veilkern.veils.folder_plan import Outcome
-
-CHECKED = 32  # persons that --check looks at
 
 
 def cluster(ray: str, workers: int | None, cores: int, gpus: float) -> vk.Cluster:
@@ -59,7 +55,10 @@ def craft(
     elif key_file is None and config.seed is None:
         raise OutputError("--ray needs --key-file: its workers are many processes, which share the key")
     if check:
-        _check(make(), faces, options)
+        network = make()
+        reading = Reading(network.input.size, options["resize"], options["convert"])
+        first = itertools.islice(people_of(units_of(faces, 1, [])[0], reading, [], []), CHECKED)
+        check_network(network, first, options["threads"])
     started = time.monotonic()
     found = vk.craft_dataset(make, faces, config, out=out, key=key, cluster=where, **options)
     seconds = round(time.monotonic() - started, 2)
@@ -73,17 +72,6 @@ def craft(
     else:
         console.print(f"{escape(place)}, {found.crafted} of them new ({seconds:.1f} s)", soft_wrap=True)
     return finish(found.problems, found.notices)
-
-
-def _check(network: vk.FaceModel, faces: Path, options: dict[str, Any]) -> None:
-    """Whether the network tells the first persons apart."""
-    reading = Reading(network.input.size, options["resize"], options["convert"])
-    units = units_of(faces, 1, [])
-    first = list(itertools.islice(people_of(units[0], reading, [], []), CHECKED))
-    if len(first) > 1 and max(len(one.images) for one in first) > 1:
-        people = People.from_images([one.images for one in first], [one.names[0] for one in first])
-        with using_threads(options["threads"]):
-            errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
 
 
 def absolute(net: str) -> str:

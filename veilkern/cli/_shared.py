@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,7 @@ RayAddress = Annotated[
         rich_help_panel=ON_RAY,
     ),
 ]
+CHECKED = 32  # people that --check looks at: the first ones
 Workers = Annotated[
     int | None, typer.Option(min=1, help="How many; default: all there is room for.", rich_help_panel=ON_RAY)
 ]
@@ -95,6 +97,21 @@ def load_networks(nets: list[str], weights: list[float] | None, *input_spec) -> 
         raise typer.BadParameter("is for several networks: give --model more than once", param_hint="--weight")
     networks = [load_network(net, *input_spec) for net in nets]
     return networks[0] if len(networks) == 1 else vk.Ensemble(networks, weights or None)
+
+
+def check_network(network: vk.FaceModel, people: Iterable[vk.People], threads: int | None) -> None:
+    """Prints whether the network tells these people, one each, apart, as far as they have photos enough to say;
+    ModelError when it does not."""
+    from veilkern.threads import using_threads
+
+    try:
+        parts = list(people)
+    except vk.PhotoError:
+        return  # no usable photo among the first: others may have some
+    if len(parts) > 1 and max(len(one.images) for one in parts) > 1:
+        some = vk.People.from_images([one.images for one in parts], [one.names[0] for one in parts])
+        with using_threads(threads):
+            errors.print(f"{escape(network.name)}: {network.check(some)}", soft_wrap=True)
 
 
 def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import typer
@@ -15,6 +16,7 @@ import typer
 import veilkern as vk
 from veilkern.crafting.journal import Journal
 from veilkern.crafting.run import key_of_before
+from veilkern.crafting.stream import Stream
 from veilkern.errors import BankError, OutputError
 from veilkern.veils.compatibility import refuse_differences
 
@@ -51,11 +53,11 @@ class Target:
         after, taken = bank.next_generations(), rotate or bank.names
         return {name: max(bank.record(name)["generation"] + 1, after.get(name, 0)) for name in taken}
 
-    def generations(self, people: vk.People) -> dict[str, int]:
+    def generations(self, names: Iterable[str]) -> dict[str, int]:
         """Of whoever is crafted now: whom the bank already has a start of under this name (a person renamed since) gets
         another, so that no two veils come from the same noise."""
         after = {} if self.base is None else self.base.next_generations()
-        return {name: after.get(name, 0) for name in people.names} | self.renewed
+        return {name: after.get(name, 0) for name in names} | self.renewed
 
     def _begun_as(self) -> list[tuple[str, dict]]:
         """What the veils that are there were begun with, as in a journal's header, and the file that says so."""
@@ -88,61 +90,65 @@ class Target:
         for where, begun in self._begun_as():
             refuse_differences(where, begun, now)
 
-    def missing(self, people: vk.People) -> vk.People:
-        """Who has no veil in the bank yet. OutputError when the journal has veils that would find no place."""
+    def missing(self, names: Collection[str]) -> list[str]:
+        """Who of these has no veil in the bank yet. OutputError when the journal has veils that would find no place."""
         known = set() if self.base is None or self.rotates else set(self.base.names)
-        if absent := [name for name in self.renewed if name not in people.names]:
+        if absent := [name for name in self.renewed if name not in names]:
             raise vk.PhotoError(f"no photos of {', '.join(absent[:10])}, who cannot be given a new veil without them")
-        wanted = set(self.renewed or people.names) - known
-        kept = people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] in wanted])
+        wanted = set(self.renewed or names) - known
+        kept = [name for name in names if name in wanted]
         for name in [] if self.book is None else self.book.entries:
             if name in known:
                 raise OutputError(
                     f"{self.out} and {self.journal} both have a veil of {name}: --resume --overwrite goes on with the "
                     "journal and replaces the bank; or move the journal away"
                 )
-            if name not in kept.names:
+            if name not in wanted:
                 raise OutputError(
                     f"{self.journal}: has a veil of {name}, who is not among the people to craft now; go on with the "
                     "same people, or move the journal away"
                 )
         return kept
 
-    def save(self, made: vk.VeilBank) -> Path:
-        """Write the veils; returns where: `out`, or a new file beside it when `out` became another and they cannot be
-        joined. The journal goes, since all of it is in that file."""
+    def save(self, made: Stream) -> Path:
+        """Write the veils, all of which are in the journal; returns where: `out`, or a new file beside it when `out`
+        became another and they cannot be joined."""
         try:
-            path = self._write(made)
+            return self._write(made)
         except OutputError as error:
             raise OutputError(
-                f"{error}; the {len(made)} finished veils are in {self.journal}: mend that, then --resume"
+                f"{error}; the {len(made.finished)} finished veils are in {self.journal}: mend that, then --resume"
             ) from error
-        self.journal.unlink(missing_ok=True)
-        return path
 
-    def _write(self, made: vk.VeilBank) -> Path:
+    def _write(self, made: Stream) -> Path:
         now = _identity(self.out)
         if now is None or now == self.seen:
-            whole = made if self.base is None else self.base.join(made, replace=self.rotates)
             try:
-                whole.save(self.out, replace=now is not None)
+                self._save(made, self.out, replace=now is not None)
                 return self.out
             except OutputError:
                 if _identity(self.out) == now:
                     raise  # not because it came into being a moment ago
         if not self.overwrite and not self.rotates:
             try:
-                vk.VeilBank.load(self.out).join(made).save(self.out)
+                vk.VeilBank.load(self.out).join(made.bank()).save(self.out)
                 return self.out
             except (BankError, ValueError):
                 pass  # not a bank that these veils may join
-        return self._write_beside(made if self.base is None else self.base.join(made, replace=self.rotates))
+        return self._write_beside(made)
 
-    def _write_beside(self, bank: vk.VeilBank) -> Path:
+    def _save(self, made: Stream, path: Path, *, replace: bool) -> None:
+        """The veils, with those of the bank that they go on with; where there is none, no two are in memory."""
+        if self.base is None:
+            made.write(path, replace=replace)
+        else:
+            self.base.join(made.bank(), replace=self.rotates).save(path, replace=replace)
+
+    def _write_beside(self, made: Stream) -> Path:
         for number in itertools.count(1):
             path = self.out.with_name(f"{self.out.stem}.crafted-{number}{self.out.suffix}")
             if not os.path.lexists(path):
-                bank.save(path, replace=False)
+                self._save(made, path, replace=False)
                 return path
         raise AssertionError  # count never ends
 

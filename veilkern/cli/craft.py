@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from rich.table import Table
 
 import veilkern as vk
 from veilkern.cli._shared import (
+    CHECKED,
     NARROW,
     Bgr,
     Convert,
@@ -36,6 +38,7 @@ from veilkern.cli._shared import (
     Size,
     Std,
     Workers,
+    check_network,
     console,
     errors,
     finish,
@@ -43,7 +46,7 @@ from veilkern.cli._shared import (
 )
 from veilkern.data.files import locked
 from veilkern.errors import OutputError
-from veilkern.threads import default_threads, using_threads
+from veilkern.threads import default_threads
 from veilkern.veils.compatibility import current
 
 if TYPE_CHECKING:
@@ -160,7 +163,8 @@ def craft(
     from veilkern.cli._key import KeyBeside
     from veilkern.cli._target import Target
     from veilkern.crafting.run import describe
-    from veilkern.data.people import Problem
+    from veilkern.crafting.stream import streaming
+    from veilkern.data.people import Problem, iter_people, person_folders
 
     values = {name: value for name, value in locals().items() if name in {f.name for f in fields(vk.CraftConfig)}}
     old = _bank_to_rotate(veils, out, rotate, rotate_all)
@@ -201,46 +205,36 @@ def craft(
         key, config = target.key(given, config)
         network = load_networks(model, weight, *input_spec)
         target.refuse_differences(describe(network, network.input.size, config, key))
-        with errors.status("reading photos"):
-            people = vk.read_people(faces, size=network.input.size, resize=resize, convert=convert)
-        problems, notices = people.problems, people.notices
-        people = target.missing(people)
-        if not len(people):
+        problems: list[Problem] = []
+        notices: list[Problem] = []
+        names = target.missing([folder.name for folder in person_folders(faces, problems)])
+        if not names:
             errors.print(f"everybody in {escape(str(faces))} has a veil in {escape(str(out))} already", soft_wrap=True)
             return finish(problems, notices)
-        crafting, unseen = people.split(held_out)
-        if check and len(people) > 1 and int(people.counts.max()) > 1:
-            with using_threads(threads):
-                errors.print(f"{escape(network.name)}: {network.check(people)}", soft_wrap=True)
+        read = functools.partial(iter_people, faces, size=network.input.size, resize=resize, convert=convert)
+        if check:
+            check_network(network, read(people=names[:CHECKED]), threads)
         if beside is not None:
             key = beside.keep(key, config)
-        started = time.monotonic()
+        started, resumes = time.monotonic(), target.book is not None
         try:
-            result = vk.craft(
-                network,
-                crafting,
-                config,
-                key=key,
-                held_out=unseen if len(unseen) else None,
-                journal=target.journal,
-                resume=target.book is not None,
-                generation=target.generations(crafting),
-                threads=threads,
-            )
+            with streaming(network, config, key, target.journal, resumes, threads, held_out) as made:
+                people = read(people=names, problems=problems, notices=notices)
+                made.craft(people, target.generations(names), None, len(names))
+                written = target.save(made) if made.finished else None
         except vk.CraftInterrupted as stop:
             errors.print(f"[red]{escape(_kept(stop, target))}[/]", soft_wrap=True)
             raise typer.Exit(143 if isinstance(stop.__cause__, Terminated) else 130) from None
-        written = target.save(result.bank) if len(result.bank) else None
-        if written is None:
-            target.journal.unlink(missing_ok=True)
-        elif beside is not None:
+        if written is not None and beside is not None:
             beside.follow(written)
+        result = made.result()
     problems = problems + [Problem(r["name"], r["status"]) for r in result.report if r["status"].startswith("failed")]
     if written not in (None, out):
         problems.append(
             Problem(str(out), f"another bank was written there meanwhile; it stays, the veils are in {written}")
         )
-    _print_craft(result, written or out, time.monotonic() - started, json_output)
+    seconds, new = time.monotonic() - started, "" if target.base is None else "new "
+    _print_craft(result, f"{len(made.finished)} {new}veils", written or out, seconds, json_output)
     return finish(problems, notices + [Problem("craft", notice) for notice in result.notices])
 
 
@@ -283,7 +277,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _kept(stop: vk.CraftInterrupted, target: Target) -> str:
     """What is left of an interrupted craft; an empty journal goes."""
-    if len(stop.result.bank):
+    if not all(record["status"].startswith("failed") for record in stop.result.report):
         return f"{stop}; they are in {target.journal}: the same command with --resume goes on"
     target.journal.unlink(missing_ok=True)
     return str(stop)
@@ -306,7 +300,7 @@ def _bank_to_rotate(veils: Path | None, out: Path, rotate: list[str] | None, rot
     return veils
 
 
-def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: bool) -> None:
+def _print_craft(result: vk.CraftResult, veils: str, out: Path, seconds: float, as_json: bool) -> None:
     report = [{k: v for k, v in record.items() if k != "photo_ids"} for record in result.report]
     if as_json:
         about = {"out": str(out), "seconds": round(seconds, 2), "by_autograd": result.by_autograd}
@@ -314,7 +308,7 @@ def _print_craft(result: vk.CraftResult, out: Path, seconds: float, as_json: boo
         return
     if result.by_autograd:
         errors.print(f"torch's autograd ran the network, not the engine: {escape(result.by_autograd)}", soft_wrap=True)
-    title = f"{len(result.bank)} veils in {out} ({seconds:.1f} s)"
+    title = f"{veils} in {out} ({seconds:.1f} s)"
     table = Table(title=title, **NARROW)
     for name in (
         "person",

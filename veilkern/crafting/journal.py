@@ -28,10 +28,12 @@ _START = len(_MARK) + 8 + 32
 
 class Journal:
     """The journal at `path`: header (a dict), entries (name -> record), problems (what of it was damaged). A name that
-    comes twice counts as written last. The veils stay on the disk, see `veil`: they may be more than memory holds."""
+    comes twice counts as written last. The veils stay on the disk, see `veil`: they may be more than memory holds. The
+    file is held open, so that they are there even when somebody tidies it away."""
 
     def __init__(self, path: Path, header: dict, end: int):
         self.path, self.header = path, header
+        self._file = path.open("rb", buffering=0)  # what a buffer has may be old
         self.entries: dict[str, dict] = {}
         self._places: dict[str, tuple[int, int]] = {}  # where each one's part begins, and its length
         self.problems: list[str] = []
@@ -42,7 +44,10 @@ class Journal:
         """A new journal, readable by its owner alone (0600). OutputError when it cannot be written or is there."""
         part = _part(json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **header}, sort_keys=True).encode())
         atomic_write(path, part, mode=0o600, replace=False)
-        return cls(Path(path), header, len(part))
+        try:
+            return cls(Path(path), header, len(part))
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read again: {error.strerror or error}") from error
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Journal:
@@ -105,9 +110,8 @@ class Journal:
         """The veil of an entry, uint8 [3, H, W], read from the disk. BankError when it is no longer what was there."""
         start, length = self._places[name]
         try:
-            with self.path.open("rb") as file:
-                file.seek(start)
-                data = file.read(length)
+            self._file.seek(start)
+            data = self._file.read(length)
         except OSError as error:
             raise BankError(f"{self.path}: the journal cannot be read: {error.strerror or error}") from error
         content = _content(data, 0)

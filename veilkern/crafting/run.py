@@ -16,7 +16,7 @@ from veilkern.crafting.batch import CLEAN_FAILED, IdentityBatch
 from veilkern.crafting.batching import batches
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.features import fixed_features
-from veilkern.crafting.held_out import report_held_out
+from veilkern.crafting.held_out import HeldOut
 from veilkern.crafting.journal import Journal
 from veilkern.crafting.templates import Subjects, Templates, between, counted, identified, without
 from veilkern.data.files import is_plain_name, locked
@@ -191,7 +191,10 @@ class Run:
                 self.craft()
             result = self.result()
             if held_out is not None:
-                self._report_held_out(held_out, result)
+                with self.judging():
+                    judge = self.judge()
+                    judge.see(self.people, held_out, self.veils)
+                    judge.report(self.records)
         except KeyboardInterrupt as stop:
             raise CraftInterrupted(self.result()) from stop
         return result
@@ -277,12 +280,15 @@ class Run:
             "rounds": self.config.rounds,
         }
 
-    def _report_held_out(self, held_out: People, result: CraftResult) -> None:
-        """Adds the figures; a network or memory that gives out here costs no veil."""
+    def judge(self) -> HeldOut:
+        """What looks at photos that were held out."""
+        return HeldOut(self.network, self.config, self.key, self.width)
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[None]:
+        """A network or memory that gives out inside costs no veil."""
         try:
-            report_held_out(
-                self.network, self.people, held_out, result.bank, result.report, self.config, self.key, self.width
-            )
+            yield
         except (ModelError, RuntimeError, MemoryError) as error:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ def craft_stream(
     resume: bool = False,
     generation: int | Mapping[str, int] = 0,
     threads: int | None = None,
+    held_out: int = 0,
 ) -> CraftResult:
     """Craft one veil per person of a stream and write them to the bank `out`: `craft`, for any number of people.
 
@@ -42,7 +44,9 @@ def craft_stream(
     (`out`.journal) as they are finished, and from there into the bank, byte by byte what `craft` on all of them would
     save, in the order of the stream.
     resume: go on with that journal: give the same stream, whose finished persons are passed over. progress: as for
-    `craft`; steps are counted for the people who have come so far. All else is as for `craft`.
+    `craft`; steps are counted for the people who have come so far. held_out: the last photos of each person, so many
+    (never an only one), which are only reported on; of all photos the features are kept for that. All else is as for
+    `craft`.
     Returns a CraftResult whose bank is `out`, mapped: only the rows in use are ever read; where nobody has a veil no
     file is written. Raises what `craft` raises;
     OutputError when `out` is there already, is being written by another, or cannot be written; whatever the stream
@@ -58,32 +62,79 @@ def craft_stream(
         if os.path.lexists(path):
             raise OutputError(f"{path}: there already; give another name, and join the banks when both are there")
         journal = path.with_name(f"{path.name}.journal")
-        with at_work(model, config, key, journal, resume, threads) as run:
-            stream = _Stream(run)
+        with streaming(model, config, key, journal, resume, threads, held_out) as stream:
+            stream.craft(people, generation, progress)
             try:
-                stream.craft(people, generation, progress)
-                return stream.save(path)
+                if not stream.finished:
+                    return stream.result()
+                stream.write(path, replace=False)
             except KeyboardInterrupt as stop:
-                raise CraftInterrupted(stream.result(None)) from stop
+                raise CraftInterrupted(stream.result()) from stop
+            return stream.result(VeilBank.load(path, mmap=True, check=False))
 
 
-class _Stream:
-    """A Run over one part of a stream after the other. order: who came, by name."""
+@contextlib.contextmanager
+def streaming(
+    model: FaceModel,
+    config: CraftConfig,
+    key: bytes | None,
+    journal: Path,
+    resume: bool,
+    threads: int | None,
+    held_out: int = 0,
+) -> Iterator[Stream]:
+    """A Stream at work, with its journal, which goes at the end; after an error only where nothing is in it."""
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < 0:
+        raise ValueError(f"craft_stream: held_out must be 0 or more photos, got {held_out!r}")
+    with at_work(model, config, key, journal, resume, threads) as run:
+        assert run.journal is not None
+        try:
+            yield Stream(run, held_out)
+        except BaseException:
+            if not run.journal.entries and not run.journal.problems:
+                run.journal.remove()
+            raise
+        run.journal.remove()
 
-    def __init__(self, run: Run):
-        self.run, self.order = run, dict[str, None]()
 
-    def craft(self, people: Iterable[People], generation, progress) -> None:
+class Stream:
+    """A Run over one part of a stream after the other. order: who came, by name; finished: who of them has a veil."""
+
+    def __init__(self, run: Run, held_out: int):
+        self.run, self.held_out, self.order = run, held_out, dict[str, None]()
+        self.judge = run.judge() if held_out else None
+
+    @property
+    def finished(self) -> list[str]:
+        records = self.run.records
+        return [n for n in self.order if n in records and not records[n]["status"].startswith("failed")]
+
+    def craft(self, people: Iterable[People], generation, progress, expected: int = 0) -> None:
+        """Craft everybody; CraftInterrupted on Ctrl-C. expected: how many people there will be, for the progress, where
+        that is known."""
+        try:
+            with progress_bar(progress, expected * self.run.config.steps, "crafting") as self.run.bar:
+                self._craft(people, generation, expected)
+        except KeyboardInterrupt as stop:
+            raise CraftInterrupted(self.result()) from stop
+
+    def _craft(self, people: Iterable[People], generation, expected: int) -> None:
         run = self.run
-        with progress_bar(progress, 0, "crafting") as run.bar:
-            for part in packed(self._once(people), run.config):
-                self.order |= dict.fromkeys(part.names)
-                run.bar.total += len(part) * run.config.steps
-                run.take(part, generations_of(part, generation))
-                run.craft()
-                run.veils.clear()  # they are in the journal
+        for part in packed(self._once(people), run.config):
+            self.order |= dict.fromkeys(part.names)
+            run.bar.total = max(expected, len(self.order)) * run.config.steps
+            crafting, unseen = part.split(self.held_out)
+            run.take(crafting, generations_of(part, generation))
+            run.craft()
+            if self.judge is not None:
+                with run.judging():
+                    self.judge.see(crafting, unseen, run.veils)
+            run.veils.clear()  # they are in the journal
         if not self.order:
             raise ValueError("craft_stream: people must hold at least one person, got none")
+        if self.judge is not None:
+            with run.judging():
+                self.judge.report(run.records)
 
     def _once(self, people: Iterable[People]) -> Iterator[People]:
         """The stream checked, without who came before."""
@@ -100,29 +151,31 @@ class _Stream:
             seen |= set(part.names)
             yield part
 
-    def save(self, path: Path) -> CraftResult:
-        """The bank, from the journal to the file, veil by veil; then the journal goes."""
-        run, journal = self.run, self.run.journal
+    def write(self, path: Path, *, replace: bool) -> None:
+        """The bank of whoever is finished, from the journal to the file, veil by veil. OutputError; also where a file
+        is there that is not to be replaced."""
+        run, names = self.run, self.finished
+        journal = run.journal
         assert journal is not None
-        names = [name for name in self.order if not run.records[name]["status"].startswith("failed")]
-        if not names:
-            journal.remove()
-            return self.result(None)
-        size = tuple(run.header["size"])
 
         def pieces() -> Iterator[bank_file.Buffer]:
             return (journal.veil(name).numpy().reshape(-1).data for name in names)
 
-        veils = bank_file.VeilsInTurn((len(names), 3, *size), pieces)
+        veils = bank_file.VeilsInTurn((len(names), 3, *run.header["size"]), pieces)
         about = {"keys": {}, **run.about_bank()}
-        atomic_write(
-            path, bank_file.encode(veils, names, [run.records[n] for n in names], about), mode=0o600, replace=False
-        )
-        bank = VeilBank.load(path, mmap=True, check=False)
-        journal.remove()
-        return self.result(bank)
+        parts = bank_file.encode(veils, names, [run.records[n] for n in names], about)
+        atomic_write(path, parts, mode=0o600, replace=replace)
 
-    def result(self, bank: VeilBank | None) -> CraftResult:
+    def bank(self) -> VeilBank:
+        """The same bank in memory."""
+        run, names = self.run, self.finished
+        assert run.journal is not None
+        empty = torch.zeros((0, 3, *run.header["size"]), dtype=torch.uint8)
+        veils = torch.stack([run.journal.veil(name) for name in names]) if names else empty
+        return VeilBank(veils, names, records=[run.records[n] for n in names], **run.about_bank())
+
+    def result(self, bank: VeilBank | None = None) -> CraftResult:
+        """bank: the veils, where they are wanted; else the result has none."""
         run = self.run
         if bank is None:
             empty = torch.zeros((0, 3, *run.header["size"]), dtype=torch.uint8)

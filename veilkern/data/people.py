@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,18 +154,20 @@ def iter_people(
     size: int | tuple[int, int] = 112,
     resize: bool = False,
     convert: bool = False,
+    people: Collection[str] | None = None,
     problems: list[Problem] | None = None,
     notices: list[Problem] | None = None,
 ) -> Iterator[People]:
     """As `read_people`, person by person, each read when she is asked for: a stream for `craft_stream`, of any length.
 
-    problems, notices: lists that what was left out, and remarks, are added to. Raises what `read_people` raises; that
-    there is no usable photo is known at the end.
+    people: the names of the only folders that count, which are looked at in their order. problems, notices: lists that
+    what was left out, and remarks, are added to. Raises what `read_people` raises; that there is no usable photo is
+    known at the end.
     """
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     problems = [] if problems is None else problems
     notices = [] if notices is None else notices
-    yield from each_of(_some_usable(Path(folder), size, resize, convert, problems, notices))
+    yield from each_of(_some_usable(Path(folder), size, resize, convert, problems, notices, people))
 
 
 def each_of(usable: Iterable[tuple[Path, list[tuple[Path, torch.Tensor]]]]) -> Iterator[People]:
@@ -176,10 +178,11 @@ def each_of(usable: Iterable[tuple[Path, list[tuple[Path, torch.Tensor]]]]) -> I
         yield People(torch.stack([image for _, image in photos]), offsets, [person.name], files)
 
 
-def _some_usable(root: Path, size, resize, convert, problems, notices) -> Iterator[tuple[Path, list]]:
+def _some_usable(root: Path, size, resize, convert, problems, notices, people=None) -> Iterator[tuple[Path, list]]:
     """Each person's folder in `root` with her usable photos; PhotoError at the end when there was none."""
     found = False
-    for one in usable_persons(person_folders(root, problems), size, resize, convert, problems, notices):
+    folders = person_folders(root, problems) if people is None else [root / name for name in people]
+    for one in usable_persons(folders, size, resize, convert, problems, notices):
         found = True
         yield one
     if not found:
