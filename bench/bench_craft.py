@@ -37,7 +37,8 @@ PEOPLE = 64 if ON_GPU else 4
 A, LAM, MU, STEP = 51, 0.04, 0.01, 8 / 255
 NETWORKS = {"mobilefacenet": MobileFaceNet, "iresnet50": lambda: IResNet(DEPTHS["iresnet50"])}
 NAIVE = ("eager_naive",) if importlib.util.find_spec("cvxpy") else ()  # of the `bench` extra
-NAMES = ("veilkern", "veilkern_sealed", *NAIVE, "compile_strong")
+COARSE = ("veilkern_bfloat16",) if ON_GPU else ()  # as `strong` is there
+NAMES = ("veilkern", "veilkern_sealed", *COARSE, *NAIVE, "compile_strong")
 
 
 def network(name: str) -> vk.FaceModel:
@@ -62,9 +63,9 @@ def people(count: int) -> vk.People:
     return vk.People.from_images(list(photos))
 
 
-def ours(model: vk.FaceModel, persons: vk.People, scheme: str) -> None:
+def ours(model: vk.FaceModel, persons: vk.People, scheme: str, precision: str = "float32") -> None:
     robust = {"robust": "none"} if scheme == "sealed" else {}
-    config = vk.CraftConfig(scheme=scheme, steps=STEPS, early_stop=False, seed=0, **robust)
+    config = vk.CraftConfig(scheme=scheme, steps=STEPS, early_stop=False, seed=0, precision=precision, **robust)
     assert len(vk.craft(model, persons, config, progress=False).bank) == len(persons)
 
 
@@ -145,6 +146,7 @@ def rivals(name: str) -> dict:
     calls = {
         "veilkern": functools.partial(ours, model, persons, "blend"),
         "veilkern_sealed": functools.partial(ours, model, persons, "sealed"),
+        "veilkern_bfloat16": functools.partial(ours, model, persons, "blend", "bfloat16"),
         "eager_naive": functools.partial(naive, network(name), persons, 1),
         "compile_strong": functools.partial(strong, name, persons),
     }

@@ -38,9 +38,10 @@ from veilkern.veils import keyed
 
 KEY = b"veilkern convergence: a fixed key"
 SEALED = {"scheme": "sealed"}
+# Where the study began: the defaults of before it.
 BASE = {
-    "blend": {},
-    "sealed": SEALED | {"robust": "none"},
+    "blend": {"step_size": 8 / 255, "decay": 1.0},
+    "sealed": SEALED | {"robust": "none", "step_size": 16 / 255, "decay": 1.0},
     "blend, mild": {"robust": "mild"},
     "sealed, mild": SEALED | {"robust": "mild"},
     "blend, strong": {"robust": "strong"},
@@ -147,7 +148,7 @@ def rounded(dither: bool) -> Callable:
 
 def choices(scheme: str) -> dict[str, Choice]:
     size = vk.CraftConfig(**BASE[scheme]).step_size
-    made = {"default": Choice()}
+    made = {"start": Choice()}
     both = {
         f"decay {decay:g}, steps x {k:g}": Choice({"decay": decay, "step_size": size * k}, of="both")
         for decay, k in ((0.5, 2), (0.5, 4), (0.8, 2), (0.9, 2), (0.9, 4))

@@ -23,7 +23,7 @@ def test_quality_on_the_embedded_default(sample_model, people):
     result = vk.craft(sample_model, crafting, key=KEY, held_out=unseen, progress=False)
     assert result.bank.names == people.names and result.key is None
     for record in result.report:
-        assert record["status"] == "converged" and 20 <= record["steps"] <= 80
+        assert record["status"] == "converged" and 20 <= record["steps"] <= 40
         assert record["cosine"] > 0.9 and record["held_out"]["cosine"] > 0.85 and record["held_out"]["rank1"] == 1.0
     hidden = vk.protect(people.images, result.bank, result.bank.rows(people.names)[people.rows])
     assert metrics.ssim(people.images, hidden).mean() < 0.02
@@ -316,6 +316,42 @@ def test_a_network_without_gradient(people):
 
     result = vk.craft(vk.FaceModel(Closed()), people, FAST, key=KEY, progress=False)
     assert not len(result.bank) and all("passes no gradient to its input" in r["status"] for r in result.report)
+
+
+def test_steps_in_bfloat16_craft_veils_as_good(sample_model, people):
+    """The records are of the network as it is."""
+    crafting, unseen = people.split(2)
+    results = {
+        precision: vk.craft(
+            sample_model, crafting, vk.CraftConfig(precision=precision), key=KEY, held_out=unseen, progress=False
+        )
+        for precision in ("float32", "bfloat16", "bfloat16")
+    }
+    exact, coarse = results.values()
+    assert not torch.equal(exact.bank.veils, coarse.bank.veils)
+    for a, b in zip(exact.report, coarse.report, strict=True):
+        assert b["status"] == "converged" and abs(a["cosine"] - b["cosine"]) < 0.02
+        assert abs(a["held_out"]["cosine"] - b["held_out"]["cosine"]) < 0.02
+    rows = coarse.bank.rows(crafting.names)[crafting.rows]
+    hidden = sample_model.features(vk.protect(crafting.images, coarse.bank, rows))
+    clean = sample_model.features(crafting.images)
+    for p, record in enumerate(coarse.report):
+        own = slice(int(crafting.offsets[p]), int(crafting.offsets[p + 1]))
+        centre = nn.functional.normalize(clean[own].mean(0), dim=0)
+        assert float((hidden[own] @ centre).mean()) == pytest.approx(record["cosine"], abs=1e-4)
+
+
+def test_bfloat16_wants_the_engine(people):
+    class Closed(nn.Module):
+        def forward(self, x):
+            if x.numel() == 0:  # a branch that torch.fx cannot follow
+                return x
+            return nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
+
+    with pytest.raises(ModelError, match="config.precision bfloat16 wants a network that the engine runs"):
+        vk.craft(vk.FaceModel(Closed()), people, vk.CraftConfig(precision="bfloat16"), key=KEY, progress=False)
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
+        vk.CraftConfig(precision="float16")
 
 
 def test_ctrl_c_while_the_held_out_photos_are_looked_at(sample_model, people, monkeypatch):

@@ -248,12 +248,14 @@ def test_a_shard_of_another_job_is_refused(tmp_path):
 def test_a_folder_of_shards_goes_on_as_it_was_begun(tmp_path):
     header = describe(model(), (SIDE, SIDE), CONFIGS["sealed"], KEY) | {"threads": 1}
     folder = tmp_path / "shards"
-    assert crafting._begun(folder, header, 5) == 5
-    assert crafting._begun(folder, header, 7) == 5
+    assert crafting._begun(folder, header) == 0 and not folder.exists()
+    crafting._begin(folder, header, 5)
+    crafting._begin(folder, header, 7)
+    assert crafting._begun(folder, header) == 5 and stat.S_IMODE((folder / "job.json").stat().st_mode) == 0o600
     with pytest.raises(ValueError, match="crafted with 1 threads a worker"):
-        crafting._begun(folder, header | {"threads": 2}, 5)
+        crafting._begun(folder, header | {"threads": 2})
     with pytest.raises(ValueError, match="another key id"):
-        crafting._begun(folder, header | {"key_id": "0" * 16}, 5)
+        crafting._begun(folder, header | {"key_id": "0" * 16})
     for text, cause in (
         ("{", "damaged"),
         ("{}", "not of this"),
@@ -261,11 +263,11 @@ def test_a_folder_of_shards_goes_on_as_it_was_begun(tmp_path):
     ):
         (folder / "job.json").write_text(text)
         with pytest.raises(BankError, match=cause):
-            crafting._begun(folder, header, 5)
+            crafting._begun(folder, header)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="no folder of shards"):
-        crafting._begun(tmp_path / "mine", header, 5)
+        crafting._begun(tmp_path / "mine", header)
 
 
 def test_a_person_of_two_files_keeps_the_first_veil_and_is_listed(tmp_path):

@@ -207,13 +207,21 @@ def test_arguments_are_checked_before_any_work(tmp_path):
     network.module.add_module("odd", type("Odd", (torch.nn.Identity,), {"__module__": "a_file_by_path"})())
     with pytest.raises(TypeError, match="is of a_file_by_path, which workers cannot import"):
         vk.craft_dataset(network, root, out=tmp_path / "out", key=KEY)
+    for bad in ({"shards": 0}, {"threads": True}, {"shards": 1.5}):
+        with pytest.raises(ValueError, match=f"craft_dataset: {next(iter(bad))} must be a positive integer"):
+            vk.craft_dataset(model, root, out=tmp_path / "out", key=KEY, **bad)
+    with pytest.raises(TypeError, match="cluster must be a Cluster"):
+        vk.craft_dataset(model, root, out=tmp_path / "out", key=KEY, cluster="auto")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="no person's folder"):
+        vk.craft_dataset(model, tmp_path / "empty", out=tmp_path / "out", key=KEY)
     with pytest.raises(PhotoError, match="missing"):
         vk.craft_dataset(model, tmp_path / "missing", out=tmp_path / "out", key=KEY)
     with pytest.raises(OutputError, match="output folder is the input folder"):
         bank = vk.craft(model(), vk.read_people(root, size=SIDE), CONFIGS["blend"], key=KEY, progress=False).bank
         bank.save(tmp_path / "bank")
         vk.protect_dataset(root, tmp_path / "bank", root)
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):

@@ -88,17 +88,19 @@ def craft(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; default: 80; sealed, robust none: 25; robust strong: 200."),
+        typer.Option(help="Optimiser steps; default: 40; sealed, robust none: 16; mild: 80; strong: 200."),
     ] = None,
     photos_per_step: Annotated[
         int, typer.Option(help="Photos of a person per step; 0: all.")
     ] = DEFAULT.photos_per_step,
     step_size: Annotated[
         float | None,
-        typer.Option(help="First step, in [0, 1] pixel values; default: 8/255, sealed or robust 16/255."),
+        typer.Option(help="First step, in [0, 1] pixel values; default: 16/255; sealed, robust none: 32/255."),
     ] = None,
     schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
-    decay: Annotated[float, typer.Option(help="Decay of the momentum.")] = DEFAULT.decay,
+    decay: Annotated[
+        float | None, typer.Option(help="Decay of the momentum; default: 0.9; sealed 0.5; mild, strong 1.")
+    ] = None,
     subspace: Annotated[str, typer.Option(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
     visual: Annotated[str, typer.Option(help="norm or mse.")] = DEFAULT.visual,
     block: Annotated[
@@ -119,6 +121,9 @@ def craft(
     ] = DEFAULT.stop_improvement,
     patience: Annotated[int, typer.Option(help="Steps over which the gain is measured.")] = DEFAULT.patience,
     seed: Annotated[int | None, typer.Option(help="Make the key from a number (experiments only).")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the network's activations in a step: float32 or bfloat16.")
+    ] = DEFAULT.precision,
     photos_in_flight: Annotated[int, typer.Option(help="Photos in the network at a time.")] = DEFAULT.photos_in_flight,
     key_file: Annotated[
         Path | None,

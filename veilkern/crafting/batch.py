@@ -34,7 +34,8 @@ class IdentityBatch:
     """Some persons crafted together, by their photos, or, where photos are sealed, by their templates alone.
 
     generations: one a person. width: photos in the network at a time. look: the host looks who has ended every so many
-    steps, which changes no bit of any result: the device looks in every step.
+    steps, which changes no bit of any result: the device looks in every step. stepping: the network that steps go
+    through, where that is another one, such as the same with fewer digits.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class IdentityBatch:
         generations: list[int],
         width: int,
         look: int,
+        stepping: FaceModel | None = None,
     ):
         self.model, self.subjects, self.config, self.width = model, subjects, config, width
         self.look = look
@@ -66,7 +68,9 @@ class IdentityBatch:
             strength = STRENGTHS[config.robust]
             self.draws = [ChangeDraws(keyed.stream(k, name, "robust", g), strength) for k, name, g in streams]
             changes = Changes(size, keys_of(streams, "robust noise"), self.veils)
-        self.feature_loss = FeatureLoss(model, self.clean, self.offsets, config, self.scheme.network_input, changes)
+        self.feature_loss = FeatureLoss(
+            stepping or model, self.clean, self.offsets, config, self.scheme.network_input, changes
+        )
         finite = torch.stack([part.isfinite().all() for part in self.clean.split(self.counts.tolist())]).tolist()
         self.failed = {p: CLEAN_FAILED for p, usable in enumerate(finite) if not usable}
         self.running = [p for p, usable in enumerate(finite) if usable]

@@ -11,6 +11,7 @@ from typing import Any
 SCHEMES = ("blend", "sealed")
 ROBUST = ("none", "mild", "strong")
 LEVELS, ROUNDS = (16, 32, 64, 128), (12, 20)  # of the ops, named without importing torch
+PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("linear", "cosine", "constant")
 SUBSPACES = ("centre", "convex", "affine", "span", "self")  # the kinds of hull_distance, named without importing torch
 _BY_SCHEME: Any = None  # the default of what depends on scheme and robust: None is replaced by the value of _defaults
@@ -39,9 +40,9 @@ class CraftConfig:
         (`strong` 0.03), 0.03 and 1.5; sealed 0 (with L_vis a sealed veil becomes a negative of the person's mean face),
         0.01 and 0.
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
-        `linear` and `cosine` fall to nearly zero, `constant` stays. By default 80 steps from 8/255, for `strong` 200;
-        sealed and robust veils take steps of twice the size, sealed ones 25 where they need not be robust.
-    decay: of the momentum.
+        `linear` and `cosine` fall to nearly zero, `constant` stays. By default 40 steps from 16/255; sealed 16 from
+        32/255; `mild` 80 and `strong` 200 from 16/255.
+    decay: of the momentum; by default 0.9, sealed 0.5, `mild` and `strong` 1 (docs/convergence.md tells why).
     photos_per_step: photos of each person that go through the network in a step, drawn without replacement until all
         were used; 0: all of them. Sealed: how many drawings of the noise; 0: one for each photo, or template.
     subspace: what L_fea measures the distance to: `centre` (the hull's centre, the person's mean clean feature), the
@@ -58,6 +59,9 @@ class CraftConfig:
         distance reached, counts as converged. Default: not with robust, where the steps' figures tell of what was done
         to the photos as much as of the veil.
     seed: makes the key from a number, for experiments that others can repeat; no secret. Give a key instead for use.
+    precision: what the engine computes a step's activations and slopes in: `float32`, or `bfloat16`, for devices that
+        are faster at it; embedding, losses, veils and records stay float32. ModelError for a network that the engine
+        cannot run.
     photos_in_flight: bounds the memory: persons are crafted together as long as their photos of a step are no more
         than this, and their photos in all no more than ten times this. No more go through the network at a time.
     """
@@ -70,7 +74,7 @@ class CraftConfig:
     photos_per_step: int = 1
     step_size: float = _BY_SCHEME
     schedule: str = "linear"
-    decay: float = 1.0
+    decay: float = _BY_SCHEME
     subspace: str = "centre"
     visual: str = "norm"
     block: tuple[int, int] = _BY_SCHEME
@@ -86,6 +90,7 @@ class CraftConfig:
     levels: int = 64
     rounds: int = 20
     robust: str = _BY_SCHEME
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         self._check_choices(scheme=SCHEMES)
@@ -107,6 +112,7 @@ class CraftConfig:
                 )
         self._check_choices(
             schedule=SCHEDULES,
+            precision=PRECISIONS,
             subspace=SUBSPACES,
             visual=("norm", "mse"),
             block_form=("consistent", "literal"),
@@ -187,13 +193,20 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
     """The defaults that depend on both, and of what is meaningless in a scheme the value that says so."""
     sealed = scheme == "sealed"
     loss = _SEALED_LOSS if sealed else _BLEND_LOSS
-    steps = {"none": 25 if sealed else 80, "mild": 80, "strong": 200}[robust]
-    size = 8 / 255 if not sealed and robust == "none" else 16 / 255
+    steps, size, decay = _OPTIMISER.get((scheme, robust)) or _OPTIMISER["", robust]
     if not sealed and robust == "strong":  # with twice as much the veil hides the photo at the cost of its reach
         loss = {**loss, "lam": 0.03}
-    return {**loss, "steps": steps, "step_size": size, "early_stop": robust == "none"}
+    return {**loss, "steps": steps, "step_size": size, "decay": decay, "early_stop": robust == "none"}
 
 
+# Steps, the size of the first, and the decay of the momentum: chosen by docs/convergence.md. A veil that is to bear
+# strong noise needs all of its steps in the momentum: what each of them draws is another noise.
+_OPTIMISER = {
+    ("blend", "none"): (40, 16 / 255, 0.9),
+    ("sealed", "none"): (16, 32 / 255, 0.5),
+    ("", "mild"): (80, 16 / 255, 1.0),
+    ("", "strong"): (200, 16 / 255, 1.0),
+}
 _BLEND_LOSS = {"alpha": 0.2, "lam": 0.06, "mu": 0.03, "nu": 1.5, "block": (3, 3)}
 _SEALED_LOSS = {"alpha": 0.0, "lam": 0.0, "mu": 0.01, "nu": 0.0, "block": (9, 9)}
 _KINDS = {

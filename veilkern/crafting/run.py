@@ -159,6 +159,7 @@ class Run:
         self.header |= {"key": self.key.hex() if fresh else "", "crafted_with": __version__}
         self.width = min(_WIDTH.get(model.device.type, _WIDTH_ELSEWHERE), config.photos_in_flight)
         self.network, self.by_autograd = frozen(model, width=self.width, fingerprint=self.header["fingerprint"])
+        self.stepping = self._stepping()
         self.look = _LOOK.get(model.device.type, _LOOK_ELSEWHERE)
         self.bar = Progress(0, None)
         self.records: dict[str, dict] = {}
@@ -167,6 +168,17 @@ class Run:
         if journal is not None:
             refuse_differences(str(journal.path), journal.header, self.header)
             self.notices += journal.problems
+
+    def _stepping(self) -> FaceModel:
+        """The network that steps go through, in the precision that the configuration names."""
+        if self.config.precision == "float32":
+            return self.network
+        kind = getattr(torch, self.config.precision)
+        network, why = frozen(self.model, width=self.width, dtype=kind, fingerprint=self.header["fingerprint"])
+        if why:
+            wanted = f"config.precision {self.config.precision} wants a network that the engine runs"
+            raise ModelError(f"{self.model.name}: {wanted}: {why}")
+        return network
 
     def take(self, people: Subjects, generations: dict[str, int]) -> None:
         """Whom to craft next. Whoever is in the journal already is finished, as long as photos and generation are the
@@ -231,7 +243,9 @@ class Run:
         batch's tensors any more, not even an exception's frames: whoever tries again has the memory."""
         generations = [self.generations[name] for name in people.names]
         try:
-            batch = IdentityBatch(self.network, people, self.config, self.key, generations, self.width, self.look)
+            batch = IdentityBatch(
+                self.network, people, self.config, self.key, generations, self.width, self.look, self.stepping
+            )
             for record, veil in batch.run(self.bar):
                 self._keep(record, veil)
                 done.add(record["name"])

@@ -46,6 +46,11 @@ class Cluster:
             raise ValueError(f"Cluster: gpus must be a number, 0 or more, got {self.gpus!r}")
 
 
+def check_cluster(op: str, cluster: object) -> None:
+    if not isinstance(cluster, Cluster):
+        raise TypeError(f"{op}: cluster must be a Cluster, got {type(cluster).__name__}")
+
+
 class Worker(Protocol):
     """What does the units. It is made once in each worker's process."""
 

@@ -20,7 +20,7 @@ from veilkern.crafting.run import check_kinds, describe, master_key
 from veilkern.crafting.stream import craft_stream
 from veilkern.data.files import atomic_write, locked, make_folder
 from veilkern.data.people import Problem
-from veilkern.datasets.cluster import Cluster, pairs, problems_of, require_ray, run
+from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.joining import join_shards
 from veilkern.datasets.source import Reading, Source, Unit, files_of, people_of, units_of
 from veilkern.errors import BankError, ModelError, OutputError
@@ -105,7 +105,11 @@ def craft_dataset(
     when the source has nothing, ModelError when the network is unusable, OutputError. What is wrong with a photo, a
     person or a unit is listed.
     """
-    config, cluster = config or CraftConfig(), cluster or Cluster()
+    config, cluster = CraftConfig() if config is None else config, Cluster() if cluster is None else cluster
+    check_cluster("craft_dataset", cluster)
+    for name, value in (("shards", shards), ("threads", threads)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"craft_dataset: {name} must be a positive integer, got {value!r}")
     require_ray()
     network = _made(model)
     check_kinds(network, config)
@@ -116,7 +120,9 @@ def craft_dataset(
         if join and os.path.lexists(out):
             raise OutputError(f"{out}: there already; give another name, and join the banks when both are there")
         header = describe(network, network.input.size, config, master) | {"threads": threads or cluster.cores}
-        cut = _begun(folder, header, shards or _shards_for(source, cluster))
+        cut = _begun(folder, header) or shards or _shards_for(source, cluster)
+        units = units_of(source, cut, found.problems)  # nothing is written before it is known that there is something
+        _begin(folder, header, cut)
         job = _Job(
             model,
             config,
@@ -127,7 +133,6 @@ def craft_dataset(
             header["threads"],
             cluster.gpus,
         )
-        units = units_of(source, cut, found.problems)
         whole = _run(job, units, cluster, found)
         if join and not whole:
             cause = "not joined: some of its shards are missing; the same call again goes on with them"
@@ -202,16 +207,21 @@ def _shards_for(source: Source, cluster: Cluster) -> int:
     return max(1, -(-people // PEOPLE), min(4 * (cluster.workers or 1), people // 4))
 
 
-def _begun(folder: Path, header: dict, shards: int) -> int:
-    """The folder of shards, new or begun as `header` says (ValueError where otherwise); into how many it is cut."""
+def _begin(folder: Path, header: dict, shards: int) -> None:
+    """Write down how the shards in a folder are begun, unless that is there."""
     make_folder(folder)
-    path = folder / JOB
-    if not path.exists():
-        if any(folder.iterdir()):
-            raise OutputError(f"{folder}: there already, and no folder of shards; give another name")
+    if not (folder / JOB).exists():
         text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION, "shards": shards, **header}, indent=1)
-        atomic_write(path, text.encode(), mode=0o600, replace=False)
-        return shards
+        atomic_write(folder / JOB, text.encode(), mode=0o600, replace=False)
+
+
+def _begun(folder: Path, header: dict) -> int:
+    """Into how many shards a folder was cut, which must have been begun as `header` says (ValueError); 0 where none is
+    there."""
+    if not (folder / JOB).exists():
+        if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder}: there already, and no folder of shards; give another name")
+        return 0
     before = read_job(folder)
     refuse_differences(str(folder), before, header)
     if before["threads"] != header["threads"]:

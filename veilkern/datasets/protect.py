@@ -15,7 +15,7 @@ from pathlib import Path
 from veilkern.data.files import make_folder
 from veilkern.data.people import Problem
 from veilkern.data.photos import decode_mark, decode_photo, encode_png
-from veilkern.datasets.cluster import Cluster, pairs, problems_of, require_ray, run
+from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.craft import ENDING, Key, bytes_of, read_job
 from veilkern.datasets.encoded import Encoded, persons_of, read_encoded, write_encoded
 from veilkern.datasets.source import Source, Unit, files_of, units_of
@@ -65,7 +65,8 @@ def protect_dataset(
     Written and skipped are counted in photos. What is wrong with a photo, a person or a file is listed. Raises
     BackendError, PhotoError, OutputError and BankError, and ValueError for a key that does not fit.
     """
-    cluster, outcome = cluster or Cluster(), Outcome()
+    cluster, outcome = Cluster() if cluster is None else cluster, Outcome()
+    check_cluster("protect_dataset", cluster)
     require_ray()
     veils, out = Path(veils).absolute(), Path(out).absolute()
     job = _Job(veils, _keys(key), out, lossless, resize, convert, overwrite, force)

@@ -83,7 +83,8 @@ class _Pass(torch.autograd.Function):
             return ctx.program.backward(ctx.kept, slope).to(ctx.dtype), None
 
 
-_made: WeakKeyDictionary[FaceModel, tuple[tuple, tuple[FaceModel | None, str]]] = WeakKeyDictionary()
+_Made = tuple[tuple, tuple[FaceModel | None, str]]
+_made: WeakKeyDictionary[FaceModel, dict[torch.dtype, _Made]] = WeakKeyDictionary()
 
 
 def frozen(
@@ -93,14 +94,13 @@ def frozen(
 
     Of an Ensemble each member that the engine can serve is its own, and why others are not is told by name.
     width: photos that come at a time. dtype: what activations are computed in; features come out in it. fingerprint:
-    the model's, where it is known already. The last one made for a model is kept as long as the model lives.
+    the model's, where it is known already. The last one made for a model and dtype is kept as long as the model lives.
     """
-    key = (fingerprint or model.fingerprint, model.device, width, dtype)
-    known = _made.get(model)
-    if known is None or known[0] != key:
-        known = key, _frozen(model, width, dtype)
-        _made[model] = known
-    fast, why = known[1]
+    key = (fingerprint or model.fingerprint, model.device, width)
+    known = _made.setdefault(model, {})
+    if dtype not in known or known[dtype][0] != key:
+        known[dtype] = key, _frozen(model, width, dtype)
+    fast, why = known[dtype][1]
     return model if fast is None else fast, why
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 _NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience", "photos_in_flight", "seed")
 
 # What a configuration written before these fields were there meant.
-_BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none"}
+_BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none", "precision": "float32"}
 _RENAMED = {"variance": "block_form"}  # since
 
 
