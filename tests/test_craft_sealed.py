@@ -373,7 +373,7 @@ def test_defaults_of_both_schemes():
     }
     assert [c.steps for c in made.values()] == [40, 80, 200, 16, 80, 200]
     assert [round(255 * c.step_size) for c in made.values()] == [16, 16, 16, 32, 16, 16]
-    assert [c.decay for c in made.values()] == [0.9, 1, 1, 0.5, 1, 1]
+    assert [c.decay for c in made.values()] == [0.9, 1, 1, 0.8, 1, 1]
     assert [c.lam for c in made.values()] == [0.06, 0.06, 0.03, 0, 0, 0]
     for config in (
         blend,

@@ -99,7 +99,7 @@ def craft(
     ] = None,
     schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
     decay: Annotated[
-        float | None, typer.Option(help="Decay of the momentum; default: 0.9; sealed 0.5; mild, strong 1.")
+        float | None, typer.Option(help="Decay of the momentum; default: 0.9; sealed 0.8; mild, strong 1.")
     ] = None,
     subspace: Annotated[str, typer.Option(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
     visual: Annotated[str, typer.Option(help="norm or mse.")] = DEFAULT.visual,

@@ -42,7 +42,7 @@ class CraftConfig:
     steps, step_size, schedule: MI-FGSM steps, the size of the first in [0, 1] pixel values, and how it goes on:
         `linear` and `cosine` fall to nearly zero, `constant` stays. By default 40 steps from 16/255; sealed 16 from
         32/255; `mild` 80 and `strong` 200 from 16/255.
-    decay: of the momentum; by default 0.9, sealed 0.5, `mild` and `strong` 1 (docs/convergence.md tells why).
+    decay: of the momentum; by default 0.9, sealed 0.8, `mild` and `strong` 1 (docs/convergence.md tells why).
     photos_per_step: photos of each person that go through the network in a step, drawn without replacement until all
         were used; 0: all of them. Sealed: how many drawings of the noise; 0: one for each photo, or template.
     subspace: what L_fea measures the distance to: `centre` (the hull's centre, the person's mean clean feature), the
@@ -203,7 +203,7 @@ def _defaults(scheme: str, robust: str) -> dict[str, Any]:
 # strong noise needs all of its steps in the momentum: what each of them draws is another noise.
 _OPTIMISER = {
     ("blend", "none"): (40, 16 / 255, 0.9),
-    ("sealed", "none"): (16, 32 / 255, 0.5),
+    ("sealed", "none"): (16, 32 / 255, 0.8),
     ("", "mild"): (80, 16 / 255, 1.0),
     ("", "strong"): (200, 16 / 255, 1.0),
 }
