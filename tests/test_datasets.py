@@ -201,13 +201,12 @@ def test_shards_joined_are_the_bank_of_craft(tmp_path, kind, scheme):
         again = worker(unit)
         assert (again["crafted"], again["people"]) == (0, found["people"])
         json.dumps(found)
-    order = sorted(PEOPLE) if kind == "folder" else None
-    bank = join_shards(paths, tmp_path / "bank", order, [])
+    bank = join_shards(paths, tmp_path / "bank", kind == "folder", [])
     assert (tmp_path / "bank").read_bytes() == (tmp_path / "wanted").read_bytes()
     assert stat.S_IMODE((tmp_path / "bank").stat().st_mode) == 0o600
     assert bank.names == sorted(PEOPLE)
     with pytest.raises(OutputError, match="there already"):
-        join_shards(paths, tmp_path / "bank", order, [])
+        join_shards(paths, tmp_path / "bank", kind == "folder", [])
 
 
 def test_who_comes_later_joins_the_shard_and_the_others_keep_their_veils(tmp_path):
@@ -280,7 +279,7 @@ def test_a_person_of_two_files_keeps_the_first_veil_and_is_listed(tmp_path):
         worker(unit)
         paths.append(tmp_path / "shards" / f"{unit.name}.safetensors")
     problems: list[Problem] = []
-    bank = join_shards(paths, tmp_path / "bank", None, problems)
+    bank = join_shards(paths, tmp_path / "bank", False, problems)
     assert bank.names == ["p0", "p1", "p2"]
     (problem,) = problems
     assert "p1 is in a.tar.safetensors too, whose veil counts" in str(problem)
@@ -294,11 +293,61 @@ def test_shards_that_do_not_fit_are_refused(tmp_path):
         vk.craft(model(), people, CONFIGS[scheme], key=key, progress=False).bank.save(tmp_path / name)
     for other, cause in (("blend", "differ in scheme"), ("other key", "another key")):
         with pytest.raises(BankError, match=cause):
-            join_shards([tmp_path / "sealed", tmp_path / other], tmp_path / "bank", None, [])
+            join_shards([tmp_path / "sealed", tmp_path / other], tmp_path / "bank", False, [])
     (tmp_path / "other key").write_bytes((tmp_path / "sealed").read_bytes()[:-9])
     with pytest.raises(BankError, match="other key"):
-        join_shards([tmp_path / "sealed", tmp_path / "other key"], tmp_path / "bank", None, [])
+        join_shards([tmp_path / "sealed", tmp_path / "other key"], tmp_path / "bank", False, [])
     assert not (tmp_path / "bank").exists()
+
+
+def odd_model() -> vk.FaceModel:
+    """Gives NaN for photos that are black."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = model().module
+
+        def forward(self, x):
+            return self.rest(x) / (x.abs().amax((1, 2, 3)) > 0).to(x.dtype)[:, None] * torch.ones(6)
+
+    return vk.FaceModel(Odd(), size=SIDE, name="odd")
+
+
+BLACK = {"0.png": encode_png(torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))}
+
+
+def test_odd_people_before_others_cost_nobody_a_veil(tmp_path):
+    """Whatever the batches are: that the network is of no use is known at the end."""
+    people = {"a": BLACK, "b": BLACK} | {name: PEOPLE[name] for name in ("p0", "p1", "p2")}
+    config = vk.CraftConfig(steps=3, photos_in_flight=1)
+    parts = list(vk.iter_people(as_folder(tmp_path / "faces", people), size=SIDE))
+    made = vk.craft_stream(odd_model(), parts, config, out=tmp_path / "bank", key=KEY, progress=False)
+    assert made.bank.names == ["p0", "p1", "p2"]
+    assert [r["name"] for r in made.report if r["status"].startswith("failed")] == ["a", "b"]
+    worker = crafting.CraftWorker(job_of(tmp_path / "shards", config, model=odd_model))
+    found = worker(units_of(as_tar(tmp_path / "a.tar", people), 1, [])[0])
+    assert found["people"] == 3 and [file.rpartition(": ")[2] for file, _ in found["problems"]] == ["a", "b"]
+    found = worker(units_of(as_tar(tmp_path / "odd.tar", {"a": BLACK}), 1, [])[0])
+    assert not found["unusable"] and "odd.tar: a" in found["problems"][0][0]  # one person may be odd
+    found = worker(units_of(as_tar(tmp_path / "odd2.tar", {"a": BLACK, "b": BLACK}), 1, [])[0])
+    assert "NaN" in found["unusable"] and len(found["problems"]) == 2  # of two it may be the machine
+
+
+def test_a_file_of_nobody_is_listed(tmp_path):
+    worker = crafting.CraftWorker(job_of(tmp_path / "shards", CONFIGS["sealed"]))
+    found = worker(units_of(as_tar(tmp_path / "none.tar", {}), 1, [])[0])
+    assert found["people"] == 0 and found["problems"] == [(str(tmp_path / "none.tar"), "nobody is in it")]
+
+
+def test_endings_in_any_case_and_what_is_not_read_is_listed(tmp_path):
+    for n, (name, part) in enumerate(zip(("0.tar", "1.TAR"), halves(PEOPLE), strict=True)):
+        as_tar(tmp_path / "faces" / f"{n}.tar", part).rename(tmp_path / "faces" / name)
+    (tmp_path / "faces" / "2.tar.gz").write_bytes(b"x")
+    (tmp_path / "faces" / "_SUCCESS").touch()
+    notices: list[Problem] = []
+    assert [unit.name for unit in units_of(tmp_path / "faces", 1, [], notices)] == ["0.tar", "1.TAR"]
+    assert [Path(notice.file).name for notice in notices] == ["2.tar.gz"]
 
 
 def protect_job(tmp_path: Path, veils: Path, **more) -> protecting._Job:
@@ -357,6 +406,61 @@ def test_a_protected_file_that_is_there_is_compared_and_kept(tmp_path, bank):
     as_tar(tmp_path / "out" / "a.tar", PEOPLE)
     with pytest.raises(OutputError, match="not by veilkern"):
         protecting.ProtectWorker(job)(unit)
+
+
+@pytest.mark.parametrize("how", ["a link to the folder", "by a URL", "below another name", "a link to the file"])
+def test_originals_are_never_replaced(tmp_path, bank, monkeypatch, how):
+    source, root = tmp_path / "faces", tmp_path / "faces"
+    before = as_tar(root / "a.tar", PEOPLE).read_bytes()
+    (tmp_path / "out").mkdir()
+    out = {"a link to the folder": tmp_path / "link", "below another name": tmp_path / "out" / ".." / "faces"}.get(
+        how, root
+    )
+    if how == "a link to the folder":
+        out.symlink_to(root)
+    if how == "a link to the file":
+        out = tmp_path / "out"
+        (out / "a.tar").symlink_to(root / "a.tar")
+        (unit,) = units_of(source, 1, [])
+        with pytest.raises(OutputError, match="never replaced"):
+            protecting.ProtectWorker(protect_job(tmp_path, bank, overwrite=True))(unit)
+    else:
+        given = f"file://{source}" if how == "by a URL" else [source / "a.tar"]
+        for one in (given, source):
+            monkeypatch.setattr(protecting, "run", lambda *_: pytest.fail("work was done"))
+            monkeypatch.setattr(protecting, "require_ray", lambda: None)
+            with pytest.raises(OutputError, match="lies in the input folder|is the input folder"):
+                vk.protect_dataset(one, bank, out, key=KEY, overwrite=True)
+    assert (root / "a.tar").read_bytes() == before
+
+
+def test_what_a_protected_file_lacks_is_added(tmp_path, bank):
+    """Who had no veil, or a photo that could not be read, is listed each time, and protected once that is mended."""
+    few = {"p0": PEOPLE["p0"] | {"bad.png": b"noise"}, "p1": PEOPLE["p1"], "new": PEOPLE["p2"]}
+    source, job = as_tar(tmp_path / "a.tar", few), protect_job(tmp_path, bank)
+    job.out.mkdir()
+    (unit,) = units_of(source, 1, [])
+    first, second = (protecting.ProtectWorker(job)(unit) for _ in range(2))
+    assert (first["written"], second["written"], second["skipped"]) == (4, 0, 4)
+    assert first["problems"] == second["problems"] and len(first["problems"]) == 2
+    kept = {(p.person, p.file): p.data for p in read_encoded(str(job.out / "a.tar"))}
+    vk.update_bank(bank, lambda now: now.rename({"p2": "new"}))
+    third = protecting.ProtectWorker(job)(unit)
+    assert (third["written"], third["skipped"], len(third["problems"])) == (2, 4, 1)
+    after = {(p.person, p.file): p.data for p in read_encoded(str(job.out / "a.tar"))}
+    assert len(after) == 6 and kept.items() <= after.items()
+
+
+def test_names_with_folders_in_parquet(tmp_path, bank):
+    pytest.importorskip("pyarrow", reason="Parquet is for the `ray` extra")
+    one, two, *_ = PEOPLE["p0"].values()
+    source = as_parquet(tmp_path / "a.parquet", {"p0": {"f/1.png": one, "/g/1.png": two}})
+    job = protect_job(tmp_path, bank)
+    job.out.mkdir()
+    (unit,) = units_of(source, 1, [])
+    found = protecting.ProtectWorker(job)(unit)
+    assert found["written"] == 2 and not found["problems"]
+    assert [p.file for p in read_encoded(str(job.out / "a.parquet"))] == ["f/1.png", "g/1.png"]
 
 
 def test_what_cannot_be_protected_in_a_file_is_listed(tmp_path, bank):

@@ -169,6 +169,64 @@ def test_where_a_unit_failed_as_a_whole_nothing_is_joined(tmp_path, monkeypatch)
     assert out.read_bytes() == wanted(tmp_path, "sealed").read_bytes()
 
 
+def in_turns(kind, job, units, _):
+    """`run`, in this process."""
+    worker = kind(job)
+    for unit in units:
+        yield unit, worker(unit)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(craft, "run", in_turns)
+    monkeypatch.setattr(craft, "require_ray", lambda: None)
+
+
+@pytest.mark.parametrize("kind", ("folder", "tar"))
+def test_who_is_no_longer_in_the_source_keeps_her_veil(tmp_path, here, monkeypatch, kind):
+    """Between a call that could not join and the one that does."""
+    if kind == "folder":
+        source, gone = as_folder(tmp_path / "faces", PEOPLE), "p1"
+    else:
+        source, gone = tmp_path / "faces", "0.tar.safetensors"
+        for n, part in enumerate(halves(PEOPLE)):
+            as_tar(source / f"{n}.tar", part)
+    job = {"config": CONFIGS["sealed"], "out": tmp_path / "veils", "key": KEY, "shards": 4, "threads": 1}
+    monkeypatch.setattr(craft, "join_shards", lambda *_: pytest.fail("the disk is full"))
+    with pytest.raises(pytest.fail.Exception):
+        vk.craft_dataset(model, source, **job)
+    monkeypatch.undo()
+    monkeypatch.setattr(craft, "run", in_turns)
+    monkeypatch.setattr(craft, "require_ray", lambda: None)
+    (source / (gone if kind == "folder" else "0.tar")).rename(tmp_path / "elsewhere")
+    found = vk.craft_dataset(model, source, **job)
+    assert (tmp_path / "veils").read_bytes() == wanted(tmp_path, "sealed").read_bytes()
+    assert [notice.file for notice in found.notices if "no longer in the source" in notice.cause] == [gone]
+    assert not (tmp_path / "veils.shards").exists()
+
+
+def test_a_job_without_a_veil_leaves_nothing_in_the_way(tmp_path, here):
+    root = as_folder(tmp_path / "faces", PEOPLE)
+    job = {"config": CONFIGS["sealed"], "out": tmp_path / "veils", "threads": 1}
+    with pytest.raises(ModelError):
+        vk.craft_dataset(silent, root, key=KEY, **job)
+    assert not list(tmp_path.glob("veils*"))
+    found = vk.craft_dataset(model, [root], key=b"another key of 16 bytes", **job)
+    assert found.people == len(PEOPLE)
+
+
+@pytest.mark.parametrize("join", (True, False))
+@pytest.mark.parametrize("kind", ("folder", "tar"))
+def test_an_output_in_the_source_is_refused(tmp_path, here, kind, join):
+    source = tmp_path / "faces"
+    as_folder(source, PEOPLE) if kind == "folder" else as_tar(source / "a.tar", PEOPLE)
+    before = sorted(source.iterdir())
+    for out in (source / "veils", source):
+        with pytest.raises(OutputError, match="lies in the input folder"):
+            vk.craft_dataset(model, source, CONFIGS["sealed"], out=out, key=KEY, join=join)
+    assert sorted(source.iterdir()) == before
+
+
 def silent(*_) -> vk.FaceModel:
     network = model()
     torch.nn.init.constant_(network.module[1].weight, float("nan"))
@@ -184,7 +242,7 @@ def absent() -> vk.FaceModel:
 
 @needs_ray
 def test_what_ends_a_job_is_named(ray, tmp_path, monkeypatch):
-    root = as_folder(tmp_path / "faces", {"p0": PEOPLE["p0"]})
+    root = as_folder(tmp_path / "faces", {name: PEOPLE[name] for name in ("p0", "p1")})
     how = {"config": CONFIGS["blend"], "key": KEY}
     with pytest.raises(ModelError, match="not finite|NaN|nan"):
         vk.craft_dataset(silent, root, out=tmp_path / "a", cluster=TWO, **how)
@@ -215,9 +273,11 @@ def test_arguments_are_checked_before_any_work(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PhotoError, match="no person's folder"):
         vk.craft_dataset(model, tmp_path / "empty", out=tmp_path / "out", key=KEY)
+    with pytest.raises(PhotoError, match="must be the only source"):
+        vk.craft_dataset(model, [root, root], out=tmp_path / "out", key=KEY)
     with pytest.raises(PhotoError, match="missing"):
         vk.craft_dataset(model, tmp_path / "missing", out=tmp_path / "out", key=KEY)
-    with pytest.raises(OutputError, match="output folder is the input folder"):
+    with pytest.raises(OutputError, match="lies in the input folder"):
         bank = vk.craft(model(), vk.read_people(root, size=SIDE), CONFIGS["blend"], key=KEY, progress=False).bank
         bank.save(tmp_path / "bank")
         vk.protect_dataset(root, tmp_path / "bank", root)

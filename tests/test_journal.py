@@ -433,3 +433,33 @@ def test_the_command_reads_a_person_when_her_turn_comes(work, tmp_path, monkeypa
     assert craft_here(work, out, "--photos-in-flight", 1, "--no-check") == ""
     # Of six persons the one that is crafted and the one that did not fit any more are read.
     assert done == [0, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("flags", ([], ["--json"]))
+def test_an_empty_folder_is_no_success(tmp_path, flags):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "net.py").write_text(NETWORK)
+    text = craft_here(tmp_path, tmp_path / "out", "--seed", 1, *flags)
+    assert "no person's folder" in text and not (tmp_path / "out").exists()
+
+
+@pytest.mark.process
+def test_an_interrupted_command_counts_everybody(work, tmp_path):
+    out = tmp_path / "veils"
+    child = start(work, out, "--photos-in-flight", "1", TEST_SLEEP="0.03")
+    wait_for_a_veil(child, tmp_path / "veils.journal")
+    child.send_signal(signal.SIGINT)
+    assert " of 6 veils finished" in child.communicate(timeout=60)[0] and child.returncode == 130
+
+
+def test_a_key_that_no_veil_came_of_goes(tmp_path):
+    """All photos are bad; the key would be a stray secret."""
+    for name in ("a", "b"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        (tmp_path / "faces" / name / "x.png").write_bytes(b"noise")
+    (tmp_path / "net.py").write_text(NETWORK)
+    words = ["craft", tmp_path / "faces", "--model", f"{tmp_path}/net.py:load", "--scheme", "sealed"]
+    words += ["--out", tmp_path / "v", "--input-size", SIDE]
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code != 0 and "no usable photo" in found.output + str(found.exception)
+    assert not {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} - {"faces", "net.py"}

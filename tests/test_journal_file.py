@@ -133,3 +133,23 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     journal.append({"name": "p5"}, torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
     found = Journal.open(path)
     assert list(found.entries) == ["p0", "p1", "p2", "p3", "p5"] and not found.problems
+
+
+def test_a_journal_that_is_tidied_away_is_written_again(tmp_path):
+    path = tmp_path / "j"
+    journal, states = filled(path)
+    path.unlink()
+    journal.append({"name": "p9"}, torch.full((3, *HEADER["size"]), 9, dtype=torch.uint8))
+    again = Journal.open(path)
+    assert list(again.entries) == [*list(journal.entries)] and not again.problems
+    assert path.read_bytes().startswith(states[-1]) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert int(again.veil("p9").max()) == 9
+
+
+def test_a_journal_that_is_cut_short_in_use_is_not_filled_with_nothing(tmp_path):
+    path = tmp_path / "j"
+    journal, states = filled(path)
+    path.write_bytes(states[1])
+    with pytest.raises(OutputError, match="another program cut it short"):
+        journal.append({"name": "p9"}, torch.zeros((3, *HEADER["size"]), dtype=torch.uint8))
+    assert path.read_bytes() == states[1]

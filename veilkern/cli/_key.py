@@ -20,6 +20,7 @@ class KeyBeside:
         self.path = key_path(out)
         self.source = self.path if old is None or self.path.exists() else key_path(old)
         self._key: bytes | None = None
+        self._made = False
 
     def __repr__(self) -> str:
         return f"KeyBeside({str(self.path)!r})"  # never the key
@@ -38,11 +39,17 @@ class KeyBeside:
             errors.print(f"master key: that in {escape(str(self.path))}", soft_wrap=True)
         else:
             atomic_write(self.path, self._key, mode=0o600, replace=False)
+            self._made = True
             errors.print(
                 f"master key: in {escape(str(self.path))}; without it nobody can open the photos, with it anybody can",
                 soft_wrap=True,
             )
         return None if config.seed is not None else self._key
+
+    def forget(self) -> None:
+        """Take the key away again, where it was made for this craft, and no veil came of it."""
+        if self._made:
+            self.path.unlink(missing_ok=True)
 
     def follow(self, written: Path) -> None:
         """Where the bank had to be written under another name, the key is needed beside it too."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from rich.markup import escape
 
 import veilkern as vk
 from veilkern.cli._key import KeyBeside
-from veilkern.cli._shared import CHECKED, check_network, console, finish, key_path, load_networks
+from veilkern.cli._shared import CHECKED, check_network, console, errors, finish, key_path, load_networks
 from veilkern.datasets.craft import read_job
 from veilkern.datasets.source import Reading, people_of, units_of
 from veilkern.errors import OutputError
@@ -23,6 +26,27 @@ from veilkern.veils.folder_plan import Outcome
 
 def cluster(ray: str, workers: int | None, cores: int, gpus: float) -> vk.Cluster:
     return vk.Cluster(None if ray == "local" else ray, workers, cores, gpus)
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a job, which the same command takes up."""
+
+    def stop(*_) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        errors.print("[red]interrupted; what is finished stays: the same command goes on[/]", soft_wrap=True)
+        raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a job as Ctrl-C does."""
 
 
 def refuse(why: str, **options: object) -> None:
@@ -47,27 +71,31 @@ def craft(
     **options: Any,
 ) -> None:
     """veilkern craft --ray: options are those of `craft_dataset`."""
+    if key_file is None and config.scheme == "blend" and config.seed is None:
+        raise OutputError("--ray needs --key-file: its workers are many processes, which share the key")
     make = functools.partial(load_networks, [absolute(net) for net in nets], weight, *input_spec)
+    network = make()
+    reading = Reading(network.input.size, options["resize"], options["convert"])
+    first = people_of(units_of(faces, 1, [])[0], reading, [], [])  # PhotoError where there is nothing
     key: Path | None = key_file
     if key_file is None and config.scheme == "sealed":
         beside = KeyBeside(out, None)
         key = beside.path if beside.keep(beside.found(config), config) is not None else None
-    elif key_file is None and config.seed is None:
-        raise OutputError("--ray needs --key-file: its workers are many processes, which share the key")
     if check:
-        network = make()
-        reading = Reading(network.input.size, options["resize"], options["convert"])
-        first = itertools.islice(people_of(units_of(faces, 1, [])[0], reading, [], []), CHECKED)
-        check_network(network, first, options["threads"])
+        check_network(network, itertools.islice(first, CHECKED), options["threads"])
     started = time.monotonic()
     found = vk.craft_dataset(make, faces, config, out=out, key=key, cluster=where, **options)
     seconds = round(time.monotonic() - started, 2)
     place = f"{found.people} veils in {out}"
-    if not options["join"]:
+    if options["join"] and found.bank is None:
+        place = f"{found.people} veils in shards, not joined to {out}"
+    elif not options["join"]:
         place = f"{found.people} veils in {len(found.shards)} banks in {out}"
     if json_output:
-        about = {"out": str(out), "seconds": seconds, "by_autograd": found.by_autograd}
-        about |= {"veils": found.people, "crafted": found.crafted, "shards": [str(shard) for shard in found.shards]}
+        written = found.bank is not None or not options["join"]
+        about: dict[str, Any] = {"out": str(out) if written else None, "seconds": seconds}
+        about |= {"by_autograd": found.by_autograd, "veils": found.people, "crafted": found.crafted}
+        about["shards"] = [str(shard) for shard in found.shards]
         print(json.dumps(about, indent=1))
     else:
         console.print(f"{escape(place)}, {found.crafted} of them new ({seconds:.1f} s)", soft_wrap=True)

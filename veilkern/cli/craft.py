@@ -181,23 +181,25 @@ def craft(
     if ray is not None:
         alone = {"held_out": held_out, "add": add, "overwrite": overwrite, "rotate": rotate, "rotate_all": rotate_all}
         _ray.refuse("is not for --ray", **alone)
-        return _ray.craft(
-            faces,
-            model,
-            weight,
-            input_spec,
-            config,
-            out=out,
-            key_file=key_file,
-            where=_ray.cluster(ray, workers, cores, gpus),
-            json_output=json_output,
-            check=check,
-            threads=threads,
-            resize=resize,
-            convert=convert,
-            shards=shards,
-            join=join,
-        )
+        where = _ray.cluster(ray, workers, cores, gpus)
+        with _ray.going_on():
+            return _ray.craft(
+                faces,
+                model,
+                weight,
+                input_spec,
+                config,
+                out=out,
+                key_file=key_file,
+                where=where,
+                json_output=json_output,
+                check=check,
+                threads=threads,
+                resize=resize,
+                convert=convert,
+                shards=shards,
+                join=join,
+            )
     _ray.refuse("is for --ray", workers=workers, cores=cores != 2, gpus=gpus, shards=shards, no_join=not join)
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise OutputError(f"{out}: its folder is missing or cannot be written to")
@@ -212,9 +214,15 @@ def craft(
         target.refuse_differences(describe(network, network.input.size, config, key))
         problems: list[Problem] = []
         notices: list[Problem] = []
-        names = target.missing([folder.name for folder in person_folders(faces, problems)])
+        there = [folder.name for folder in person_folders(faces, problems)]
+        if not there:
+            listed = "".join(f"\n  {problem}" for problem in problems[:10])
+            raise vk.PhotoError(f"{faces}: no person's folder; wanted one folder per person with photos inside{listed}")
+        names = target.missing(there)
         if not names:
             errors.print(f"everybody in {escape(str(faces))} has a veil in {escape(str(out))} already", soft_wrap=True)
+            if json_output:
+                print(json.dumps({"out": str(out), "seconds": 0.0, "by_autograd": "", "people": []}, indent=1))
             return finish(problems, notices)
         read = functools.partial(iter_people, faces, size=network.input.size, resize=resize, convert=convert)
         if check:
@@ -225,11 +233,14 @@ def craft(
         try:
             with streaming(network, config, key, target.journal, resumes, threads, held_out) as made:
                 people = read(people=names, problems=problems, notices=notices)
-                made.craft(people, target.generations(names), None, len(names))
+                made.craft(people, target.generations(names), None, names)
                 written = target.save(made) if made.finished else None
         except vk.CraftInterrupted as stop:
             errors.print(f"[red]{escape(_kept(stop, target))}[/]", soft_wrap=True)
             raise typer.Exit(143 if isinstance(stop.__cause__, Terminated) else 130) from None
+        finally:
+            if beside is not None and not out.exists() and not target.journal.exists():
+                beside.forget()  # no veil came of it
         if written is not None and beside is not None:
             beside.follow(written)
         result = made.result()

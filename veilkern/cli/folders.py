@@ -60,7 +60,8 @@ def protect(
         outcome = protect_folder(faces, bank, out, key=master_key(bank, veils, key_file), **how)  # type: ignore[arg-type]
     else:
         where = _ray.cluster(ray, workers, cores, 0.0)
-        scheme, outcome = _ray.protect(faces, veils, out, key_file, where, **how)
+        with _ray.going_on():
+            scheme, outcome = _ray.protect(faces, veils, out, key_file, where, **how)
     if scheme == "blend" and outcome.written:
         outcome.notices.append(Problem(str(veils), LEAKS))
     _report_folder(outcome, "protected", out)

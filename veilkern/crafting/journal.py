@@ -126,7 +126,14 @@ class Journal:
         about = json.dumps(record, sort_keys=True).encode()
         part = _part(len(about).to_bytes(4, "little") + about + veil.contiguous().numpy().tobytes())
         try:
+            if not self.path.exists():
+                self._restore()
             with self.path.open("r+b", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size < self._end:
+                    raise OutputError(
+                        f"{self.path}: another program cut it short while it was in use, and veils in it are lost; "
+                        "move it away and begin anew"
+                    )
                 file.truncate(self._end)  # what an earlier death, or a full disk, left of a part
                 file.seek(self._end)
                 _write(file, part)
@@ -138,6 +145,12 @@ class Journal:
             ) from error
         self._take(record, self._end, len(part))
         self._end += len(part)
+
+    def _restore(self) -> None:
+        """Write the file again from the one that is still open: somebody tidied it away."""
+        self._file.seek(0)
+        atomic_write(self.path, self._file.read(self._end), mode=0o600, replace=False)
+        self._file = self.path.open("rb", buffering=0)
 
     def remove(self) -> None:
         """Delete the file: its veils are in a bank now."""

@@ -201,6 +201,7 @@ class Run:
         try:
             with progress_bar(progress, len(self.people) * self.config.steps, "crafting") as self.bar:
                 self.craft()
+                self.refuse_nonsense()
             result = self.result()
             if held_out is not None:
                 with self.judging():
@@ -212,12 +213,11 @@ class Run:
         return result
 
     def craft(self) -> None:
-        """Craft whoever of these persons is missing. ModelError when the network has usable features of nobody."""
+        """Craft whoever of these persons is missing."""
         todo = without(self.people, self.records)
         self.bar.advance((len(self.people) - len(todo)) * self.config.steps)
         for first, last in batches(todo, self.config):
             self._craft(between(todo, first, last))
-        self._refuse_nonsense()
 
     def _craft(self, people: Subjects) -> None:
         """Craft these persons together; where that fails, those who were not finished in two halves, down to one."""
@@ -263,8 +263,8 @@ class Run:
             if self.journal is not None:
                 self.journal.append(record, veil)
 
-    def _refuse_nonsense(self) -> None:
-        """A network that has usable features of nobody is an error, not a failure of each person."""
+    def refuse_nonsense(self) -> None:
+        """ModelError where the network had usable features of nobody: that is no failure of each person."""
         if isinstance(self.people, Templates) or any(r["status"] != CLEAN_FAILED for r in self.records.values()):
             return
         if not bool(fixed_features(self.network, self.people.images, self.width).isfinite().any()):

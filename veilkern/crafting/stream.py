@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from veilkern.networks.face_model import FaceModel
 from veilkern.progress import progress_bar
 from veilkern.veils import bank_file
 from veilkern.veils.bank import VeilBank
+
+ENOUGH = 32  # people without usable features, and nobody with some: it is the network
 
 
 def craft_stream(
@@ -109,13 +111,13 @@ class Stream:
         records = self.run.records
         return [n for n in self.order if n in records and not records[n]["status"].startswith("failed")]
 
-    def craft(self, people: Iterable[People], generation, progress, expected: int = 0) -> None:
-        """Craft everybody; CraftInterrupted on Ctrl-C. expected: how many people there will be, for the progress, where
-        that is known."""
+    def craft(self, people: Iterable[People], generation, progress, expected: Sequence[str] = ()) -> None:
+        """Craft everybody; CraftInterrupted on Ctrl-C. expected: who will come, where that is known."""
         try:
-            with progress_bar(progress, expected * self.run.config.steps, "crafting") as self.run.bar:
-                self._craft(people, generation, expected)
+            with progress_bar(progress, len(expected) * self.run.config.steps, "crafting") as self.run.bar:
+                self._craft(people, generation, len(expected))
         except KeyboardInterrupt as stop:
+            self.order |= dict.fromkeys(expected)
             raise CraftInterrupted(self.result()) from stop
 
     def _craft(self, people: Iterable[People], generation, expected: int) -> None:
@@ -130,8 +132,11 @@ class Stream:
                 with run.judging():
                     self.judge.see(crafting, unseen, run.veils)
             run.veils.clear()  # they are in the journal
+            if len(self.order) >= ENOUGH:  # of odd people so many do not come before all others
+                run.refuse_nonsense()
         if not self.order:
             raise ValueError("craft_stream: people must hold at least one person, got none")
+        run.refuse_nonsense()
         if self.judge is not None:
             with run.judging():
                 self.judge.report(run.records)

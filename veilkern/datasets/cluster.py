@@ -11,6 +11,8 @@ import dataclasses
 import json
 import logging
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -134,6 +136,7 @@ class _Actor:
 
 
 def _failed(unit: Unit, cause: str) -> dict:
+    cause = cause.removeprefix(f"{unit.where}: ")
     return {"problems": [(unit.where if unit.people is None else f"{unit.where} ({unit.name})", cause)], "notices": []}
 
 
@@ -158,8 +161,11 @@ def _connected(ray, cluster: Cluster) -> Iterator[None]:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a job goes anywhere else
             cores = max(available_cores(), (cluster.workers or 1) * cluster.cores)
             options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": 100 << 20}
+        terminating = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=cluster.address, **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminating)  # Ray has put its own there
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = cluster.address or "on this machine"
             raise BackendError(f"no Ray cluster {where}: {str(error).splitlines()[0]}") from error

@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import json
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import check_kinds, describe, master_key
 from veilkern.crafting.stream import craft_stream
 from veilkern.data.files import atomic_write, locked, make_folder
-from veilkern.data.people import Problem
+from veilkern.data.people import People, Problem
 from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.joining import join_shards
-from veilkern.datasets.source import Reading, Source, Unit, files_of, people_of, units_of
+from veilkern.datasets.source import Reading, Source, Unit, files_of, folder_of, people_of, refuse_inside, units_of
 from veilkern.errors import BankError, ModelError, OutputError
 from veilkern.networks.face_model import FaceModel
 from veilkern.veils import keyed
@@ -115,13 +115,15 @@ def craft_dataset(
     check_kinds(network, config)
     out, found = Path(out).absolute(), CraftedDataset()
     folder = out.with_name(f"{out.name}.shards") if join else out
+    refuse_inside(source, out, folder)
     master = master_key(_given(key, config), config)
     with locked(out):
         if join and os.path.lexists(out):
             raise OutputError(f"{out}: there already; give another name, and join the banks when both are there")
         header = describe(network, network.input.size, config, master) | {"threads": threads or cluster.cores}
         cut = _begun(folder, header) or shards or _shards_for(source, cluster)
-        units = units_of(source, cut, found.problems)  # nothing is written before it is known that there is something
+        # Nothing is written before it is known that there is something.
+        units = units_of(source, cut, found.problems, found.notices)
         _begin(folder, header, cut)
         job = _Job(
             model,
@@ -133,16 +135,46 @@ def craft_dataset(
             header["threads"],
             cluster.gpus,
         )
-        whole = _run(job, units, cluster, found)
-        if join and not whole:
-            cause = "not joined: some of its shards are missing; the same call again goes on with them"
-            found.problems.append(Problem(str(folder), cause))
-        elif join and found.shards:
-            order = None if units[0].people is None else sorted(name for unit in units for name in unit.people or ())
-            found.bank = join_shards(found.shards, out, order, found.problems)
-            _remove(folder, found.shards)
-            found.shards, found.people = [], len(found.bank)
+        try:
+            whole = _run(job, units, cluster, found)
+            if join and not whole:
+                cause = "not joined: some of its shards are missing; the same call again goes on with them"
+                found.problems.append(Problem(str(folder), cause))
+            elif join and found.shards:
+                _join(folder, out, units, found)
+        finally:
+            _tidy(folder)
     return found
+
+
+def _join(folder: Path, out: Path, units: list[Unit], found: CraftedDataset) -> None:
+    """One bank of all shards, which go. Whoever has a veil in one keeps it, also who is no longer in the source."""
+    shards = _shards_in(folder)
+    known = {f"{unit.name}{ENDING}" for unit in units}
+    of_folder = units[0].people is not None
+    found.bank = join_shards(shards, out, of_folder, found.problems)
+    there = {name for unit in units for name in unit.people or ()}
+    gone = [name for name in found.bank.names if of_folder and name not in there]
+    gone += [shard.name for shard in shards if not of_folder and shard.name not in known]
+    found.notices += [Problem(name, "no longer in the source; what was crafted before is in the bank") for name in gone]
+    for shard in shards:
+        shard.unlink()
+    found.shards, found.people = [], len(found.bank)
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{ENDING}") if not path.name.endswith(f".more{ENDING}"))
+
+
+def _tidy(folder: Path) -> None:
+    """Where no veil is in the folder, nothing of ours stays in it, so that another job can begin there."""
+    ours = [path for path in folder.iterdir() if path.name == JOB or path.suffix == ".lock"]
+    if any(ENDING in path.name for path in folder.iterdir() if path not in ours):
+        return
+    for path in ours:
+        path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _run(job: _Job, units: list[Unit], cluster: Cluster, found: CraftedDataset) -> bool:
@@ -154,7 +186,7 @@ def _run(job: _Job, units: list[Unit], cluster: Cluster, found: CraftedDataset) 
         found.crafted, found.people = found.crafted + row.get("crafted", 0), found.people + row.get("people", 0)
         found.by_autograd = found.by_autograd or row.get("by_autograd", "")
         unusable = unusable or row.get("unusable")
-        whole &= "people" in row
+        whole &= "people" in row and not row["unusable"]
         if row.get("people"):
             there[unit.name] = job.folder / f"{unit.name}{ENDING}"
     found.problems.sort(key=lambda problem: problem.file)  # in whatever order the workers were done
@@ -202,8 +234,7 @@ def _shards_for(source: Source, cluster: Cluster) -> int:
     """Into how many shards to cut a folder of persons: several a worker, so that none waits long for the last one."""
     if files_of(source) is not None:
         return 1
-    assert isinstance(source, (str, os.PathLike))
-    people = sum(1 for entry in os.scandir(source) if entry.is_dir())
+    people = sum(1 for entry in os.scandir(folder_of(source)) if entry.is_dir())
     return max(1, -(-people // PEOPLE), min(4 * (cluster.workers or 1), people // 4))
 
 
@@ -239,20 +270,14 @@ def read_job(folder: Path) -> dict:
         job = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BankError(f"{path}: cannot be read, or is damaged: {error}") from error
-    wanted = {"shards": int, "threads": int, "config": dict, "fingerprint": str, "network": str, "key_id": str}
+    wanted = {"config": dict, "fingerprint": str, "network": str, "key_id": str}
     if not isinstance(job, dict) or job.get("format") != FORMAT or job.get("version") != FORMAT_VERSION:
         raise BankError(f"{path}: not of this veilkern's datasets")
-    if bad := [name for name, kind in wanted.items() if not isinstance(job.get(name), kind)]:
+    bad = [name for name, kind in wanted.items() if not isinstance(job.get(name), kind)]
+    bad += [name for name in ("shards", "threads") if type(job.get(name)) is not int or job[name] < 1]
+    if bad:
         raise BankError(f"{path}: damaged: {', '.join(bad)}")
     return job
-
-
-def _remove(folder: Path, shards: list[Path]) -> None:
-    """The shards go: their veils are in the bank now. What is not ours stays, and the folder with it."""
-    for path in [*shards, folder / JOB, *folder.glob(".*.lock")]:
-        path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 @dataclass
@@ -311,11 +336,14 @@ class CraftWorker:
         done: Container[str] = () if base is None else base
         stream = people_of(unit, self.job.reading, found.problems, found.notices, done)
         if (first := next(stream, None)) is None:
+            if base is None and not found.problems:
+                found.problems.append(Problem(unit.where, "nobody is in it"))
             return
+        names: list[str] = []
         try:
             result = craft_stream(
                 self.model,
-                itertools.chain([first], stream),
+                _noted(itertools.chain([first], stream), names),
                 self.job.config,
                 out=path,
                 key=self.key,
@@ -325,8 +353,9 @@ class CraftWorker:
                 threads=self.job.threads,
             )
         except ModelError as error:
-            found.unusable = str(error)
-            found.problems.append(Problem(unit.where, str(error)))
+            # A person alone may be what is odd; of several it is the network, or the device that it is on.
+            found.unusable = str(error) if len(names) > 1 else ""
+            found.problems += [Problem(f"{unit.where}: {name}", f"failed: {error}") for name in names]
             return
         found.crafted, found.by_autograd = len(result.bank), result.by_autograd
         found.notices += [Problem(unit.where, notice) for notice in result.notices]
@@ -344,3 +373,10 @@ class CraftWorker:
             if after.names[0] not in before:  # else a worker died when it had put them there
                 before.join(after).save(path)
             more.unlink()
+
+
+def _noted(people: Iterable[People], names: list[str]) -> Iterator[People]:
+    """The same, each name added to `names`."""
+    for part in people:
+        names += part.names
+        yield part

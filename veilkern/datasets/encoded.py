@@ -43,7 +43,7 @@ def read_encoded(where: str) -> list[Encoded]:
     """All photos of a file, path or URL, by person and name. PhotoError names the file and the cause."""
     try:
         with _opened(where) as file:
-            found = (_of_parquet if where.endswith(".parquet") else _of_tar)(file)
+            found = (_of_parquet if where.lower().endswith(".parquet") else _of_tar)(file)
     except PhotoError as error:
         raise PhotoError(f"{printable(where)}: {error}") from error
     except MemoryError as error:
@@ -77,7 +77,8 @@ def _of_parquet(file) -> list[Encoded]:
                 image = image.get("bytes")
             if not isinstance(row["person"], str) or not isinstance(image, (bytes, type(None))):
                 raise PhotoError("columns person and image must hold text and bytes (or a struct with bytes)")
-            found.append(Encoded(row["person"], str(name or f"{len(found):08d}"), image or b""))
+            name = str(name or "").lstrip("/") or f"{len(found):08d}"
+            found.append(Encoded(row["person"], name, image or b""))
     return found
 
 
@@ -154,7 +155,7 @@ def write_encoded(path: Path, photos: Iterable[Encoded], *, replace: bool) -> No
     """Write photos as the kind of file that the name says, whole or not at all; OutputError, also where one is there
     that is not to be replaced."""
     buffer = io.BytesIO()
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         import pyarrow
         from pyarrow import parquet
 

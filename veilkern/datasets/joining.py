@@ -12,10 +12,10 @@ from veilkern.veils import bank_file
 from veilkern.veils.bank import VeilBank
 
 
-def join_shards(shards: Sequence[Path], out: Path, order: Sequence[str] | None, problems: list[Problem]) -> VeilBank:
+def join_shards(shards: Sequence[Path], out: Path, by_name: bool, problems: list[Problem]) -> VeilBank:
     """Write the veils of shards of one key to the bank `out` (OutputError where something is there), and return it,
-    mapped. order: of the names; None: as they come. A person of several shards keeps the veil of the first, and is
-    added to `problems`. BankError where a shard is damaged, or does not fit the others."""
+    mapped. by_name: persons are sorted by name; else they stay as they come. A person of several shards keeps the veil
+    of the first, and is added to `problems`. BankError where a shard is damaged, or does not fit the others."""
     banks = [VeilBank.load(path, mmap=True) for path in shards]
     for path, bank in zip(shards, banks, strict=True):
         try:
@@ -29,7 +29,7 @@ def join_shards(shards: Sequence[Path], out: Path, order: Sequence[str] | None, 
         for row, name in enumerate(bank.names):
             if (first := places.setdefault(name, (b, row))) != (b, row):
                 problems.append(Problem(str(shards[b]), f"{name} is in {shards[first[0]].name} too, whose veil counts"))
-    names = list(places) if order is None else [name for name in order if name in places]
+    names = sorted(places) if by_name else list(places)
 
     def pieces() -> Iterator[bank_file.Buffer]:
         for name in names:

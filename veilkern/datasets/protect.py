@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from veilkern.data.photos import decode_mark, decode_photo, encode_png
 from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.craft import ENDING, Key, bytes_of, read_job
 from veilkern.datasets.encoded import Encoded, persons_of, read_encoded, write_encoded
-from veilkern.datasets.source import Source, Unit, files_of, units_of
+from veilkern.datasets.source import Source, Unit, files_of, folder_of, refuse_inside, units_of
 from veilkern.errors import BankError, OutputError
 from veilkern.veils.bank import VeilBank
-from veilkern.veils.folder_plan import Outcome, distinct, listed, open_folders, protected_name
+from veilkern.veils.folder_plan import Outcome, distinct, listed, open_folders, protected_name, to_write
 from veilkern.veils.folders import protect_folder
 from veilkern.veils.marking import Marking, difference
 from veilkern.veils.protect import protect
@@ -72,15 +72,14 @@ def protect_dataset(
     job = _Job(veils, _keys(key), out, lossless, resize, convert, overwrite, force)
     if not veils.is_dir():
         ProtectWorker(job)  # a bank or key that will not do is an error here, and at once
-    files = files_of(source)
-    if files is None:
-        assert isinstance(source, (str, os.PathLike))
+    refuse_inside(source, out)
+    if (files := files_of(source)) is None:
         units = _units_of_folder(source, job, cluster, outcome)
     else:
-        if any(Path(file).parent == out for file in files):
+        if any(os.path.realpath(Path(file).parent) == os.path.realpath(out) for file in files):
             raise OutputError(f"{out}: the output folder is the input folder; the photos there would be lost")
+        units = units_of(source, 1, outcome.problems, outcome.notices)
         make_folder(out)
-        units = units_of(source, 1, outcome.problems)
     for _, found in run(ProtectWorker, job, units, cluster):
         problems, notices = problems_of(found)
         outcome.problems, outcome.notices = outcome.problems + problems, outcome.notices + notices
@@ -98,10 +97,12 @@ def _keys(key: Key | Sequence[Key] | None) -> tuple[Key, ...] | None:
     return tuple(Path(one).absolute() if isinstance(one, (str, os.PathLike)) else one for one in given)
 
 
-def _units_of_folder(source: str | os.PathLike[str], job: _Job, cluster: Cluster, outcome: Outcome) -> list[Unit]:
+def _units_of_folder(source: Source, job: _Job, cluster: Cluster, outcome: Outcome) -> list[Unit]:
     """Of all persons whose folder is theirs alone on every system; of shards of veils, the units that gave them."""
-    open_folders(source, job.out)
-    people = sum(1 for entry in os.scandir(source) if entry.is_dir())
+    root = folder_of(source)
+    assert root is not None  # or it were files
+    open_folders(root, job.out)
+    people = sum(1 for entry in os.scandir(root) if entry.is_dir())
     wanted = max(-(-people // PEOPLE), 4 * (cluster.workers or 1))
     cut = read_job(job.veils)["shards"] if job.veils.is_dir() else min(wanted, max(people, 1))
     units = units_of(source, cut, outcome.problems)
@@ -154,25 +155,24 @@ class ProtectWorker:
         return vars(outcome) | {"problems": pairs(outcome.problems), "notices": pairs(outcome.notices)}
 
     def _file(self, unit: Unit, bank: VeilBank, outcome: Outcome) -> None:
-        """Protect a file's photos; where the output is there, see that it is of these veils."""
+        """Protect a file's photos. Where the output is there, see that it is of these veils, and add what it lacks."""
         path, marking = self.job.out / unit.name, Marking(bank, keyring_of("protect_dataset", bank, self.keys))
-        if not path.exists() or self.job.overwrite:
-            made = list(self._protected(unit, marking, outcome))
-            if not made:
-                return
-            try:
-                write_encoded(path, made, replace=self.job.overwrite)
-                outcome.written += len(made)
-                return
-            except OutputError:
-                if self.job.overwrite or not path.exists():
-                    raise  # not because another worker, taken for dead, has written it meanwhile
-        outcome.skipped += _done(path, marking, self.job.lossless)
-        if "://" not in unit.where and Path(unit.where).stat().st_mtime > path.stat().st_mtime:
-            cause = "newer than what was protected of it; --overwrite protects it again"
-            outcome.notices.append(Problem(unit.where, cause))
+        done: dict[tuple[str, str], Encoded] = {}
+        original = Path(os.devnull if "://" in unit.where else unit.where)  # never replaced
+        if not to_write(path, original, self.job.overwrite):
+            done = {(photo.person, photo.file): photo for photo in _done(path, marking, self.job.lossless)}
+            if "://" not in unit.where and Path(unit.where).stat().st_mtime > path.stat().st_mtime:
+                cause = "newer than what was protected of it; --overwrite protects it again"
+                outcome.notices.append(Problem(unit.where, cause))
+        outcome.skipped += len(done)
+        made = list(self._protected(unit, marking, outcome, done))
+        if made:
+            photos = sorted([*done.values(), *made], key=lambda photo: (photo.person, photo.file))
+            write_encoded(path, photos, replace=self.job.overwrite or bool(done))
+            outcome.written += len(made)
 
-    def _protected(self, unit: Unit, marking: Marking, outcome: Outcome) -> Iterator[Encoded]:
+    def _protected(self, unit: Unit, marking: Marking, outcome: Outcome, done: Container) -> Iterator[Encoded]:
+        """The photos of a file that are not done, protected."""
         job, bank = self.job, marking.bank
         for person, photos in persons_of(unit.where, outcome.problems):
             row, folder = bank.row_of(person), Path(f"{unit.where}:", person)
@@ -181,7 +181,10 @@ class ProtectWorker:
                 outcome.problems.append(Problem(str(folder), str(why_not)))
                 continue
             data = {folder / photo.file: photo.data for photo in photos}
-            for file, name in distinct([(file, protected_name(file)) for file in data], outcome):
+            names = [(file, str(file.relative_to(folder).with_name(protected_name(file)))) for file in data]
+            for file, name in distinct(names, outcome):
+                if (person, name) in done:
+                    continue
                 with listed(file, outcome):
                     image, remarks = decode_photo(
                         data[file],
@@ -196,8 +199,8 @@ class ProtectWorker:
                     yield Encoded(person, name, encode_png(hidden, marking.made(row, hidden)))
 
 
-def _done(path: Path, marking: Marking, lossless: bool) -> int:
-    """How many photos are in the output that is there; OutputError unless all are protected as they are now."""
+def _done(path: Path, marking: Marking, lossless: bool) -> list[Encoded]:
+    """The photos in the output that is there; OutputError unless all are protected as they are now."""
     photos = read_encoded(str(path))
     for photo in photos:
         found, row = decode_mark(photo.data, f"{path}:{photo.person}/{photo.file}"), marking.bank.row_of(photo.person)
@@ -209,4 +212,4 @@ def _done(path: Path, marking: Marking, lossless: bool) -> int:
                 f"{path}: there already, {photo.person}/{photo.file} protected {how}; kept (overwrite=True, "
                 "--overwrite to replace it)"
             )
-    return len(photos)
+    return photos

@@ -17,7 +17,7 @@ from pathlib import Path
 from veilkern.data.people import People, Problem, each_of, person_folders, usable_persons
 from veilkern.data.photos import printable
 from veilkern.datasets.encoded import SUFFIXES, usable_encoded
-from veilkern.errors import PhotoError
+from veilkern.errors import OutputError, PhotoError
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -41,14 +41,19 @@ class Reading:
     convert: bool = False
 
 
-def units_of(source: Source, shards: int, problems: list[Problem]) -> list[Unit]:
-    """The units of a source, in order; what is in a folder besides persons is added to `problems`. shards: how many
-    units a folder of persons is cut into, of which empty ones are left out. PhotoError when there is nothing."""
+def units_of(source: Source, shards: int, problems: list[Problem], notices: list[Problem] | None = None) -> list[Unit]:
+    """The units of a source, in order; what is in a folder besides is added to `problems` and `notices`. shards: how
+    many units a folder of persons is cut into, of which empty ones are left out. PhotoError when there is nothing."""
     files = files_of(source)
     if files is not None:
+        root = folder_of(source)
+        if root is not None and notices is not None:
+            others = sorted(e.path for e in os.scandir(root) if not e.name.startswith((".", "_")))
+            cause = f"not read: no Parquet file or tar by its name (wanted {', '.join(SUFFIXES)})"
+            notices += [Problem(path, cause) for path in others if path not in files]
         return [Unit(_base(file), file) for file in files]
-    assert isinstance(source, (str, os.PathLike))
-    root = Path(source).absolute()
+    root = folder_of(source)
+    assert root is not None  # or files_of had raised
     parts: list[list[str]] = [[] for _ in range(shards)]
     problems += [Problem(file, "a file of photos beside persons' folders, not read") for file in _files_in(root)]
     for folder in person_folders(root, problems):
@@ -59,21 +64,44 @@ def units_of(source: Source, shards: int, problems: list[Problem]) -> list[Unit]
     return [Unit(f"{n:0{digits}d}-of-{shards:0{digits}d}", str(root), names) for n, names in enumerate(parts) if names]
 
 
+def folder_of(source: Source) -> Path | None:
+    """The one folder on this machine that a source is, of persons or of files; None where it is something else."""
+    given = _given(source)
+    return Path(given[0]).absolute() if len(given) == 1 and os.path.isdir(given[0]) else None
+
+
+def refuse_inside(source: Source, *outputs: Path) -> None:
+    """OutputError where an output is the source's folder, or lies in it: there it would be taken for a person, or hide
+    the files."""
+    root = folder_of(source)
+    for out in outputs:
+        if root is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(root)):
+            raise OutputError(f"{out}: lies in the input folder {root}; put it elsewhere")
+
+
+def _given(source: Source) -> list[str]:
+    """Paths, patterns and URLs; those of this machine's files without file://."""
+    given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    return [os.fspath(one).removeprefix("file://") for one in given]
+
+
 def files_of(source: Source) -> list[str] | None:
     """The Parquet files and tars of a source, sorted by name; None where it is a folder of persons' folders."""
-    given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    given = _given(source)
     if not given:
         raise PhotoError("a dataset needs a source: a folder, files or patterns, got an empty list")
     found = []
-    for one in [os.fspath(each) for each in given]:
+    for one in given:
         try:
             files = _listed(one)
         except PhotoError:
             raise
         except Exception as error:  # what keeps files elsewhere raises errors of every class
             raise PhotoError(f"{printable(one)}: cannot be read: {printable(error) or type(error).__name__}") from error
-        if not files and len(given) == 1 and os.path.isdir(one):
-            return None
+        if not files and os.path.isdir(one):
+            if len(given) == 1:
+                return None
+            raise PhotoError(f"{printable(one)}: a folder of persons must be the only source; got {len(given)}")
         if not files:
             raise PhotoError(f"{printable(one)}: no Parquet file or tar there, and no folder of persons")
         found += files
@@ -92,25 +120,29 @@ def _listed(one: str) -> list[str]:
         paths = system.glob(path) if any(c in path for c in "*?[") else [path]
         if len(paths) == 1 and system.isdir(paths[0]):
             paths = system.ls(paths[0], detail=False)
-        return [system.unstrip_protocol(path) for path in paths if path.endswith(SUFFIXES)]
+        return [system.unstrip_protocol(path) for path in paths if _is_file_of_photos(path)]
     path = Path(one).absolute()
     if path.is_dir():
         folders = [e for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
         return [] if folders else _files_in(path)
     if path.is_file():
-        if not path.name.endswith(SUFFIXES):
+        if not _is_file_of_photos(path.name):
             raise PhotoError(f"{printable(one)}: wanted a folder, or files ending in {' or '.join(SUFFIXES)}")
         return [str(path)]
     if any(c in path.name for c in "*?["):
-        return [str(file) for file in path.parent.glob(path.name) if file.name.endswith(SUFFIXES)]
+        return [str(file) for file in path.parent.glob(path.name) if _is_file_of_photos(file.name)]
     return []
+
+
+def _is_file_of_photos(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _files_in(folder: Path) -> list[str]:
     return sorted(
         entry.path
         for entry in os.scandir(folder)
-        if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+        if _is_file_of_photos(entry.name) and not entry.name.startswith(".") and entry.is_file()
     )
 
 
