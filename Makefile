@@ -60,8 +60,9 @@ bench: $(VENV)/dev.done
 # The C++ kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in a virtual environment that finds all else
 # in .venv, under every test file that reaches them, and under odd tensors and arguments (fuzz). Left out: torch.compile and
 # opcheck, which build code of their own; the reference, which is torch alone; fork, whose child ends without the sanitizer's
-# goodbye; Triton's interpreter and children, which add no kernel; exports of networks; and what reads files, crafts, judges or
-# reports, which calls the kernels as all others do.
+# goodbye; Triton's interpreter and children, which add no kernel; exports of networks; photos past the caches
+# in batches, whose stores small ones make too; and what reads files, crafts, judges or reports, which calls the kernels as
+# all others do.
 # Run from another folder: children of tests, too, then find this build and not the checkout's veilkern, which has no
 # native module.
 SANITIZED = build/sanitize
@@ -71,7 +72,7 @@ SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) 
 UNSANITIZED = compile or schema or fork or triton or reference or torchscript or onnx or test_gpu or test_cli or test_fuzz or \
   test_samples or test_craft or test_identity or test_contour or subprocess or test_real or test_audit or test_networks or test_architectures or test_photos or test_people or \
   test_evaluate or test_engine or test_mutants or test_launch_tables or test_files or test_bank_cli or test_journal or test_folders or test_rotate or test_robust or \
-  test_benches or test_ensemble or test_stream.py or test_datasets
+  test_benches or test_ensemble or test_stream.py or test_datasets or test_bank_file or avx2-large or avx512-large
 SANITIZE_OPTIONS ?=
 sanitize: $(VENV)/dev.done
 	rm -rf $(SANITIZED) && $(PYTHON) -m venv $(SANITIZED)

@@ -91,7 +91,6 @@ def test_no_more_is_held_than_a_batch(tmp_path):
         for part in in_parts(people, 1):
             item = vk.People(part.images.clone(), part.offsets, part.names, part.files)
             alive.append(weakref.ref(item))
-            gc.collect()
             most.append(sum(one() is not None for one in alive))
             yield item
             del item, part
@@ -108,11 +107,12 @@ def test_no_more_is_held_than_a_batch(tmp_path):
         for number, item in enumerate(stream()):
             journal = tmp_path / "out.journal"
             done_when_asked.append((number, len(Journal.open(journal).entries)))
-            veils_held.append(veils() - others)
+            if number % 8 == 7:  # to look at all objects takes its time
+                veils_held.append(veils() - others)
             yield item
 
     vk.craft_stream(model, asked(), FAST, out=tmp_path / "out", key=KEY, progress=False)
-    assert max(most) <= 8 and max(veils_held) <= 8
+    assert max(most) <= 8 and len(veils_held) == 5 and max(veils_held) <= 8
     # Who was asked for and is not finished yet: a batch of four, and the one that did not fit any more.
     assert max(number - finished for number, finished in done_when_asked) <= 5
 
