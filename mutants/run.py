@@ -71,10 +71,10 @@ TESTS = (
     ("veilkern/crafting/stream.py", ("tests/test_stream.py",)),
     ("veilkern/crafting/held_out.py", ("tests/test_craft.py", "tests/test_stream.py", "tests/test_ensemble.py")),
     ("veilkern/datasets/source.py", ("tests/test_datasets.py",)),
-    ("veilkern/datasets/encoded.py", ("tests/test_datasets.py",)),
+    ("veilkern/datasets/encoded.py", ("tests/test_datasets.py", "tests/test_datasets_protect.py")),
     ("veilkern/datasets/joining.py", ("tests/test_datasets.py",)),
     ("veilkern/datasets/craft.py", ("tests/test_datasets.py", "tests/test_datasets_ray.py")),
-    ("veilkern/datasets/protect.py", ("tests/test_datasets.py",)),
+    ("veilkern/datasets/protect.py", ("tests/test_datasets_protect.py",)),
     ("veilkern/datasets/cluster.py", ()),  # runs in Ray's processes
     ("veilkern/crafting/batching.py", ("tests/test_identity_batch.py",)),
     ("veilkern/crafting/contour.py", ("tests/test_contour.py", "tests/test_craft.py")),

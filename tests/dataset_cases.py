@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import tarfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 import veilkern as vk
+from veilkern.crafting.run import describe, master_key
 from veilkern.data.photos import encode_png
+from veilkern.datasets import craft as crafting
+from veilkern.datasets.source import Reading
 
 SIDE, COUNTS = 8, [3, 1, 2, 5, 1, 2, 2, 4, 1, 2]
 KEY = b"a key of datasets, of 32 bytes.."
@@ -82,3 +87,44 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def halves(people: dict[str, dict[str, bytes]]) -> list[dict[str, dict[str, bytes]]]:
     names = list(people)
     return [{name: people[name] for name in part} for part in (names[:4], names[4:])]
+
+
+PEOPLE = photos()
+READING = Reading((SIDE, SIDE))
+
+
+def source_of(kind: str, root: Path):
+    """PEOPLE as a source of this kind."""
+    if kind == "folder":
+        return as_folder(root / "faces", PEOPLE)
+    for n, part in enumerate(halves(PEOPLE)):
+        if kind.startswith("parquet"):
+            pytest.importorskip("pyarrow", reason="Parquet is for the `ray` extra")
+            named = not kind.endswith("names")
+            as_parquet(root / "faces" / f"{n}.parquet", part, struct="structs" in kind, file=named)
+        else:
+            as_tar(root / "faces" / f"{n}.tar", part, owners="owners" in kind)
+    return root / "faces"
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def has(module: str) -> bool:
+
+    return importlib.util.find_spec(module) is not None
+
+
+def job_of(folder: Path, config: vk.CraftConfig, key=KEY, **more) -> crafting._Job:
+    folder.mkdir(exist_ok=True)
+    header = describe(model(), (SIDE, SIDE), config, master_key(KEY, config))
+    values = {"model": model, "config": config, "key": key, "header": header, "folder": folder} | more
+    return crafting._Job(**{"reading": READING, "threads": 1, "gpus": 0.0} | values)
+
+
+def whole(root: Path, config: vk.CraftConfig) -> vk.CraftResult:
+    people = vk.read_people(as_folder(root, PEOPLE), size=SIDE)
+    return vk.craft(model(), people, config, key=KEY, threads=1, progress=False)
