@@ -63,7 +63,6 @@ class Choice:
 
     options: dict = field(default_factory=dict)
     changed: Callable = as_it_is
-    of: str = "other"
 
 
 @dataclass
@@ -150,25 +149,25 @@ def choices(scheme: str) -> dict[str, Choice]:
     size = vk.CraftConfig(**BASE[scheme]).step_size
     made = {"start": Choice()}
     both = {
-        f"decay {decay:g}, steps x {k:g}": Choice({"decay": decay, "step_size": size * k}, of="both")
+        f"decay {decay:g}, steps x {k:g}": Choice({"decay": decay, "step_size": size * k})
         for decay, k in ((0.5, 2), (0.5, 4), (0.8, 2), (0.9, 2), (0.9, 4))
     }
     if "," in scheme:
-        made |= {f"decay {d:g}": Choice({"decay": d}, of="decay") for d in (0.5, 0.8)}
+        made |= {f"decay {d:g}": Choice({"decay": d}) for d in (0.5, 0.8)}
         return made | {"decay 0.8, steps x 2": both["decay 0.8, steps x 2"]}
-    made |= {f"decay {d:g}": Choice({"decay": d}, of="decay") for d in (0.0, 0.5, 0.9)}
-    made |= {s: Choice({"schedule": s}, of="schedule") for s in ("cosine", "constant")}
-    made |= {f"steps x {k:g}": Choice({"step_size": size * k}, of="step size") for k in (0.5, 2, 4)}
-    made |= {f"{n} photos a step": Choice({"photos_per_step": n}, of="photos a step") for n in (2, 5)}
-    made["normalised steps"] = Choice(changed=normalised, of="step")
-    made["from grey"] = Choice(changed=grey, of="start")
-    made["from a mean veil"] = Choice(changed=warm, of="start")
+    made |= {f"decay {d:g}": Choice({"decay": d}) for d in (0.0, 0.5, 0.9)}
+    made |= {s: Choice({"schedule": s}) for s in ("cosine", "constant")}
+    made |= {f"steps x {k:g}": Choice({"step_size": size * k}) for k in (0.5, 2, 4)}
+    made |= {f"{n} photos a step": Choice({"photos_per_step": n}) for n in (2, 5)}
+    made["normalised steps"] = Choice(changed=normalised)
+    made["from grey"] = Choice(changed=grey)
+    made["from a mean veil"] = Choice(changed=warm)
     if scheme == "blend":  # sealed photos are of whole levels as they are
-        made["8 bits in the loop"] = Choice(changed=rounded(dither=False), of="8 bits")
-        made["8 bits, by chance"] = Choice(changed=rounded(dither=True), of="8 bits")
+        made["8 bits in the loop"] = Choice(changed=rounded(dither=False))
+        made["8 bits, by chance"] = Choice(changed=rounded(dither=True))
     made |= both
     for kind in ("convex", "affine"):
-        made[f"{kind} hull"] = Choice({"subspace": kind}, of="subspace")
+        made[f"{kind} hull"] = Choice({"subspace": kind})
     return made
 
 

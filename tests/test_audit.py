@@ -21,9 +21,8 @@ from veilkern.auditing import recognition, run
 from veilkern.auditing.attacks import ATTACKS
 from veilkern.auditing.report import FILES, interval, noise, number
 from veilkern.auditing.statistics import NOTHING, Figure
-from veilkern.auditing.verdict import GIVEN_AWAY, NOTHING_FOUND, TRACE, UNSURE, UNTRIED, Row
+from veilkern.auditing.verdict import GIVEN_AWAY, NOTHING_FOUND, UNSURE, UNTRIED
 from veilkern.cli import app
-from veilkern.data.photos import write_png
 
 cli_audit = importlib.import_module("veilkern.cli.audit")
 COUNTS = (4, 3, 3, 2, 4, 3, 3, 3, 3, 3)
@@ -170,50 +169,6 @@ def test_rank1_is_of_the_outputs_there_are(crowd):
     assert recognition.rank1(case, network, some, "clean", bootstrap).value == pytest.approx(
         (shares[1] + shares[5]) / 2
     )
-
-
-def row(**changes) -> Row:
-    level = Figure(0.5, 0.45, 0.55)
-    plain = {name: Figure(0.1, 0.09, 0.11) for name in ("ssim", "ssim_others", "contour_size", "contour_size_others")}
-    plain |= {"contour": Figure(0.01, 0.0, 0.02), "auc_ssim": level, "auc_contour": level, "auc_contour_size": level}
-    return Row("n", "t", "k", **({"keeps_veil": False} | plain | changes))
-
-
-ABOVE, BELOW, MORE = Figure(0.6, 0.51, 0.7), Figure(0.4, 0.3, 0.49), Figure(0.4, 0.3, 0.5)
-
-
-@pytest.mark.parametrize(
-    "changes,verdict,evidence",
-    [
-        ({}, NOTHING_FOUND, []),
-        ({"auc_ssim": ABOVE}, TRACE, ["SSIM AUC 0.60 [0.51, 0.70]"]),
-        ({"auc_contour": BELOW}, TRACE, ["contour AUC 0.40 [0.30, 0.49]"]),
-        ({"auc_contour_size": ABOVE}, TRACE, ["|contour| AUC 0.60 [0.51, 0.70]"]),
-        ({"auc_ssim": ABOVE, "ssim": MORE}, GIVEN_AWAY, ["SSIM AUC 0.60 [0.51, 0.70]"]),
-        ({"auc_contour": BELOW, "contour_size": MORE}, GIVEN_AWAY, ["contour AUC 0.40 [0.30, 0.49]"]),
-        ({"ssim": MORE}, NOTHING_FOUND, []),  # much alike, but so are other people's
-        ({"rank1": {"n": Figure(0.64, 0.2, 0.8)}, "chance": {"n": 0.1}}, GIVEN_AWAY, ["n finds 64 %"]),
-        ({"rank1": {"n": Figure(0.3, 0.1, 0.4)}, "chance": {"n": 0.1}}, NOTHING_FOUND, []),
-        ({"keeps_veil": True, "auc_contour": ABOVE, "contour": Figure(0.06, 0.05, 0.07)}, NOTHING_FOUND, []),
-        ({"keeps_veil": True, "contour": Figure(-0.07, -0.08, -0.06)}, TRACE, ["mean contour -0.070"]),
-        ({"keeps_veil": True, "rank1": {"n": Figure(1, 1, 1)}, "chance": {"n": 0.1}}, NOTHING_FOUND, []),
-        ({"keeps_veil": True, "auc_ssim": ABOVE, "rank1": {"n": Figure(1, 1, 1)}, "chance": {"n": 0.1}}, TRACE, None),
-        ({"auc_ssim": NOTHING, "auc_contour": NOTHING, "auc_contour_size": NOTHING}, NOTHING_FOUND, []),
-        ({"not_possible": "no"}, UNTRIED, []),
-        ({"auc_ssim": Figure(0.9, 0.0, 1.0)}, UNSURE, []),  # wide: nothing is known
-        ({"auc_contour": Figure(0.48, 0.48, 0.48)}, UNSURE, None),  # no width: two people, of whom nothing varies
-        ({"keeps_veil": True, "auc_ssim": Figure(0.96, 0.1, 1.0)}, UNSURE, []),
-        ({"keeps_veil": True, "auc_contour": Figure(0.5, 0.0, 1.0)}, NOTHING_FOUND, []),
-        ({"auc_ssim": Figure(0.9, 0.51, 1.0), "auc_contour": Figure(0.5, 0.0, 1.0), "ssim": MORE}, GIVEN_AWAY, None),
-    ],
-)
-def test_verdict(changes, verdict, evidence):
-    found = row(**changes)
-    assert found.verdict == verdict and (evidence is None or found.evidence == evidence)
-    assert found.sentence.startswith("no" if verdict == UNTRIED else verdict)
-    assert all(words in found.sentence for words in found.evidence)
-    levels = {NOTHING_FOUND: "good", TRACE: "watch", GIVEN_AWAY: "bad", UNTRIED: "untried", UNSURE: "untried"}
-    assert found.level == levels[verdict]
 
 
 def test_people_who_are_not_there(crowd, networks):
@@ -436,54 +391,3 @@ def test_the_printed_tables_fit_80_columns(blend_audit, sealed_audit, monkeypatc
         for one in found.attacks:
             assert one.title in text and one.verdict in " ".join(text.split())
         assert all(test.title in text for test in found.field_tests)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, people):
-    """Faces, a gallery, a sealed bank with its key beside it, and one bad photo."""
-    root = tmp_path_factory.mktemp("audit")
-    for image, file in zip(people.images, people.files, strict=True):
-        (root / "faces" / file).parent.mkdir(parents=True, exist_ok=True)
-        write_png(root / "faces" / file, image)
-    (root / "faces" / people.names[0] / "bad.png").write_bytes(b"no photo")
-    (root / "gallery").mkdir()
-    write_png(root / "gallery" / "0.png", 255 - people.images[0])
-    sealed_bank(people).save(root / "veils.safetensors")
-    (root / "veils.safetensors.key").write_bytes(KEY)
-    (root / "veils.safetensors.key").chmod(0o600)
-    return root
-
-
-def test_the_command(folder, people):
-    arguments = ["audit", folder / "faces", "--model", NET, "--networks", NET, "--veils", folder / "veils.safetensors"]
-    arguments = [*map(str, arguments), "--gallery", str(folder / "gallery"), "--out", str(folder / "out")]
-    done = CliRunner().invoke(app, arguments)
-    text = done.output
-    assert done.exit_code == 1 and "bad.png" in text and "1 left out" in text, (
-        text,
-        done.exception,
-    )  # after all the rest
-    assert "minus the average" in text and "page:" in text and (folder / "out" / "audit.html").is_file()
-    found = json.loads((folder / "out" / "audit.json").read_text())
-    assert found["people"] == 4 and found["gallery"] == 1 and len(found["recognition"]) == 2
-    assert list(found["attacks"][0]["rank1"]) == ["veilkern sample network (2)"]
-    (folder / "other.key").write_bytes(b"another key of enough bytes")
-    (folder / "other.key").chmod(0o600)
-    wrong = CliRunner().invoke(app, [*arguments, "--key-file", str(folder / "other.key"), "--overwrite"])
-    assert "key must be the master key that these veils were crafted with" in str(wrong.exception)
-
-
-def test_the_command_asks_for_a_key(folder, tmp_path, people):
-    sealed_bank(people).save(tmp_path / "alone.safetensors")
-    arguments = [
-        "audit",
-        folder / "faces",
-        "--model",
-        NET,
-        "--veils",
-        tmp_path / "alone.safetensors",
-        "--out",
-        tmp_path,
-    ]
-    asked = CliRunner().invoke(app, [*map(str, arguments)])
-    assert "alone.safetensors.key" in str(asked.exception) and "--key-file" in str(asked.exception)

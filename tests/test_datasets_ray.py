@@ -103,10 +103,7 @@ def test_tars_by_two_workers_to_shards(ray, tmp_path, monkeypatch):
     """craft --ray of files, to shards that stay; and their photos protected."""
     for n, part in enumerate(halves(PEOPLE)):
         as_tar(tmp_path / "faces" / f"{n}.tar", part)
-    (tmp_path / "net.py").write_text(
-        "import torch\nfrom torch import nn\nimport veilkern as vk\n\ndef load():\n    torch.manual_seed(3)\n"
-        f"    return vk.FaceModel(nn.Sequential(nn.Flatten(), nn.Linear({3 * SIDE**2}, 6)), size={SIDE}, name='linear')"
-    )
+    (tmp_path / "net.py").write_text(NETWORK)
     (tmp_path / "key").write_bytes(KEY)
     (tmp_path / "key").chmod(0o600)
     monkeypatch.chdir(tmp_path)
@@ -226,6 +223,30 @@ def test_an_output_in_the_source_is_refused(tmp_path, here, kind, join):
         with pytest.raises(OutputError, match="lies in the input folder"):
             vk.craft_dataset(model, source, CONFIGS["sealed"], out=out, key=KEY, join=join)
     assert sorted(source.iterdir()) == before
+
+
+NETWORK = f"""
+import torch
+from torch import nn
+import veilkern as vk
+
+def load():
+    torch.manual_seed(3)
+    return vk.FaceModel(nn.Sequential(nn.Flatten(), nn.Linear({3 * SIDE**2}, 6)), size={SIDE}, name="linear")
+"""
+
+
+@pytest.mark.parametrize("fault", ("a network that tells nobody apart", "an output in the source", "no photo"))
+def test_a_key_that_no_veil_came_of_goes(tmp_path, here, fault):
+    """The key of sealed photos is made when all else is in order, and taken away where no veil came of it."""
+    root = as_folder(tmp_path / "faces", PEOPLE if fault != "no photo" else {"a": {"x.png": b"noise"}})
+    (tmp_path / "net.py").write_text(NETWORK)
+    out = root / "v" if fault == "an output in the source" else tmp_path / "v"
+    check = [] if fault == "a network that tells nobody apart" else ["--no-check"]
+    words = ["--model", tmp_path / "net.py:load", "--scheme", "sealed", "--out", out, "--ray", "local", *check]
+    done = command("craft", root, *words, "--input-size", SIDE, "--block", 3, 3, "--steps", 3)
+    assert done.exit_code != 0, done.output
+    assert not list(tmp_path.rglob("*.key")) and not out.exists()
 
 
 def silent(*_) -> vk.FaceModel:

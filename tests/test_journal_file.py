@@ -153,3 +153,14 @@ def test_a_journal_that_is_cut_short_in_use_is_not_filled_with_nothing(tmp_path)
     with pytest.raises(OutputError, match="another program cut it short"):
         journal.append({"name": "p9"}, torch.zeros((3, *HEADER["size"]), dtype=torch.uint8))
     assert path.read_bytes() == states[1]
+
+
+def test_another_file_in_the_journals_place_is_left_alone(tmp_path):
+    path = tmp_path / "j"
+    journal, _ = filled(path)
+    (tmp_path / "other").write_bytes(b"somebody else's" * 1000)
+    (tmp_path / "other").replace(path)
+    with pytest.raises(OutputError, match="another program put another file there"):
+        journal.append({"name": "p9"}, torch.zeros((3, *HEADER["size"]), dtype=torch.uint8))
+    assert path.read_bytes() == b"somebody else's" * 1000
+    assert [int(journal.veil(f"p{i}").max()) for i in range(3)] == [0, 1, 2]

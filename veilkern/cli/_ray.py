@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import json
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,18 @@ from rich.markup import escape
 
 import veilkern as vk
 from veilkern.cli._key import KeyBeside
-from veilkern.cli._shared import CHECKED, check_network, console, errors, finish, key_path, load_networks
-from veilkern.datasets.craft import read_job
+from veilkern.cli._shared import (
+    CHECKED,
+    Terminated,
+    check_network,
+    console,
+    errors,
+    finish,
+    key_files,
+    load_networks,
+    sigterm_as_ctrl_c,
+)
+from veilkern.datasets.craft import read_job, shards_of
 from veilkern.datasets.source import Reading, people_of, units_of
 from veilkern.errors import OutputError
 from veilkern.veils.folder_plan import Outcome
@@ -31,29 +40,12 @@ def cluster(ray: str, workers: int | None, cores: int, gpus: float) -> vk.Cluste
 @contextlib.contextmanager
 def going_on() -> Iterator[None]:
     """Ctrl-C and SIGTERM end a job, which the same command takes up."""
-
-    def stop(*_) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        errors.print("[red]interrupted; what is finished stays: the same command goes on[/]", soft_wrap=True)
-        raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a job as Ctrl-C does."""
-
-
-def refuse(why: str, **options: object) -> None:
-    """What is asked for and would mean nothing is refused, not passed over."""
-    for name, value in options.items():
-        if value:
-            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}")
+    with sigterm_as_ctrl_c():
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            errors.print("[red]interrupted; what is finished stays: the same command goes on[/]", soft_wrap=True)
+            raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
 
 
 def craft(
@@ -77,14 +69,17 @@ def craft(
     network = make()
     reading = Reading(network.input.size, options["resize"], options["convert"])
     first = people_of(units_of(faces, 1, [])[0], reading, [], [])  # PhotoError where there is nothing
-    key: Path | None = key_file
-    if key_file is None and config.scheme == "sealed":
-        beside = KeyBeside(out, None)
-        key = beside.path if beside.keep(beside.found(config), config) is not None else None
     if check:
         check_network(network, itertools.islice(first, CHECKED), options["threads"])
+    key, beside = key_file, KeyBeside(out, None) if key_file is None and config.scheme == "sealed" else None
+    if beside is not None and beside.keep(beside.found(config), config) is not None:
+        key = beside.path
     started = time.monotonic()
-    found = vk.craft_dataset(make, faces, config, out=out, key=key, cluster=where, **options)
+    try:
+        found = vk.craft_dataset(make, faces, config, out=out, key=key, cluster=where, **options)
+    finally:
+        if beside is not None and not out.exists() and not shards_of(out).exists():
+            beside.forget()  # no veil came of it
     seconds = round(time.monotonic() - started, 2)
     place = f"{found.people} veils in {out}"
     if options["join"] and found.bank is None:
@@ -116,11 +111,7 @@ def protect(
 ) -> tuple[str, Outcome]:
     """veilkern protect --ray; the scheme, and what became of the photos."""
     scheme = _scheme_of(veils)
-    files = key_file or ([key_path(veils)] if scheme == "sealed" else None)
-    if scheme == "blend" and files:
-        raise ValueError(f"--key-file is for sealed banks; {veils} blends, and its veils are the keys")
-    if files and not key_file and not files[0].exists():
-        raise OutputError(f"{veils}: sealed, and its key is not in {files[0]}: name its file with --key-file")
+    files = key_files(scheme, veils, key_file)
     return scheme, vk.protect_dataset(faces, veils, out, key=files, cluster=where, **options)
 
 

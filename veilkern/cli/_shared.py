@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,17 +142,49 @@ def key_path(veils: Path) -> Path:
     return veils.with_name(veils.name + ".key")
 
 
-def master_key(bank: vk.VeilBank, veils: Path, key_file: list[Path] | None) -> list[bytes] | None:
-    """The master keys of a sealed bank, from the files that are named or the one beside the bank; None for one that
-    blends. OutputError when there is none, ValueError when a key is one too many."""
-    if bank.scheme == "blend":
+def key_files(scheme: str, veils: Path, key_file: list[Path] | None) -> list[Path] | None:
+    """The files with the master keys of sealed veils: those that are named, or the one beside them; None for veils that
+    blend. OutputError when there is none, ValueError when a key is one too many."""
+    if scheme == "blend":
         if key_file:
             raise ValueError(f"--key-file is for sealed banks; {veils} blends, and its veils are the keys")
         return None
     path = key_path(veils)
     if not key_file and not path.exists():
         raise OutputError(f"{veils}: a sealed bank, and its key is not in {path}: name its file with --key-file")
-    return [vk.read_key(file) for file in key_file or [path]]
+    return key_file or [path]
+
+
+def master_key(bank: vk.VeilBank, veils: Path, key_file: list[Path] | None) -> list[bytes] | None:
+    """The master keys in the `key_files` of a bank."""
+    files = key_files(bank.scheme, veils, key_file)
+    return None if files is None else [vk.read_key(file) for file in files]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    def stop(*_) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Terminated:
+        errors.print("[red]terminated[/]")
+        raise typer.Exit(143) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def refuse(why: str, **options: object) -> None:
+    """What is asked for and would mean nothing is refused, not passed over."""
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}")
 
 
 def finish(problems: list[Problem], notices: list[Problem] = ()) -> None:  # type: ignore[assignment]

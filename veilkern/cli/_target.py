@@ -18,7 +18,7 @@ from veilkern.crafting.journal import Journal
 from veilkern.crafting.run import key_of_before
 from veilkern.crafting.stream import Stream
 from veilkern.errors import BankError, OutputError
-from veilkern.veils.compatibility import refuse_differences
+from veilkern.veils.compatibility import begun_as, refuse_differences
 
 
 class Target:
@@ -66,14 +66,7 @@ class Target:
             part = self.base.take(list(self.renewed)) if self.renewed else self.base
             if not part.key_id and len(part):
                 raise ValueError(f"{self.where}: its veils come from several keys; craft one key's persons at a time")
-            begun = {
-                "network": self.base.model.get("name"),
-                "fingerprint": self.base.model.get("fingerprint", ""),
-                "size": list(self.base.size),
-                "config": self.base.config,
-                "key_id": part.key_id,
-                "key": part.key,
-            }
+            begun = begun_as(self.base) | {"key_id": part.key_id, "key": part.key}
             found.append((self.where, begun))
         if self.book is not None:
             found.append((str(self.journal), self.book.header))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
@@ -37,12 +34,15 @@ from veilkern.cli._shared import (
     Shards,
     Size,
     Std,
+    Terminated,
     Workers,
     check_network,
     console,
     errors,
     finish,
     load_networks,
+    refuse,
+    sigterm_as_ctrl_c,
 )
 from veilkern.data.files import locked
 from veilkern.errors import OutputError
@@ -164,7 +164,6 @@ def craft(
     join: Join = True,
 ) -> None:
     """Craft one veil per person."""
-    from veilkern.cli import _ray
     from veilkern.cli._key import KeyBeside
     from veilkern.cli._target import Target
     from veilkern.crafting.run import describe
@@ -179,8 +178,10 @@ def craft(
     config = vk.CraftConfig(**(values if like is None else _as_before(like, values, context)))
     input_spec = (input_size, input_mean, input_std, input_bgr, input_range)
     if ray is not None:
+        from veilkern.cli import _ray
+
         alone = {"held_out": held_out, "add": add, "overwrite": overwrite, "rotate": rotate, "rotate_all": rotate_all}
-        _ray.refuse("is not for --ray", **alone)
+        refuse("is not for --ray", **alone)
         where = _ray.cluster(ray, workers, cores, gpus)
         with _ray.going_on():
             return _ray.craft(
@@ -200,10 +201,10 @@ def craft(
                 shards=shards,
                 join=join,
             )
-    _ray.refuse("is for --ray", workers=workers, cores=cores != 2, gpus=gpus, shards=shards, no_join=not join)
+    refuse("is for --ray", workers=workers, cores=cores != 2, gpus=gpus, shards=shards, no_join=not join)
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise OutputError(f"{out}: its folder is missing or cannot be written to")
-    with _sigterm_as_ctrl_c(), locked(out):
+    with sigterm_as_ctrl_c(), locked(out):
         target = Target(out, resume or add, overwrite, old, rotate)
         if threads is None and target.book is None:
             threads = default_threads()
@@ -270,25 +271,6 @@ def _as_before(old: Path, values: dict[str, Any], context: typer.Context) -> dic
     if "scheme" in given and values["scheme"] != before.get("scheme"):
         return values  # nothing of before fits, as whoever compares them will say
     return {name: before.get(name, value) if name not in given | {"seed"} else value for name, value in values.items()}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a craft as Ctrl-C does."""
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def stop(*_) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except Terminated:
-        errors.print("[red]terminated[/]")
-        raise typer.Exit(143) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _kept(stop: vk.CraftInterrupted, target: Target) -> str:

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern.cli import _ray
 from veilkern.cli._shared import (
     Convert,
     Cores,
@@ -23,6 +22,7 @@ from veilkern.cli._shared import (
     console,
     finish,
     master_key,
+    refuse,
 )
 from veilkern.data.people import Problem
 from veilkern.errors import OutputError
@@ -54,11 +54,13 @@ def protect(
     """Protect every photo of everybody who has a veil; skip those done."""
     how = {"lossless": lossless, "resize": resize, "convert": convert, "overwrite": overwrite, "force": force}
     if ray is None:
-        _ray.refuse("is for --ray", workers=workers, cores=cores != 1)
+        refuse("is for --ray", workers=workers, cores=cores != 1)
         bank = vk.VeilBank.load(veils)
         scheme = bank.scheme
         outcome = protect_folder(faces, bank, out, key=master_key(bank, veils, key_file), **how)  # type: ignore[arg-type]
     else:
+        from veilkern.cli import _ray
+
         where = _ray.cluster(ray, workers, cores, 0.0)
         with _ray.going_on():
             scheme, outcome = _ray.protect(faces, veils, out, key_file, where, **how)

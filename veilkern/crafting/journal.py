@@ -22,6 +22,7 @@ from veilkern.data.files import atomic_write
 from veilkern.errors import BankError, OutputError
 
 FORMAT, FORMAT_VERSION = "veilkern.crafting.journal", 1
+_PIECE = 1 << 20  # bytes of a journal in memory, where it is copied
 _MARK = b"\x93vkpart\n"
 _START = len(_MARK) + 8 + 32
 
@@ -129,7 +130,10 @@ class Journal:
             if not self.path.exists():
                 self._restore()
             with self.path.open("r+b", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size < self._end:
+                there, ours = os.fstat(file.fileno()), os.fstat(self._file.fileno())
+                if not os.path.samestat(there, ours):
+                    raise OutputError(f"{self.path}: another program put another file there; move that away")
+                if there.st_size < self._end:
                     raise OutputError(
                         f"{self.path}: another program cut it short while it was in use, and veils in it are lost; "
                         "move it away and begin anew"
@@ -149,11 +153,14 @@ class Journal:
     def _restore(self) -> None:
         """Write the file again from the one that is still open: somebody tidied it away."""
         self._file.seek(0)
-        atomic_write(self.path, self._file.read(self._end), mode=0o600, replace=False)
+        pieces = (self._file.read(min(_PIECE, self._end - done)) for done in range(0, self._end, _PIECE))
+        atomic_write(self.path, pieces, mode=0o600, replace=False)
+        self._file.close()
         self._file = self.path.open("rb", buffering=0)
 
     def remove(self) -> None:
         """Delete the file: its veils are in a bank now."""
+        self._file.close()
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 

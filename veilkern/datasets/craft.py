@@ -27,7 +27,7 @@ from veilkern.errors import BankError, ModelError, OutputError
 from veilkern.networks.face_model import FaceModel
 from veilkern.veils import keyed
 from veilkern.veils.bank import VeilBank
-from veilkern.veils.compatibility import refuse_differences
+from veilkern.veils.compatibility import begun_as, refuse_differences
 
 FORMAT, FORMAT_VERSION = "veilkern.dataset", 1
 JOB, ENDING = "job.json", ".safetensors"
@@ -114,7 +114,7 @@ def craft_dataset(
     network = _made(model)
     check_kinds(network, config)
     out, found = Path(out).absolute(), CraftedDataset()
-    folder = out.with_name(f"{out.name}.shards") if join else out
+    folder = shards_of(out) if join else out
     refuse_inside(source, out, folder)
     master = master_key(_given(key, config), config)
     with locked(out):
@@ -145,6 +145,11 @@ def craft_dataset(
         finally:
             _tidy(folder)
     return found
+
+
+def shards_of(out: Path) -> Path:
+    """Where the shards of a bank are until they are joined."""
+    return out.with_name(f"{out.name}.shards")
 
 
 def _join(folder: Path, out: Path, units: list[Unit], found: CraftedDataset) -> None:
@@ -321,14 +326,7 @@ class CraftWorker:
     def _there(self, path: Path) -> VeilBank:
         """The shard that is there, which must be this job's."""
         bank = VeilBank.load(path, mmap=True)
-        begun = {
-            "network": bank.model.get("name"),
-            "fingerprint": bank.model.get("fingerprint", ""),
-            "size": list(bank.size),
-            "config": bank.config,
-            "key_id": bank.key_id,
-        }
-        refuse_differences(str(path), begun, self.job.header)
+        refuse_differences(str(path), begun_as(bank), self.job.header)
         return bank
 
     def _craft(self, unit: Unit, path: Path, base: VeilBank | None, found: _Found) -> None:

@@ -71,7 +71,7 @@ def protect_dataset(
     veils, out = Path(veils).absolute(), Path(out).absolute()
     job = _Job(veils, _keys(key), out, lossless, resize, convert, overwrite, force)
     if not veils.is_dir():
-        ProtectWorker(job)  # a bank or key that will not do is an error here, and at once
+        _bank(job, veils, check=True)  # a bank or key that will not do is an error here, and at once
     refuse_inside(source, out)
     if (files := files_of(source)) is None:
         units = _units_of_folder(source, job, cluster, outcome)
@@ -97,6 +97,19 @@ def _keys(key: Key | Sequence[Key] | None) -> tuple[Key, ...] | None:
     return tuple(Path(one).absolute() if isinstance(one, (str, os.PathLike)) else one for one in given)
 
 
+def _master_keys(job: _Job) -> list[bytes] | None:
+    return None if job.keys is None else [bytes_of(key) for key in job.keys]
+
+
+def _bank(job: _Job, path: Path, *, check: bool) -> VeilBank:
+    """A bank that the job's keys fit. check: read its veils, to see that they are whole."""
+    bank = VeilBank.load(path, mmap=True, check=check)
+    keyring = keyring_of("protect_dataset", bank, _master_keys(job))
+    if keyring is not None:
+        keyring.check()
+    return bank
+
+
 def _units_of_folder(source: Source, job: _Job, cluster: Cluster, outcome: Outcome) -> list[Unit]:
     """Of all persons whose folder is theirs alone on every system; of shards of veils, the units that gave them."""
     root = folder_of(source)
@@ -115,18 +128,8 @@ class ProtectWorker:
     """Protects one unit after the other."""
 
     def __init__(self, job: _Job):
-        self.job = job
-        keys = None if job.keys is None else [bytes_of(key) for key in job.keys]
-        self.keys = keys
-        self.bank = None if job.veils.is_dir() else self._checked(job.veils)
-
-    def _checked(self, path: Path) -> VeilBank:
-        """A bank that the keys fit."""
-        bank = VeilBank.load(path, mmap=True)
-        keyring = keyring_of("protect_dataset", bank, self.keys)
-        if keyring is not None:
-            keyring.check()
-        return bank
+        self.job, self.keys = job, _master_keys(job)
+        self.bank = None if job.veils.is_dir() else _bank(job, job.veils, check=False)  # checked where the job began
 
     def __call__(self, unit: Unit) -> dict:
         job, bank = self.job, self.bank
@@ -134,7 +137,7 @@ class ProtectWorker:
             shard = job.veils / f"{unit.name}{ENDING}"
             if not shard.exists():
                 raise BankError(f"{shard}: no such shard of veils: none was crafted of this source's unit {unit.name}")
-            bank = self._checked(shard)
+            bank = _bank(job, shard, check=True)
         outcome = Outcome()
         if unit.people is None:
             self._file(unit, bank, outcome)

@@ -288,6 +288,7 @@ class VeilBank:
         )
 
     def check_alike(self, other: VeilBank) -> None:
+        """ValueError, naming the first difference, unless veils of the other may join these (see `join`)."""
         for name, a, b in (
             ("size", self.size, other.size),
             ("scheme", self.scheme, other.scheme),

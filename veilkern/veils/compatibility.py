@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from veilkern.veils.bank import VeilBank
+
 # What decides when a person's steps end, or how many photos are worked on at a time: veils that differ in these alone
 # may lie in one bank. The seed is a key, and compared as one.
 _NO_DIFFERENCE = ("early_stop", "stop_distance", "stop_improvement", "patience", "photos_in_flight", "seed")
@@ -24,6 +29,18 @@ def differences(before: dict, now: dict) -> list[str]:
         for name in sorted({*before, *now})
         if name not in _NO_DIFFERENCE and before.get(name) != now.get(name)
     ]
+
+
+def begun_as(bank: VeilBank) -> dict:
+    """What the veils of a bank were begun with, as a journal's header has it."""
+    return {
+        "network": bank.model.get("name"),
+        "fingerprint": bank.model.get("fingerprint", ""),
+        "size": list(bank.size),
+        "config": bank.config,
+        "key_id": bank.key_id,
+        "key": bank.key,
+    }
 
 
 def refuse_differences(where: str, before: dict, now: dict) -> None:
