@@ -26,7 +26,7 @@ demo: $(VENV)/demo.done
 $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/* kernels/*.py) $(VENV)/pip.done
 	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11 setuptools wheel
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps onnx2torch  # without the torchvision it names: none fits every torch
+	$(BIN)/python -m pip install --quiet --no-deps onnx2torch lpips  # without the torchvision they name: none fits every torch
 	rm -f $(VENV)/demo.done
 	touch $@
 
