@@ -20,6 +20,7 @@ def folded(graph: Graph) -> Graph:
     _scales_before(graph)
     _rectify_after(graph)
     _add_after(graph)
+    _rectify_after(graph)  # of what is a sum by now
     return graph
 
 
@@ -63,8 +64,9 @@ def _scales_behind(graph: Graph) -> None:
     for before, step in _joinable(graph, "scale"):
         assert before.weight is not None and step.weight is not None and step.bias is not None
         around = step.weight.view(-1, *(1,) * (before.weight.ndim - 1))
-        bias = step.bias if before.bias is None else before.bias.double() * step.weight + step.bias
-        before.weight, before.bias = before.weight.double() * around, bias
+        before.weight = before.weight.double() * around
+        if before.bias is not None or bool(step.bias.any()):  # a number that multiplies has no sum
+            before.bias = step.bias if before.bias is None else before.bias.double() * step.weight + step.bias
 
 
 def _scales_before(graph: Graph) -> None:
@@ -86,8 +88,10 @@ def _take_up(step: Step, scale: Step) -> None:
     out, of_group = weight.shape[:2]
     here = scale.weight.view(groups, 1, of_group, 1, 1)
     constant = scale.bias.view(1, -1, 1, 1).expand(1, -1, *scale.shape[1:]).contiguous()
-    plane = F.conv2d(constant, weight, None, step.stride, step.padding, step.dilation, groups)[0]
     step.weight = (weight.view(groups, out // groups, of_group, *weight.shape[2:]) * here).view_as(weight)
+    if not bool(scale.bias.any()):
+        return
+    plane = F.conv2d(constant, weight, None, step.stride, step.padding, step.dilation, groups)[0]
     if any(step.padding):
         step.plane = plane
     else:

@@ -1,7 +1,8 @@
 """A network's forward pass as a list of steps: read by torch.fx, BatchNorm folded away, what belongs together joined.
 
-A step computes one value from others. Kinds: convolution, linear, scale (a BatchNorm that nothing takes up), rectify
-(ReLU, ReLU6, PReLU), add, and call, which is anything else: torch computes it and its gradient by itself.
+A step computes one value from others. Kinds: convolution, linear, scale (a BatchNorm that nothing takes up, or a number
+that multiplies), rectify (ReLU, ReLU6, PReLU), add, concat (channels side by side), and call, which is anything else:
+torch computes it and its gradient by itself.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ def read(module: nn.Module, example: torch.Tensor) -> Graph:
     for node in nodes:
         if node.op in ("placeholder", "output"):
             continue
-        step = _step(node, traced)
-        step.shape = shapes.found.get(node.name, ())
+        shape = shapes.found.get(node.name, ())
+        step = _step(node, traced, shape)
+        step.shape = shape
         if len(step.shape) not in _RANKS.get(step.kind, (len(step.shape),)):
             step = Step("call", node.name, step.inputs, node=node, shape=step.shape)
         if depending & {n.name for n in node.all_input_nodes}:
@@ -104,7 +106,7 @@ def read(module: nn.Module, example: torch.Tensor) -> Graph:
 
 
 # Sizes of a value without the batch for which a kind is the engine's own: [C], and [C, H, W] in channels_last.
-_RANKS = {"linear": (1,), "scale": (1, 3), "rectify": (1, 3), "convolution": (3,)}
+_RANKS = {"linear": (1,), "scale": (1, 3), "rectify": (1, 3), "convolution": (3,), "concat": (1, 3)}
 
 
 class _Whole(nn.Module):
@@ -140,7 +142,7 @@ class _Shapes(fx.Interpreter):
         return value
 
 
-def _step(node: fx.Node, traced: fx.GraphModule) -> Step:
+def _step(node: fx.Node, traced: fx.GraphModule, shape: tuple[int, ...]) -> Step:
     inputs = tuple(n.name for n in node.all_input_nodes)
     plain = Step("call", node.name, inputs, node=node)
     if node.op == "call_module":
@@ -148,8 +150,34 @@ def _step(node: fx.Node, traced: fx.GraphModule) -> Step:
     if node.op == "call_function" and node.target in (operator.add, torch.add, operator.iadd):
         two = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
         return replace(plain, kind="add") if two else plain
+    if node.op == "call_function" and node.target in (torch.cat, torch.concat):
+        return _concat(node, plain, shape)
+    if (number := _factor(node)) is not None and shape:
+        weight = torch.full(shape[:1], number, dtype=torch.float64)
+        return replace(plain, kind="scale", weight=weight, bias=torch.zeros_like(weight))
     function = node.target if node.op == "call_function" else {"relu": F.relu}.get(str(node.target))
     return replace(plain, kind="rectify", rectify=Rectify(top=_TOPS[function])) if function in _TOPS else plain
+
+
+def _concat(node: fx.Node, plain: Step, shape: tuple[int, ...]) -> Step:
+    """Values side by side along their channels, the first dimension behind the batch."""
+    parts = node.args[0] if node.args else ()
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if not isinstance(parts, (tuple, list)) or not all(isinstance(part, fx.Node) for part in parts):
+        return plain
+    if dim not in (1, -len(shape)) or set(node.kwargs) - {"dim"}:
+        return plain
+    return replace(plain, kind="concat", inputs=tuple(part.name for part in parts if isinstance(part, fx.Node)))
+
+
+def _factor(node: fx.Node) -> float | None:
+    """The number that one value is multiplied by, if that is what the node does."""
+    by_function = node.op == "call_function" and node.target in (operator.mul, torch.mul)
+    if not by_function and (node.op, node.target) != ("call_method", "mul"):
+        return None
+    numbers = [a for a in node.args if isinstance(a, (int, float))]
+    alone = len(node.args) == 2 and len(numbers) == 1 and not node.kwargs and len(node.all_input_nodes) == 1
+    return float(numbers[0]) if alone else None
 
 
 _TOPS: dict[Any, float | None] = {F.relu: None, torch.relu: None, F.relu6: 6.0, nn.ReLU: None, nn.ReLU6: 6.0}

@@ -159,6 +159,22 @@ class AddPart(Part):
                 add_to(slopes, name, part if shape == slope.shape else dense(part.sum_to_size(shape)))
 
 
+class ConcatPart(Part):
+    """sizes: channels of each input."""
+
+    def __init__(self, step: Step, varying: set[str], sizes: list[int]):
+        super().__init__(step, varying)
+        self.sizes = sizes
+
+    def forward(self, values: Values, keep: bool) -> tuple[torch.Tensor, Any]:
+        return dense(torch.cat([values[name] for name in self.step.inputs], 1)), None
+
+    def backward(self, kept: Any, slope: torch.Tensor, slopes: Slopes) -> None:
+        for name, part in zip(self.step.inputs, slope.split(self.sizes, 1), strict=True):
+            if name in self.inputs:
+                add_to(slopes, name, dense(part))
+
+
 class CallPart(Part):
     """Anything else, with torch's own gradient; in float32 where the engine's dtype has 16 bits, as its weights are."""
 
@@ -273,6 +289,8 @@ def _part(step: Step, varying: set[str], shapes, width: int, device, dtype, owne
         return ConvolutionPart(step, varying, shapes[step.inputs[0]], width, device, dtype)
     if step.kind == "add":
         return AddPart(step, varying)
+    if step.kind == "concat":
+        return ConcatPart(step, varying, [shapes[name][0] for name in step.inputs])
     if step.kind == "call":
         return CallPart(step, varying, owner, dtype)
     kinds = {"linear": LinearPart, "scale": ScalePart, "rectify": RectifyPart}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+
+from veilkern.networks import layout
 
 DEPTHS = {
     "iresnet18": (2, 2, 2, 2),
@@ -38,19 +40,29 @@ class Block(nn.Module):
 
 
 class IResNet(nn.Module):
-    """float [N, 3, 112, 112] RGB in [-1, 1] -> embedding [N, embedding], not normalised."""
+    """float [N, 3, 112, 112] RGB in [-1, 1] -> embedding [N, embedding], not normalised.
 
-    def __init__(self, depths: tuple[int, int, int, int], embedding: int = 512):
+    depths: blocks of the four stages. widths: their channels, and the stem has those of the first. stem_stride: 1 as
+    published; 2 reads a quarter of the places, and its last map is 4 x 4 in place of 7 x 7.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        embedding: int = 512,
+        widths: Sequence[int] = WIDTHS,
+        stem_stride: int = 1,
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1, self.prelu = nn.BatchNorm2d(64), nn.PReLU(64)
-        inputs = 64
-        for number, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True), 1):
+        inputs = widths[0]
+        self.conv1 = nn.Conv2d(3, inputs, 3, stem_stride, 1, bias=False)
+        self.bn1, self.prelu = nn.BatchNorm2d(inputs), nn.PReLU(inputs)
+        for number, (depth, width) in enumerate(zip(depths, widths, strict=True), 1):
             blocks = [Block(inputs, width, 2)] + [Block(width, width, 1) for _ in range(depth - 1)]
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
             inputs = width
-        self.bn2 = nn.BatchNorm2d(512)
-        self.fc = nn.Linear(512 * 7 * 7, embedding)
+        self.bn2 = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs * layout.last_side(len(depths) + stem_stride - 1) ** 2, embedding)
         self.features = nn.BatchNorm1d(embedding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,8 +78,12 @@ def matches(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, IResNet]:
-    """The network a checkpoint fits, with its name; depths and embedding size are read from it."""
-    found = [{key.split(".")[1] for key in state if key.startswith(f"layer{n}.")} for n in range(1, 5)]
-    depths = tuple(len(numbers) for numbers in found)
-    name = next((name for name, known in DEPTHS.items() if known == depths), f"iresnet{depths}")
-    return name, IResNet(depths, state["fc.weight"].shape[0])  # type: ignore[arg-type]
+    """The network a checkpoint fits, with its name; depths, widths, stem and embedding are read from it. Only the
+    published shapes have their published names: others are called by their layers and widths."""
+    depths = tuple(layout.count(state, f"layer{n}.") for n in range(1, 5))
+    widths = tuple(state[f"layer{n}.0.conv1.weight"].shape[0] for n in range(1, 5))
+    embedding, features = state["fc.weight"].shape
+    stride = layout.stem_stride(features, widths[-1], 4)
+    published = {known: name for name, known in DEPTHS.items()} if stride == 1 else {}
+    name = layout.described("iresnet", depths, widths, published, WIDTHS, strict=False)
+    return name, IResNet(depths, embedding, widths, stride)

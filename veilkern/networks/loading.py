@@ -6,22 +6,50 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import json
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from veilkern.errors import ModelError
-from veilkern.networks import ir, iresnet, mobilefacenet
+from veilkern.networks import inception_resnet, ir, iresnet, layout, mobilefacenet, mobilenet, senet
 from veilkern.networks.face_model import FaceModel
 
-ARCHITECTURES = ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "ir50", "ir_se50", "mobilefacenet")
+ARCHITECTURES = (
+    "iresnet18", "iresnet34", "iresnet50", "iresnet100", "ir50", "ir_se50", "mobilefacenet", "mobilenet", "se_resnet50",
+    "inception_resnet_v1",
+)  # fmt: skip
 CHECKPOINTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
-# The checkpoints of these architectures were trained on RGB in [-1, 1].
-_TRAINED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+INPUT_KEY = "veilkern_input"  # of safetensors metadata: FaceModel's keywords for the checkpoint, as JSON
+INPUT_KEYWORDS = ("size", "mean", "std", "bgr", "value_range")
+
+State = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How checkpoints of one layout are known and read. build: of the renamed state; input_of: of the state as it is,
+    FaceModel's keywords for what the network was trained on."""
+
+    matches: Callable[[State], bool]
+    build: Callable[[State], tuple[str, nn.Module]]
+    rename: Callable[[State], dict[str, torch.Tensor]] = dict
+    input_of: Callable[[State], dict] = lambda state: layout.SIGNED
+
+
+_LAYOUTS = (
+    _Layout(iresnet.matches, iresnet.build),
+    _Layout(ir.matches, ir.build),
+    _Layout(mobilefacenet.matches, mobilefacenet.build, mobilefacenet.rename),
+    _Layout(mobilenet.matches, mobilenet.build),
+    _Layout(senet.matches, senet.build, senet.rename, senet.input_of),
+    _Layout(inception_resnet.matches, inception_resnet.build, inception_resnet.rename, inception_resnet.input_of),
+)
 
 
 def load(source, **input_spec) -> FaceModel:
@@ -30,7 +58,8 @@ def load(source, **input_spec) -> FaceModel:
     - an nn.Module, or a FaceModel (returned as it is where no keyword says otherwise);
     - "file.py:callable" or "package.module:callable": called without arguments, returns one of those;
     - "ARCH:checkpoint", ARCH one of ARCHITECTURES; or a checkpoint alone (.pt, .pth, .safetensors): a state dict whose
-      layout tells the architecture; read with weights_only, so it cannot run code;
+      layout tells the architecture and its input; read with weights_only, so it cannot run code. A safetensors file may
+      state another input in its metadata, see `veilkern.networks.making.stated`;
     - a TorchScript file (.pt, .ts), a torch.export file (.pt2), an ONNX file (.onnx, needs `veilkern[onnx]`).
 
     Python files, TorchScript and torch.export files are programs: load none that you do not trust. Keywords are those
@@ -173,18 +202,17 @@ def _stand_in_for_torchvision() -> Iterator[None]:
 
 def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
     state = _read_state(path)
-    layout = next((layout for layout in (iresnet, ir, mobilefacenet) if layout.matches(state)), None)
-    if layout is None:
+    known = next((known for known in _LAYOUTS if known.matches(state)), None)
+    if known is None:
         raise ModelError(
             f"{path}: a state dict of no known layout (its first keys: {', '.join(list(state)[:4])}); known: "
             f"{', '.join(ARCHITECTURES)}; for another network write a file.py with a function that builds it"
         )
-    if layout is mobilefacenet:
-        state = mobilefacenet.rename(state)
     try:
-        name, module = layout.build(state)
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        renamed, taken = known.rename(state), known.input_of(state)
+        name, module = known.build(renamed)
+        missing, unexpected = module.load_state_dict(renamed, strict=False)
+    except (RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelError(f"{path}: does not fit the layout it starts with: {error}") from error
     # num_batches_tracked is not used in eval mode and absent from old checkpoints.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -192,7 +220,29 @@ def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
         raise ModelError(f"{path}: not a whole {name} checkpoint: missing {missing[:3]}, unexpected {unexpected[:3]}")
     if wanted is not None and wanted != name:
         raise ModelError(f"{path}: holds {name}, not {wanted}")
-    return FaceModel(module, **{"name": name, **_TRAINED, **input_spec})
+    return FaceModel(module, **{"name": name, **taken, **_stated_input(path), **input_spec})
+
+
+def _stated_input(path: Path) -> dict:
+    """FaceModel's keywords in a safetensors file's metadata, where it has any. ModelError where they are none."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(INPUT_KEY)
+    if text is None:
+        return {}
+    try:
+        stated = json.loads(text)
+        if not isinstance(stated, dict) or set(stated) - set(INPUT_KEYWORDS):
+            raise ValueError(f"wanted an object of {', '.join(INPUT_KEYWORDS)}, got {text[:200]}")
+        if any(isinstance(value, str) for value in stated.values()) or not isinstance(stated.get("bgr", False), bool):
+            raise ValueError(f"wanted numbers, and of bgr true or false, got {text[:200]}")
+        FaceModel(nn.Identity(), **stated)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path}: its metadata {INPUT_KEY} states no input: {error}") from error
+    return stated
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -213,7 +263,9 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path}: not a state dict: wanted names and tensors")
     state = {str(key): value for key, value in state.items()}
-    for prefix in ("module.", "backbone.", "model."):
+    if any(key.startswith("arcface.") for key in state):  # bubbliiiing's, saved with the head that trained them
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    for prefix in ("module.", "backbone.", "model.", "arcface."):
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

@@ -1,4 +1,5 @@
-"""MobileFaceNet: names of InsightFace_Pytorch; checkpoints of arcface_torch's mbf are renamed to them."""
+"""MobileFaceNet: names of InsightFace_Pytorch; checkpoints of arcface_torch's mbf and of bubbliiiing's arcface-pytorch
+are renamed to them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from veilkern.networks import layout
 
 
 class Conv(nn.Module):
@@ -53,12 +56,14 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class Shape:
-    """What differs between the published networks. stem: blocks of the second layer, 0: one depthwise convolution."""
+    """What differs between the published networks. stem: blocks of the second layer, 0: one depthwise convolution.
+    unit: half of the channels inside the first blocks, by which those inside all others go; 64 as published."""
 
     width: int = 64
     depths: tuple[int, int, int] = (4, 6, 2)
     stem: int = 0
     embedding: int = 512
+    unit: int = 64
 
 
 class MobileFaceNet(nn.Module):
@@ -66,18 +71,18 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self, shape: Shape = Shape()):
         super().__init__()
-        w = shape.width
+        w, u = shape.width, shape.unit
         self.conv1 = Conv(3, w, 3, 2)
         if shape.stem:
-            self.conv2 = Stage(w, 128, shape.stem)
+            self.conv2 = Stage(w, 2 * u, shape.stem)
         else:
-            self.conv2_dw = Conv(w, w, 3, 1, 64)
-        self.conv_23, self.conv_3 = Bottleneck(w, 128, w, 2), Stage(w, 128, shape.depths[0])
-        self.conv_34, self.conv_4 = Bottleneck(w, 256, 2 * w, 2), Stage(2 * w, 256, shape.depths[1])
-        self.conv_45, self.conv_5 = Bottleneck(2 * w, 512, 2 * w, 2), Stage(2 * w, 256, shape.depths[2])
-        self.conv_6_sep = Conv(2 * w, 512)
-        self.conv_6_dw = Conv(512, 512, 7, groups=512, linear=True)
-        self.linear = nn.Linear(512, shape.embedding, bias=False)
+            self.conv2_dw = Conv(w, w, 3, 1, u)
+        self.conv_23, self.conv_3 = Bottleneck(w, 2 * u, w, 2), Stage(w, 2 * u, shape.depths[0])
+        self.conv_34, self.conv_4 = Bottleneck(w, 4 * u, 2 * w, 2), Stage(2 * w, 4 * u, shape.depths[1])
+        self.conv_45, self.conv_5 = Bottleneck(2 * w, 8 * u, 2 * w, 2), Stage(2 * w, 4 * u, shape.depths[2])
+        self.conv_6_sep = Conv(2 * w, 8 * u)
+        self.conv_6_dw = Conv(8 * u, 8 * u, 7, groups=8 * u, linear=True)
+        self.linear = nn.Linear(8 * u, shape.embedding, bias=False)
         self.bn = nn.BatchNorm1d(shape.embedding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,8 +96,25 @@ _PARTS, _LAYERS = ("conv", "conv_dw", "project"), ("conv", "bn", "prelu")
 _PLACES = {"2": "conv_23", "3": "conv_3", "4": "conv_34", "5": "conv_4", "6": "conv_45", "7": "conv_5"}
 
 
+_OTHERS = {  # bubbliiiing's names behind the last block
+    "sep": "conv_6_sep.conv",
+    "sep_bn": "conv_6_sep.bn",
+    "prelu": "conv_6_sep.prelu",
+    "GDC_dw": "conv_6_dw.conv",
+    "GDC_bn": "conv_6_dw.bn",
+    "features": "linear",
+    "last_bn": "bn",
+}
+
+
 def rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint of arcface_torch's mbf in the names used here; any other as it is."""
+    """A checkpoint of arcface_torch's mbf, or of bubbliiiing's, in the names used here; any other as it is."""
+    if "GDC_dw.weight" in state:
+        places = {key: key.partition(".") for key in state}
+        found = {f"{_OTHERS.get(place, place)}.{leaf}": state[key] for key, (place, _, leaf) in places.items()}
+        if "linear.weight" in found:  # there a convolution of 1 x 1
+            found["linear.weight"] = found["linear.weight"].flatten(1)
+        return found
     if "features.layers.2.weight" not in state:
         return dict(state)
     return {_renamed(key): value for key, value in state.items()}
@@ -118,20 +140,16 @@ def _renamed(key: str) -> str:
 
 
 def matches(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a checkpoint has one of the two layouts."""
-    return "conv_6_dw.conv.weight" in state or "features.layers.0.layers.0.weight" in state
+    """Whether a checkpoint has one of the three layouts."""
+    marks = ("conv_6_dw.conv.weight", "features.layers.0.layers.0.weight", "GDC_dw.weight")
+    return any(mark in state for mark in marks)
 
 
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, MobileFaceNet]:
-    """The network that a checkpoint (renamed) fits, with its name."""
-
-    def depth(stage: str) -> int:
-        return len({key.split(".")[2] for key in state if key.startswith(f"{stage}.model.")})
-
-    shape = Shape(
-        state["conv1.conv.weight"].shape[0],
-        (depth("conv_3"), depth("conv_4"), depth("conv_5")),
-        depth("conv2"),
-        state["linear.weight"].shape[0],
-    )
-    return "mobilefacenet", MobileFaceNet(shape)
+    """The network that a checkpoint (renamed) fits, with its name; all is read from its shapes. A narrower network
+    than the published ones is called by its widths."""
+    d3, d4, d5, stem = (layout.count(state, f"{stage}.model.") for stage in ("conv_3", "conv_4", "conv_5", "conv2"))
+    width, unit = state["conv1.conv.weight"].shape[0], state["conv_6_sep.conv.weight"].shape[0] // 8
+    shape = Shape(width, (d3, d4, d5), stem, state["linear.weight"].shape[0], unit)
+    name = "mobilefacenet" if unit == Shape.unit else f"mobilefacenet (widths {width} to {8 * unit})"
+    return name, MobileFaceNet(shape)
