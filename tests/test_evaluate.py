@@ -11,7 +11,7 @@ import torch
 
 import veilkern as vk
 from veilkern.evaluate import evaluate, identify, ranks_against, run
-from veilkern.evaluate.report import format_number
+from veilkern.evaluate.report import format_number, remarks
 from veilkern.networks.input_spec import InputSpec
 from veilkern.veils import keyed
 
@@ -97,6 +97,7 @@ def test_one_photo_has_no_rank(sample_model, people):
 
 def test_numbers():
     assert format_number("max_error", 2.0) == "2" and format_number("psnr_protected", float("inf")) == "∞"
+    assert format_number("lpips_protected", 0.51234) == "0.5123" and format_number("tar_1e3", 0.98765) == "0.988"
     assert format_number("rank1", float("nan")) == "–" and format_number("ssim_protected", 0.01234) == "0.0123"
 
 
@@ -181,6 +182,24 @@ def test_every_figure_by_hand(known, monkeypatch):
     assert found.overall["unseen"]["rank1"] == pytest.approx((1 / 6 + 1) / 2)
     assert found.overall["unseen"]["worst"]["rank1"] == {"name": "a", "value": a["rank1"]}
     assert found.overall["unseen"]["worst"]["cosine"]["name"] == "a"
+
+
+def test_tar_of_a_thousand_impostors(known):
+    """Protected photos at 5, 10, 60 (a) and 92, 98 degrees (b), each against 218 strangers and the other's photos."""
+    model, people, bank, _ = known
+    strangers = torch.randint(0, 256, (218, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    model.say(strangers, [57.0, *[180.0 + k / 2 for k in range(217)]])
+    found = evaluate(model, people, bank, gallery=strangers)
+    row = found.overall["unseen"]
+    assert row["impostor_pairs"] == 5 * 218 + 3 * 2 + 2 * 3
+    # One impostor pair of 1102 may be accepted: (60, 57). The next ones, 30 degrees apart at least, may not: (60, 90).
+    a, b = found.persons
+    genuine = [5 - 10, 5 - 20, 10 - 0, 10 - 20, 60 - 0, 60 - 10]
+    assert a["tar_1e3"] == sum(abs(degrees) < 30 for degrees in genuine) / 6 == 4 / 6
+    assert b["tar_1e3"] == 1 and row["tar_1e3"] == pytest.approx(5 / 6) and row["worst"]["tar_1e3"]["name"] == "a"
+    assert row["clean_tar_1e3"] == 1 and math.isnan(row["tar_1e4"])
+    assert any("TAR at FAR 1e-4: too few impostor pairs (unseen 1102; it takes 10000)" in r for r in remarks(found))
+    assert not any("TAR at FAR 1e-3" in r for r in remarks(found))
 
 
 def test_the_gallery_counts(known):

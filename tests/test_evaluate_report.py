@@ -161,7 +161,9 @@ def test_nobody_is_named_where_all_are_alike(evaluation):
     record = evaluation.persons[0]
     for names, worst in ((["a"], "a"), (["a", "b"], None)):
         found = run._overall([{**record, "name": name} for name in names])
-        assert {entry["name"] for entry in found["worst"].values()} == {worst}
+        told = {m: entry["name"] for m, entry in found["worst"].items() if not math.isnan(record[m])}
+        assert set(told.values()) == {worst} and set(run.MEASURES) - set(told) == {"tar_1e3", "tar_1e4"}
+        assert found["worst"]["tar_1e3"]["name"] is None  # too few pairs: nobody's is a figure
     other = {**record, "name": "b", "contour2": record["contour2"] + 0.1}
     assert run._overall([{**record, "name": "a"}, other])["worst"]["contour2"]["name"] == "b"
 

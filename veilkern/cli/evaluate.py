@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +34,14 @@ from veilkern.cli._shared import (
     load_network,
     master_key,
     read_gallery,
+    refuse,
 )
 from veilkern.data.people import Problem
 
 if TYPE_CHECKING:
+    import torch
+
+    from veilkern.evaluate.gallery import Gallery
     from veilkern.evaluate.run import Evaluation
     from veilkern.evaluate.verdict import Verdict
 
@@ -47,7 +52,17 @@ def evaluate(
     veils: Veils,
     out: Annotated[Path, typer.Option("--out", help="Folder for report.html, report.json, contact_sheet.png.")],
     key_file: KeyFile = None,
-    gallery: Annotated[Path | None, typer.Option(help="Folder of photos of other people.")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Folder of photos of other people, or a file of --save-gallery.")
+    ] = None,
+    save_gallery: Annotated[
+        Path | None,
+        typer.Option(help="Keep what the network makes of the --gallery folder, of any size, for later evaluations."),
+    ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(metavar="ALEXNET.pth", help="Measure LPIPS: torchvision's AlexNet checkpoint (and pip's lpips)."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the overall figures as JSON.")] = False,
     resize: Resize = False,
     convert: Convert = False,
@@ -59,20 +74,25 @@ def evaluate(
     input_range: Range = None,
 ) -> None:
     """Measure what the veils protect and what the network still recognises."""
+    from veilkern.evaluate.lpips import Lpips
     from veilkern.evaluate.report import check_folder, write_report
     from veilkern.evaluate.run import evaluate as run
 
     check_folder(out, overwrite=overwrite)
+    if gallery is None or gallery.is_file():
+        refuse("is for a folder of --gallery", save_gallery=save_gallery)
+    weights = None if lpips is None else Lpips.load(lpips)
     bank = vk.VeilBank.load(veils)
     key = master_key(bank, veils, key_file)
     network = load_network(model, input_size, input_mean, input_std, input_bgr, input_range)
     with errors.status("reading photos"):
         people = vk.read_people(faces, size=bank.size, resize=resize, convert=convert)
     problems = list(people.problems)
-    others = None if gallery is None else read_gallery(gallery, bank.size, resize, convert, problems)
+    with errors.status("reading the gallery"):
+        others = _others(gallery, save_gallery, network, bank.size, resize, convert, overwrite, problems)
     with warnings.catch_warnings(), errors.status("evaluating"):
         warnings.simplefilter("ignore", UserWarning)  # they come as notices
-        evaluation = run(network, people, bank, gallery=others, key=key)
+        evaluation = run(network, people, bank, gallery=others, key=key, lpips=weights)
     title = f"veilkern: {faces.name}"
     report = write_report(out, evaluation, people, bank, key=key, title=title, overwrite=overwrite)
     if json_output:
@@ -83,10 +103,50 @@ def evaluate(
     finish(problems, people.notices + [Problem("evaluate", notice) for notice in evaluation.notices])
 
 
+def _others(
+    gallery: Path | None,
+    save: Path | None,
+    network: vk.FaceModel,
+    size: tuple[int, int],
+    resize: bool,
+    convert: bool,
+    overwrite: bool,
+    problems: list[Problem],
+) -> torch.Tensor | Gallery | None:
+    """The photos of a folder, a gallery made of them, or one that was made before."""
+    from veilkern.evaluate.gallery import Gallery, build_gallery
+
+    if gallery is None:
+        return None
+    if gallery.is_file():
+        return Gallery.load(gallery)
+    if save is None:
+        return read_gallery(gallery, size, resize, convert, problems)
+    photos = _photos(gallery, size, resize, convert, problems)
+    return build_gallery(network, photos, save, overwrite=overwrite)
+
+
+def _photos(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]) -> Iterator:
+    """As `read_gallery`, photo by photo: one folder's are in memory at a time."""
+    from veilkern.data.people import read_person
+
+    if not folder.is_dir():
+        raise vk.PhotoError(f"{folder}: not a folder of gallery photos, nor a gallery file")
+    found: list[Problem] = []
+    count = 0
+    for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+        for _, image in read_person(place, size, resize, convert, found, []):
+            count += 1
+            yield image
+    problems += [p for p in found if "a folder inside" not in p.cause]
+    if not count:
+        raise vk.PhotoError(f"{folder}: no usable gallery photo")
+
+
 def print_evaluation(evaluation: Evaluation) -> None:
     """The overall table, per set of photos the mean over people and the worst person's; then the verdict."""
-    from veilkern.evaluate.report import format_number
-    from veilkern.evaluate.run import CLEAN, MEASURES
+    from veilkern.evaluate.report import format_number, remarks
+    from veilkern.evaluate.run import CLEAN
 
     sets = list(evaluation.overall.values())
     heads = [head for label, row in evaluation.overall.items() for head in (f"{label} ({row['photos']})", "worst")]
@@ -94,7 +154,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     table = Table("measure", title=escape(title), caption="worst: the worst person's; (n): photos", **NARROW)
     for head in heads:
         table.add_column(head, justify="right", overflow="fold")
-    for name, label in MEASURES.items():
+    for name, label in evaluation.measures.items():
         cells = [(row[name], row["worst"][name]["value"]) for row in sets]
         table.add_row(label, *[format_number(name, value) for pair in cells for value in pair])
         if name in CLEAN:
@@ -102,6 +162,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
             table.add_row("  of clean photos", *clean, style="dim")
     table.add_row("lossless recovery", *["exact" if evaluation.lossless_exact else "NOT exact", ""] * len(sets))
     console.print(table)
+    for remark in remarks(evaluation):
+        console.print(remark, style="dim")
     for verdict in evaluation.verdicts():
         print_verdict(verdict)
 

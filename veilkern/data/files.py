@@ -90,7 +90,7 @@ def locked(path: str | os.PathLike[str], *, wait: float = 0.0) -> Iterator[None]
     try:
         lock.acquire()
     except Timeout:
-        raise OutputError(f"{path}: another craft or bank command is at work on it; wait until that ends") from None
+        raise OutputError(f"{path}: another command is at work on it; wait until that ends") from None
     except OSError as error:
         raise OutputError(f"{path}: cannot be locked: {error.strerror or error}") from error
     try:

@@ -13,7 +13,8 @@ from veilkern import __version__
 from veilkern.data.files import atomic_write, make_folder
 from veilkern.data.people import People
 from veilkern.errors import OutputError
-from veilkern.evaluate.run import CLEAN, MEASURES, Evaluation
+from veilkern.evaluate.identification import TAR
+from veilkern.evaluate.run import CLEAN, Evaluation
 from veilkern.evaluate.verdict import LEVELS, person_level
 from veilkern.evaluate.views import (
     KINDS,
@@ -164,7 +165,8 @@ def _html(evaluation: Evaluation, people: People, bank: VeilBank, key, shown: li
         title=title,
         e=evaluation,
         verdicts=evaluation.verdicts(),
-        measures=MEASURES,
+        measures=evaluation.measures,
+        remarks=remarks(evaluation),
         clean=CLEAN,
         worst=_worst_cards(evaluation, people, bank, key),
         persons=worst_first(evaluation),
@@ -178,10 +180,28 @@ def _html(evaluation: Evaluation, people: People, bank: VeilBank, key, shown: li
     )
 
 
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What of the figures was not measured, and why."""
+    found = []
+    for name, far in TAR.items():
+        needed = round(1 / far)
+        few = {k: row["impostor_pairs"] for k, row in evaluation.overall.items() if row["impostor_pairs"] < needed}
+        if few:
+            counts = ", ".join(f"{label} {count}" for label, count in few.items())
+            found.append(f"{evaluation.measures[name]}: too few impostor pairs ({counts}; it takes {needed})")
+    if evaluation.lpips is None:
+        found.append("LPIPS: not measured, it needs AlexNet's weights (--lpips, lpips=)")
+    elif not evaluation.lpips.get("published"):
+        found.append("LPIPS: not by the weights that torchvision publishes, so not comparable with others' figures")
+    return found
+
+
 def format_number(name: str, value: float | None) -> str:
     """A measure as the tables show it."""
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else "∞"
     if name == "max_error":
         return str(int(value))
-    return f"{value:.1f}" if name.startswith("psnr") else f"{value:.4f}" if name.startswith("ssim") else f"{value:.3f}"
+    if name.startswith("psnr"):
+        return f"{value:.1f}"
+    return f"{value:.4f}" if name.startswith(("ssim", "lpips")) else f"{value:.3f}"

@@ -14,10 +14,13 @@ from veilkern.crafting.config import CraftConfig
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
 from veilkern.evaluate import metrics
-from veilkern.evaluate.identification import identify
+from veilkern.evaluate.gallery import Gallery
+from veilkern.evaluate.identification import TAR, identify
+from veilkern.evaluate.lpips import SMALLEST, Lpips
 from veilkern.evaluate.verdict import Verdict, judge
 from veilkern.networks.ensemble import crafted_for
 from veilkern.networks.face_model import FaceModel
+from veilkern.networks.matching import Features
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
 from veilkern.veils.sealing import MasterKeys, keyring_of
@@ -29,6 +32,8 @@ MEASURES = {
     "rank5": "MSR rank-5",
     "rank10": "MSR rank-10",
     "own_rank1": "rank-1, own clean photo",
+    "tar_1e3": "TAR at FAR 1e-3",
+    "tar_1e4": "TAR at FAR 1e-4",
     "cosine": "cosine to clean",
     "ssim_protected": "SSIM protected",
     "psnr_protected": "PSNR protected, dB",
@@ -39,11 +44,16 @@ MEASURES = {
     "psnr_recovered": "PSNR recovered, dB",
     "max_error": "max error of recover",
 }
+# Measured where LPIPS' weights are given.
+LPIPS = {"lpips_protected": "LPIPS protected", "lpips_recovered": "LPIPS recovered"}
+FOUND = ("rank1", "rank5", "rank10", "own_rank1", *TAR)  # what `identify` finds
 # The same measured on clean photos: what the network reaches without protection.
-CLEAN = {"rank1": "clean_rank1", "rank5": "clean_rank5", "rank10": "clean_rank10"}
+CLEAN = {name: f"clean_{name}" for name in FOUND if name != "own_rank1"}
 # Of these a person's worst photo is told too, as <measure>_worst.
 WORST = ("cosine", "ssim_protected", "contour2", "contour4", "ssim_recovered")
-MORE_IS_WORSE = frozenset({"ssim_protected", "psnr_protected", "contour2", "contour2_others", "contour4", "max_error"})
+MORE_IS_WORSE = frozenset(
+    {"ssim_protected", "psnr_protected", "contour2", "contour2_others", "contour4", "max_error", "lpips_recovered"}
+)
 # What of a bank goes into a report: no seed (the key follows from it), no key, no photo ids.
 _RECORD = ("name", "photos", "status", "steps", "feature_distance", "cosine", "visual", "variance", "total")
 _HELD_OUT = ("photos", "cosine", "rank1")
@@ -52,11 +62,12 @@ _CONFIG = frozenset(f.name for f in dataclasses.fields(CraftConfig)) - {"seed"}
 
 @dataclass
 class Evaluation:
-    """persons: one dict a person and set: `name`, `set`, `photos`, MEASURES, the clean baseline (CLEAN) and the value
+    """persons: one dict a person and set: `name`, `set`, `photos`, `measures`, the clean baseline (CLEAN) and the value
     of the worst photo (`contour2_worst` ...). overall: per set, the mean over persons (max_error: the largest), with
-    `worst`, the worst person of each measure. photos: per set, per photo figures, with `file` and `photo`, its number
-    among the people evaluated. lossless_exact: whether every photo came back bit for bit from the lossless form.
-    gallery: photos of others used. notices: what the reader must know."""
+    `worst`, the worst person of each measure, and `impostor_pairs`, which TAR is measured against. photos: per set, per
+    photo figures, with `file` and `photo`, its number among the people evaluated. lossless_exact: whether every photo
+    came back bit for bit from the lossless form. gallery: photos of others used. notices: what the reader must know.
+    lpips: about LPIPS' weights, None where it was not measured."""
 
     persons: list[dict]
     overall: dict[str, dict]
@@ -66,6 +77,12 @@ class Evaluation:
     bank: dict
     gallery: int
     notices: list[str] = field(default_factory=list)
+    lpips: dict | None = None
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """What was measured, by name, with what the reader sees."""
+        return MEASURES if self.lpips is None else MEASURES | LPIPS
 
     def verdicts(self) -> list[Verdict]:
         """Recognised? Hidden? Recoverable? By the thresholds of veilkern.evaluate.verdict."""
@@ -81,19 +98,21 @@ def evaluate(
     people: People,
     bank: VeilBank,
     *,
-    gallery: torch.Tensor | None = None,
+    gallery: torch.Tensor | Gallery | None = None,
     key: MasterKeys | None = None,
+    lpips: Lpips | None = None,
 ) -> Evaluation:
     """Measure the protection of `people` (those with a veil in `bank`) as `model` and a human see it.
 
     Photos that the veil was crafted on (by the bank's record), unseen ones, and those of which the bank has no record
     apart. key: the master key of a sealed bank. gallery: uint8 photos [G, 3, H, W] of other people, the distractors of
-    MSR beside the other persons; a picture that is among the people's too is left out. A photo that the network answers
-    with NaN is left out and listed; a protected one counts as not recognised. Warns when the bank was crafted for
-    another network. Raises ValueError when nobody has a veil or a size does not fit, ModelError when the network
-    answers no photo.
+    MSR beside the other persons, or a `Gallery`, of any length, that this network embedded; a picture that is among the
+    people's too is left out. lpips: measures LPIPS too. A photo that the network answers with NaN is left out and
+    listed; a protected one counts as not recognised. Warns when the bank was crafted for another network. Raises
+    ValueError when nobody has a veil or a size does not fit, ModelError when the network answers no photo, or when the
+    gallery is of another one.
     """
-    _check_sizes(model, people, bank, gallery)
+    _check_sizes(model, people, bank, gallery, lpips)
     keyring = keyring_of("evaluate", bank, key)
     if keyring is not None:
         keyring.check()
@@ -118,29 +137,39 @@ def evaluate(
     back = recover(protect(chosen.images, bank, rows, key=key, lossless=True), bank, rows, key=key)
     inexact = (back != chosen.images).flatten(1).any(1)
     _list_files(notices, chosen, inexact, "NOT given back exactly by the lossless form")
-    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows, key=key))
+    figures = _figures(chosen, hidden_photos, recover(hidden_photos, bank, rows, key=key), lpips)
     sets = _sets(chosen, ids, bank)
-    persons, photos = [], {}
+    persons, photos, impostors = [], {}, {}
     for number, label in enumerate(SETS):
         index = (sets == number).nonzero().flatten()
         if len(index):
             part = chosen.take(index)
-            records, by_photo = _measure(part, hidden[index], clean[index], distractors, figures, index)
+            records, by_photo, impostors[label] = _measure(
+                part, hidden[index], clean[index], distractors, figures, index
+            )
             persons += [record | {"set": label} for record in records]
             photos[label] = {"file": part.files, "photo": place[index].tolist(), **by_photo}
     overall = {label: _overall([r for r in persons if r["set"] == label]) for label in photos}
-    about_model = model.about()
+    for label, pairs in impostors.items():
+        overall[label]["impostor_pairs"] = pairs
+    about_model, about_lpips = model.about(), None if lpips is None else lpips.about
     exact = not bool(inexact.any())
-    return Evaluation(persons, overall, photos, exact, about_model, _about(bank), len(distractors), notices)
+    return Evaluation(
+        persons, overall, photos, exact, about_model, _about(bank), len(distractors), notices, about_lpips
+    )
 
 
-def _check_sizes(model: FaceModel, people: People, bank: VeilBank, gallery: torch.Tensor | None) -> None:
+def _check_sizes(model: FaceModel, people: People, bank: VeilBank, gallery, lpips: Lpips | None) -> None:
     wanted = tuple(people.images.shape[2:])
     if bank.size != wanted:
         raise ValueError(f"evaluate: the bank's veils are {_by(bank.size)}, the photos of people {_by(wanted)}")
     if tuple(model.input.size) != wanted:
         raise ValueError(f"evaluate: {model.name} reads photos of {_by(model.input.size)}, people has {_by(wanted)}")
-    if gallery is not None and (gallery.dtype != torch.uint8 or tuple(gallery.shape[1:]) != (3, *wanted)):
+    if lpips is not None and min(wanted) < SMALLEST:
+        raise ValueError(f"evaluate: lpips takes photos of {SMALLEST} x {SMALLEST} or more, people has {_by(wanted)}")
+    if isinstance(gallery, Gallery):
+        gallery.require(model)
+    elif gallery is not None and (gallery.dtype != torch.uint8 or tuple(gallery.shape[1:]) != (3, *wanted)):
         raise ValueError(
             f"evaluate: gallery must be uint8 [G, 3, {wanted[0]}, {wanted[1]}] as the photos of people are, got "
             f"{gallery.dtype} {list(gallery.shape)}"
@@ -174,10 +203,12 @@ def _list_files(notices: list[str], people: People, which: torch.Tensor, cause: 
         notices.append(f"{cause}: {', '.join(people.files[i] for i in index[:10].tolist())}{more}")
 
 
-def _distractors(model, gallery, ids: list[str], clean: torch.Tensor, notices: list[str]) -> torch.Tensor:
+def _distractors(model, gallery, ids: list[str], clean: torch.Tensor, notices: list[str]) -> Features:
     """Features [G, d] of the gallery without the pictures that are the people's own and those without a feature."""
     if gallery is None or not len(gallery):
         return clean[:0]
+    if isinstance(gallery, Gallery):
+        return _embedded(gallery, ids, notices)
     own = set(ids)
     strangers = torch.tensor([photo_id(image) not in own for image in gallery])
     if twins := int((~strangers).sum()):
@@ -189,6 +220,17 @@ def _distractors(model, gallery, ids: list[str], clean: torch.Tensor, notices: l
     if bad := int((~good).sum()):
         notices.append(f"the network has no feature of {bad} of {len(gallery)} gallery photos, left out")
     return features[good]
+
+
+def _embedded(gallery: Gallery, ids: list[str], notices: list[str]) -> Features:
+    """The same of a gallery that was embedded before."""
+    others = gallery.without(ids)
+    total = len(gallery) + gallery.left_out
+    if twins := len(gallery) - len(others):
+        notices.append(f"{twins} of {total} gallery photos are pictures of the people themselves, left out")
+    if gallery.left_out:
+        notices.append(f"the network had no feature of {gallery.left_out} of {total} gallery photos, left out")
+    return others
 
 
 def _sets(people: People, ids: list[str], bank: VeilBank) -> torch.Tensor:
@@ -206,10 +248,12 @@ def _sets(people: People, ids: list[str], bank: VeilBank) -> torch.Tensor:
     return torch.tensor([number(name, mark) for name, mark in zip(names, ids, strict=True)], dtype=torch.int64)
 
 
-def _figures(people: People, hidden_photos: torch.Tensor, back: torch.Tensor) -> dict[str, torch.Tensor]:
+def _figures(
+    people: People, hidden_photos: torch.Tensor, back: torch.Tensor, lpips: Lpips | None
+) -> dict[str, torch.Tensor]:
     """Per photo figures, float64 [N] each; contour keeps its sign."""
     x = people.images
-    return {
+    figures = {
         "ssim_protected": metrics.ssim(x, hidden_photos),
         "psnr_protected": metrics.psnr(x, hidden_photos),
         "ssim_recovered": metrics.ssim(x, back),
@@ -219,6 +263,10 @@ def _figures(people: People, hidden_photos: torch.Tensor, back: torch.Tensor) ->
         "contour4": metrics.contour(x, hidden_photos, 4.0),
         "max_error": (x.int() - back.int()).abs().flatten(1).max(1).values.double(),
     }
+    if lpips is not None:
+        clean = lpips.tower(x)
+        figures |= dict(zip(LPIPS, (lpips.distance(clean, y) for y in (hidden_photos, back)), strict=True))
+    return figures
 
 
 def _contour_by_chance(people: People, hidden_photos: torch.Tensor) -> torch.Tensor:
@@ -234,8 +282,8 @@ def _contour_by_chance(people: People, hidden_photos: torch.Tensor) -> torch.Ten
     return metrics.contour(people.images[other], hidden_photos, 2.0)
 
 
-def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list[dict], dict[str, list]]:
-    """The records of one set's persons, and the figures of its photos."""
+def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list[dict], dict[str, list], int]:
+    """The records of one set's persons, the figures of its photos, and how many impostor pairs there were."""
     found, baseline_found = identify(hidden, clean, part, gallery), identify(clean, clean, part, gallery)
     values = {name: v[index] for name, v in figures.items()} | {"cosine": _cosine_to_clean(hidden, clean, part)}
     records = []
@@ -244,12 +292,13 @@ def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list
         sizes = {k: v[at].abs() if k.startswith("contour") else v[at] for k, v in values.items()}
         record = {"name": name, "photos": int(part.counts[p])}
         record |= {k: v.nanmean().item() for k, v in sizes.items()}
-        record |= {k: getattr(found[p], k) for k in ("rank1", "rank5", "rank10", "own_rank1")}
+        record |= {k: getattr(found[p], k) for k in FOUND}
         record |= {key: getattr(baseline_found[p], k) for k, key in CLEAN.items()}
         record |= {f"{k}_worst": _worst(k, sizes[k].tolist()) for k in WORST}
         records.append(record | {"max_error": int(sizes["max_error"].max())})
     by_photo = {k: [round(v, 6) for v in column.tolist()] for k, column in values.items()}
-    return records, by_photo | {"rank1": [round(share, 6) for one in found for share in one.by_photo]}
+    by_photo["rank1"] = [round(share, 6) for one in found for share in one.by_photo]
+    return records, by_photo, found[0].impostors
 
 
 def _cosine_to_clean(hidden: torch.Tensor, clean: torch.Tensor, part: People) -> torch.Tensor:
@@ -266,12 +315,13 @@ def _worst(measure: str, values: list[float]) -> float:
 
 def _overall(records: list[dict]) -> dict:
     """Mean over persons of what is finite; persons with one photo have no MSR and are not counted in it."""
+    measures = [name for name in MEASURES | LPIPS if name in records[0]]
     result: dict = {"people": len(records), "photos": sum(r["photos"] for r in records)}
-    for name in [*MEASURES, *CLEAN.values()]:
+    for name in [*measures, *CLEAN.values()]:
         values = [r[name] for r in records if math.isfinite(r[name])]
         result[name] = (max(values) if name == "max_error" else sum(values) / len(values)) if values else math.nan
     worst = {}
-    for name in MEASURES:
+    for name in measures:
         values = [r[name] for r in records]
         value = _worst(name, values)
         alike = len(set(values)) == 1 < len(values)  # nobody is worse than the others
