@@ -42,7 +42,7 @@ OPS = sorted(path.stem for path in (ROOT / "veilkern" / "ops").glob("[!_]*.py"))
 TESTS = (
     ("veilkern/backends/__init__.py", ("tests/test_backends.py",)),
     ("veilkern/backends/launch_tables.py", ("tests/test_launch_tables.py",)),
-    ("veilkern/engine/*", ("tests/test_engine.py",)),
+    ("veilkern/engine/*", ("tests/test_engine*.py",)),
     ("veilkern/backends/*", ()),  # launchers: every op's tests compare their results with the reference, bit by bit
     (
         "veilkern/ops/_checks.py",
@@ -103,11 +103,20 @@ TESTS = (
         "veilkern/veils/[!_]*.py",
         ("tests/test_protect*.py", "tests/test_staging.py"),
     ),  # what protect and Protector share
-    ("veilkern/networks/matching.py", ("tests/test_evaluate.py", "tests/test_evaluate_metrics.py")),
+    ("veilkern/networks/matching.py", ("tests/test_matching.py", "tests/test_evaluate.py")),
     ("veilkern/networks/ensemble.py", ("tests/test_ensemble.py",)),
-    ("veilkern/networks/[!_]*.py", ("tests/test_architectures.py", "tests/test_networks.py")),
+    ("veilkern/networks/[!_]*.py", ("tests/test_architectures*.py", "tests/test_networks.py")),
+    ("veilkern/evaluate/lpips.py", ("tests/test_lpips.py",)),
+    ("veilkern/evaluate/gallery.py", ("tests/test_gallery.py",)),
+    ("veilkern/evaluate/intervals.py", ("tests/test_intervals.py",)),
+    ("veilkern/evaluate/identification.py", ("tests/test_evaluate.py", "tests/test_matching.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/auditing/[!_]*.py", ("tests/test_audit*.py",)),
+    ("veilkern/methods/[!_]*.py", ("tests/test_methods*.py",)),
+    ("veilkern/experiments/changes.py", ("tests/test_paper_changes.py",)),
+    ("veilkern/experiments/compare.py", ("tests/test_paper_compare.py",)),
+    ("veilkern/experiments/tables.py", ("tests/test_paper_compare.py", "tests/test_paper.py")),
+    ("veilkern/experiments/[!_]*.py", ("tests/test_paper.py",)),
     ("veilkern/data/marks.py", ("tests/test_folders*.py", "tests/test_photos*.py")),
     ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
     ("veilkern/data/png.py", ("tests/test_photos*.py",)),

@@ -28,8 +28,11 @@ MAY = {
     "veils": BASE | {"data", "backends", "ops"},
     "crafting": BASE | {"data", "networks", "engine", "backends", "ops", "veils"},
     "datasets": BASE | {"data", "networks", "veils", "crafting"},
+    "training": BASE | {"data", "networks", "datasets"},
     "evaluate": BASE | {"data", "networks", "backends", "ops", "veils", "crafting"},
     "auditing": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
+    "methods": BASE | {"data", "networks", "engine", "backends", "ops", "veils", "crafting"},
+    "experiments": BASE | {"data", "networks", "ops", "veils", "crafting", "evaluate", "methods"},
     "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing"},
     "testing": BASE | {"backends", "ops", "reference"},
     "tuning": BASE | {"data", "backends", "ops", "testing"},
@@ -43,8 +46,11 @@ MAY = {
         "veils",
         "crafting",
         "datasets",
+        "training",
         "evaluate",
         "auditing",
+        "methods",
+        "experiments",
         "samples",
         "tuning",
     },
@@ -52,7 +58,7 @@ MAY = {
 }
 # Rooms that use the library as its users do, `import veilkern as vk`; others take from `veilkern` itself only the
 # module of the C++ kernels, and the version for what they write.
-ABOVE = {"samples", "evaluate", "auditing", "cli", "__main__"}
+ABOVE = {"samples", "experiments", "evaluate", "auditing", "cli", "__main__"}
 FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}}
 
 

@@ -1,0 +1,267 @@
+"""veilkern paper: every experiment runs, is kept, goes on where it was, and its tables follow from its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import paper_cases
+import pytest
+import torch
+from paper_cases import gallery, people, relative, run, without_times
+
+import veilkern as vk
+from veilkern.experiments import lab
+from veilkern.experiments.report import read, render
+from veilkern.experiments.run import divided
+from veilkern.experiments.titles import EXPERIMENTS
+from veilkern.samples import load_model
+
+pytestmark = pytest.mark.thorough
+QUICK = ("table1", "fig3", "another_person")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All experiments at toy size: the folder and what paper returned."""
+    out = tmp_path_factory.mktemp("paper")
+    return out, run(out)
+
+
+def figures(rows):
+    return [value for row in rows for value in row.values() if isinstance(value, dict) and "value" in value]
+
+
+def test_every_experiment_has_rows_with_counts_and_intervals(whole):
+    out, made = whole
+    assert json.loads((out / "paper.json").read_text()) == made
+    for name in EXPERIMENTS:
+        part = made[name]
+        assert part["rows"] and not part["why"] and isinstance(part["paper"], list)
+        for one in figures(part["rows"]):
+            assert set(one) == {"value", "low", "high", "people", "photos"}
+            if one["value"] is not None:
+                assert one["people"] == 3 or name == "cost"
+                assert one["low"] - 1e-9 <= one["value"] <= one["high"] + 1e-9
+                assert one["photos"] > 0
+    assert {row["photos"] for row in made["table1"]["rows"]} == {"crafting", "unseen"}
+    assert {row["target"] for row in made["fig4"]["rows"]} == {"sample", "relative"}
+    assert {row["method"] for row in made["fig7"]["rows"]} >= {"ours", "ours, strong", "sealed", "sealed, strong"}
+    assert made["lpips"] is False and all(row["lpips"] is None for row in made["table1"]["rows"])
+    assert any("LPIPS" in note for note in made["notes"])
+
+
+def test_every_method_is_in_the_cost_table(whole):
+    from veilkern import methods
+
+    rows = whole[1]["cost"]["rows"]
+    assert {row["method"] for row in rows} == set(methods.METHODS)
+    for row in rows:
+        own = {"everybody": "passes_per_once", "person": "passes_per_person", "photo": "passes_per_photo"}[row["scope"]]
+        assert row[own] > 0
+        assert (row["ssim_recovered"] is not None) == row["recovers"]
+        assert (row["photos"] == "image-specific") == (row["scope"] == "photo")
+        if row["aim"] == "evade":
+            assert row["evasion"]["value"] == pytest.approx(1 - row["rank1"]["value"])
+
+
+def test_rows_are_what_the_bank_gives(whole):
+    """One figure worked out anew from the veils that lie in the folder."""
+    _, made = whole
+    row = next(r for r in made["table1"]["rows"] if r["method"] == "ours" and r["photos"] == "unseen")
+    crafting, unseen = divided(people(), None)
+    config = vk.CraftConfig(steps=paper_cases.STEPS)
+    key = lab.Lab({}, {}, crafting, unseen, gallery(), None).key  # type: ignore[arg-type]
+    bank = vk.craft(load_model(), crafting, config, key=key, threads=1, progress=False).bank
+    hidden = vk.protect(unseen.images, bank, bank.rows(unseen.names)[unseen.rows])
+    from veilkern.evaluate import ssim
+
+    assert row["ssim"]["value"] == pytest.approx(ssim(unseen.images, hidden).mean().item(), abs=1e-9)
+
+
+def test_a_second_run_makes_nothing(whole, tmp_path, monkeypatch):
+    out, made = whole
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    monkeypatch.setattr(lab, "craft", lambda *_, **__: pytest.fail("crafted again"))
+    before = {f.name: f.stat().st_mtime_ns for f in (again / "cells").iterdir()}
+    assert run(again) == made
+    assert {f.name: f.stat().st_mtime_ns for f in (again / "cells").iterdir()} == before
+
+
+def test_tables_plots_and_report_follow_from_the_json(whole, tmp_path):
+    out, _ = whole
+    shutil.copytree(out, tmp_path / "copy")
+    texts = {f: (out / f).read_bytes() for f in ("tables.md", "report.html")}
+    plots = {f.name: f.read_bytes() for f in (out / "plots").iterdir()}
+    for name in texts:
+        (tmp_path / "copy" / name).unlink()
+    shutil.rmtree(tmp_path / "copy" / "plots")
+    shutil.rmtree(tmp_path / "copy" / "cells")
+    render(read(tmp_path / "copy"), tmp_path / "copy")
+    assert {f: (tmp_path / "copy" / f).read_bytes() for f in texts} == texts
+    assert {f.name: f.read_bytes() for f in (tmp_path / "copy" / "plots").iterdir()} == plots
+    assert {name.split("-")[0].removesuffix(".svg") for name in plots} == {"fig4", "fig6", "fig7", "cost"}
+
+
+def test_what_changes_in_the_json_changes_in_the_tables(whole, tmp_path):
+    paper = json.loads((whole[0] / "paper.json").read_text())
+    paper["table1"]["rows"][0]["ssim"] = {"value": 0.7654, "low": 0.7, "high": 0.8, "people": 3, "photos": 6}
+    render(paper, tmp_path)
+    assert "0.7654 [0.7000, 0.8000]" in (tmp_path / "tables.md").read_text()
+    assert "0.7654 [0.7000, 0.8000]" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_interrupted_it_goes_on_where_it_was(tmp_path, after, monkeypatch):
+    """Ctrl-C at any stage: what was finished stays, the result is that of one run."""
+    wanted = without_times(run(tmp_path / "whole", only=QUICK))
+    told = []
+
+    def stop(what):
+        told.append(what)
+        if len(told) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", only=QUICK, tell=stop)
+    kept = {f.name for f in (tmp_path / "cut" / "cells").glob("*.json")}
+    crafted = []
+    real = lab.craft
+    monkeypatch.setattr(lab, "craft", lambda *a, **k: crafted.append(a) or real(*a, **k))
+    assert without_times(run(tmp_path / "cut", only=QUICK)) == wanted
+    assert len(crafted) == 5 - sum(name.startswith("craft-") for name in kept)
+
+
+def test_more_experiments_join_those_that_are_there(tmp_path):
+    first = run(tmp_path, only=["table1"])
+    assert not first["fig3"]["rows"] and "not run" in first["fig3"]["why"]
+    both = run(tmp_path, only=["fig3"])
+    assert both["table1"] == first["table1"] and both["fig3"]["rows"]
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"steps": 3}, {"who": people(2)}, {"gallery": None}])
+def test_other_settings_are_refused_until_one_says_overwrite(tmp_path, other):
+    run(tmp_path, only=["fig3"])
+    before = (tmp_path / "paper.json").read_bytes()
+    with pytest.raises(vk.OutputError, match="other photos, networks or settings"):
+        run(tmp_path, only=["fig3"], **other)
+    assert (tmp_path / "paper.json").read_bytes() == before
+    found = run(tmp_path, only=["fig3"], overwrite=True, **other)
+    assert json.loads((tmp_path / "paper.json").read_text()) == found != json.loads(before)
+
+
+def test_a_target_of_another_size_sees_resized_photos(tmp_path):
+    small = vk.FaceModel(torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()), size=64, name="small")
+    found = vk.paper(
+        people(), [load_model()], [small], out=tmp_path, gallery=gallery(), only=["fig4"], steps=1, threads=1
+    )
+    row = next(r for r in found["fig4"]["rows"] if r["target"] == "small")
+    assert row["clean_rank1"]["value"] is not None and not row["white_box"]
+
+
+def test_one_photo_a_person_has_nothing_unseen(tmp_path):
+    found = run(tmp_path, who=people(3, 1), only=["table1", "another_person"])
+    assert found["photos"] == {"crafting": 3}
+    row = found["table1"]["rows"][0]
+    assert row["ssim"]["value"] is not None and row["rank1"]["value"] is None and row["rank1"]["people"] == 0
+
+
+@pytest.mark.parametrize("count,photos", [(1, 3), (2, 5), (3, 25)])
+def test_division(count, photos):
+    crafting, unseen = divided(people(count, photos), None)
+    assert crafting.counts.tolist() == [photos - min(10, photos // 2)] * count
+    assert unseen.counts.tolist() == [min(10, photos // 2)] * count
+    whole = torch.cat([torch.cat([crafting.photos(p), unseen.photos(p)]) for p in range(count)])
+    assert torch.equal(whole, people(count, photos).images)
+
+
+def nan_network() -> vk.FaceModel:
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :8] * math.nan
+
+    return vk.FaceModel(Broken(), name="broken")
+
+
+@pytest.mark.parametrize(
+    "bad,error,words",
+    [
+        ({"surrogates": {}}, ValueError, "surrogates must hold at least one network"),
+        ({"surrogates": {"a": 3}}, TypeError, "surrogates must be FaceModels, got int"),
+        ({"targets": {"sample": relative()}}, ValueError, "other labels than surrogates"),
+        ({"targets": {"broken": nan_network()}}, vk.ModelError, "broken"),
+        ({"only": ["table9"]}, ValueError, "only must name some of table1"),
+        ({"only": []}, ValueError, "only must name at least one"),
+        ({"gallery": torch.zeros(2, 3, 8, 8)}, ValueError, r"gallery must be uint8 \[G, 3, 112, 112\]"),
+        ({"count": 0}, ValueError, "count must be 1 or more"),
+        ({"people": "faces"}, TypeError, "people must be a People, got str"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(tmp_path, bad, error, words):
+    given = {"people": people(), "surrogates": {"sample": load_model()}, "steps": 1, "only": ["fig3"], **bad}
+    with pytest.raises(error, match=words):
+        vk.paper(**given, out=tmp_path)
+    assert not (tmp_path / "paper.json").exists()
+
+
+def test_a_damaged_cell_is_named(tmp_path):
+    run(tmp_path, only=["fig3", "table1"])
+    cell = next((tmp_path / "cells").glob("looks-*.json"))
+    cell.write_text(cell.read_text()[:20])
+    with pytest.raises(vk.OutputError, match=f"{cell.name}.*delete it"):
+        run(tmp_path, only=["table1"])
+    cell.unlink()
+    run(tmp_path, only=["table1"])
+
+
+def test_veils_that_were_deleted_are_crafted_again(tmp_path):
+    first = run(tmp_path, only=["fig3"])
+    for veils in (tmp_path / "cells").glob("veils-*.safetensors"):
+        veils.unlink()
+    assert without_times(run(tmp_path, only=["fig3"])) == without_times(first)
+
+
+def test_photos_and_keys_are_private(whole):
+    out, _ = whole
+    for file in [out / "report.html", *(out / "pictures").iterdir(), *(out / "cells").glob("veils-*")]:
+        assert file.stat().st_mode & 0o077 == 0, file
+
+
+CHILD = """
+import sys
+from paper_cases import people, run
+run(sys.argv[1], who=people(2, 2), only=["table1"], steps=40, tell=lambda what: print(what, flush=True))
+"""
+
+
+def test_killed_in_a_craft_it_goes_on_from_its_journal(tmp_path):
+    """kill -9 while veils are crafted: no cell is half written, and the result is that of one run."""
+    given = {"who": people(2, 2), "only": ["table1"], "steps": 40}
+    wanted = without_times(run(tmp_path / "whole", **given))
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "cut")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(paper_cases.__file__).parent,
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("crafting veils: sealed;"):
+            for _ in range(600):  # the craft begins with its journal
+                if list((tmp_path / "cut" / "cells").glob("*.journal")):
+                    break
+                time.sleep(0.01)
+            child.kill()
+            break
+    child.wait(timeout=60)
+    assert child.returncode == -signal.SIGKILL and not (tmp_path / "cut" / "paper.json").exists()
+    assert list((tmp_path / "cut" / "cells").glob("*.journal"))
+    assert without_times(run(tmp_path / "cut", **given)) == wanted
+    assert not list((tmp_path / "cut" / "cells").glob("*.journal"))

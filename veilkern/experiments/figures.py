@@ -1,0 +1,109 @@
+"""Figures of the experiments: a mean over people with its interval, and how many people and photos it is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+
+from veilkern.data.people import People
+from veilkern.evaluate import metrics
+from veilkern.evaluate.intervals import interval
+from veilkern.experiments.lab import Lab, VeilSet
+
+
+class Figure(TypedDict):
+    """value: the mean over people of each one's mean over her photos. low, high: 95 %, people drawn anew."""
+
+    value: float
+    low: float
+    high: float
+    people: int
+    photos: int
+
+
+def figure(by_person: Sequence[float], photos: int, *, share: bool = False) -> Figure:
+    """The Figure of one number a person; those that are not finite (nothing to measure, as of a person with one photo)
+    do not count. share: the numbers are rates between 0 and 1. photos: of all persons together."""
+    good = [value for value in by_person if math.isfinite(value)]
+    if not good:
+        return Figure(value=math.nan, low=math.nan, high=math.nan, people=0, photos=0)
+    found = interval(good, share=share)
+    return Figure(value=sum(good) / len(good), low=found.low, high=found.high, people=len(good), photos=photos)
+
+
+def difference(first: Sequence[float], second: Sequence[float], photos: int) -> Figure:
+    """first - second, person by person: a paired comparison."""
+    return figure([a - b for a, b in zip(first, second, strict=True)], photos)
+
+
+def by_person(values: torch.Tensor, people: People) -> list[float]:
+    """Mean over each person's photos of values [N]."""
+    return [part.double().mean().item() for part in values.split(people.counts.tolist())]
+
+
+def looks(lab: Lab, veiled: VeilSet, set_: str) -> dict[str, list[float]]:
+    """By person: what is left to see in protected photos of a set: ssim, contour (|.|, sigma 2), and lpips where its
+    weights are there."""
+    people = lab.part(veiled, set_)
+
+    def made() -> dict[str, list[float]]:
+        return likeness(lab, people, lab.protected(veiled, people))
+
+    return lab.cell("looks", {"veils": veiled.inputs, "set": set_, "lpips": lab.lpips is not None}, made)
+
+
+def likeness(lab: Lab, people: People, images: torch.Tensor) -> dict[str, list[float]]:
+    """By person: how alike `images`, uint8, are to the photos of `people`."""
+    found = {
+        "ssim": by_person(metrics.ssim(people.images, images), people),
+        "contour": by_person(metrics.contour(people.images, images, 2.0).abs(), people),
+    }
+    if lab.lpips is not None:
+        found["lpips"] = by_person(lab.lpips(people.images, images), people)
+    return found
+
+
+def look_figures(lab: Lab, found: dict[str, list[float]], photos: int) -> dict[str, Figure | None]:
+    """ssim, contour and lpips as Figures; lpips is None where it was not measured."""
+    shown: dict[str, Figure | None] = {name: figure(found[name], photos) for name in ("ssim", "contour")}
+    return shown | {"lpips": figure(found["lpips"], photos) if "lpips" in found else None}
+
+
+def compared(lab: Lab, veiled: VeilSet, with_: VeilSet, set_: str) -> dict[str, Figure | None]:
+    """Person by person, what `looks` found of `veiled` minus what it found of `with_`, as ssim_difference and so on;
+    None where it was not measured, or not on the same people."""
+    own, other = looks(lab, veiled, set_), looks(lab, with_, set_)
+    alike = lab.part(veiled, set_).names == lab.part(with_, set_).names
+    photos = count(lab, veiled, set_)
+    return {
+        f"{name}_difference": difference(own[name], other[name], photos) if alike and name in own else None
+        for name in ("ssim", "contour", "lpips")
+    }
+
+
+RATES = ("rank1", "rank5", "rank10", "own_rank1", "clean_rank1", "tar_1e3", "tar_1e4")
+
+
+def recognised(lab: Lab, veiled: VeilSet, target: str, set_: str, kind: str = "none", level: float = 0) -> dict:
+    """By person: `Lab.recognition` of protected photos of a set, after a change."""
+    people = lab.part(veiled, set_)
+
+    def made() -> dict:
+        return lab.recognition(target, people, lab.changed(lab.protected(veiled, people), people, kind, level), set_)
+
+    inputs = {"veils": veiled.inputs, "target": lab.network_of(target), "set": set_, "change": [kind, level]}
+    return lab.cell("recognised", inputs, made)
+
+
+def rate_figures(found: dict, photos: int) -> dict[str, Figure]:
+    """The figures of what `recognised` found."""
+    rates = {name: figure(found[name], photos, share=True) for name in RATES}
+    return rates | {"cosine": figure(found["cosine"], photos)}
+
+
+def count(lab: Lab, veiled: VeilSet, set_: str) -> int:
+    """Photos of a set of whoever has a veil."""
+    return len(lab.part(veiled, set_).images)

@@ -1,0 +1,281 @@
+"""The laboratory: people, networks and gallery of a run, the veils that were crafted, and what networks see of them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from veilkern import ops
+from veilkern.crafting.config import CraftConfig
+from veilkern.crafting.run import craft
+from veilkern.data.people import People
+from veilkern.data.photos import photo_id
+from veilkern.evaluate.gallery import Gallery, build_gallery
+from veilkern.evaluate.identification import identify
+from veilkern.evaluate.lpips import Lpips
+from veilkern.experiments.changes import change
+from veilkern.experiments.gallery import GalleryPhotos
+from veilkern.experiments.store import Store
+from veilkern.experiments.veils import options_of
+from veilkern.networks.face_model import FaceModel
+from veilkern.networks.matching import Features
+from veilkern.veils.bank import VeilBank
+from veilkern.veils.protect import protect, recover
+from veilkern.veils.sealing import Keyring
+
+SETS = ("crafting", "unseen")
+_NONCE = 12  # bytes
+
+
+@dataclass(frozen=True)
+class VeilSet:
+    """Veils of one kind for one surrogate. inputs: what they follow from. spent: image-steps (photos through the
+    network) and seconds of the craft, of all people together, and mean feature distance of the finished veils."""
+
+    surrogate: str
+    name: str
+    bank: VeilBank
+    inputs: dict
+    spent: dict
+
+
+@dataclass
+class Lab:
+    """surrogates, targets: networks by their labels; surrogates read photos of one size. crafting, unseen: the photos
+    that veils are crafted on, and others of the same persons. gallery: photos of other people, or none. steps:
+    bounds those of every craft. image_specific: photos that methods which craft each photo
+    for itself are tried on. tell: called with what is being done."""
+
+    surrogates: dict[str, FaceModel]
+    targets: dict[str, FaceModel]
+    crafting: People
+    unseen: People
+    gallery: GalleryPhotos | None
+    store: Store
+    seed: int = 0
+    steps: int | None = None
+    image_specific: int = 4
+    lpips: Lpips | None = None
+    tell: Callable[[str], None] = lambda what: None
+    threads: int | None = None
+    _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def sets(self) -> dict[str, People]:
+        """The photos by set, without sets that have none."""
+        return {label: part for label, part in zip(SETS, (self.crafting, self.unseen), strict=True) if len(part.images)}
+
+    @functools.cached_property
+    def networks(self) -> dict[str, FaceModel]:
+        """All networks by label."""
+        return {**self.surrogates, **self.targets}
+
+    @functools.cached_property
+    def marks(self) -> dict[str, list[str]]:
+        """The photo ids of each set."""
+        return {label: [photo_id(image) for image in part.images] for label, part in self.sets.items()}
+
+    @functools.cached_property
+    def about(self) -> dict:
+        """What every cell follows from, beside its own inputs: photos and gallery by their marks, and the seed."""
+        return {
+            "people": {
+                label: _digest([*part.names, *map(str, part.offsets.tolist()), *self.marks[label]])
+                for label, part in self.sets.items()
+            },
+            "gallery": self.gallery.mark if self.gallery is not None else "",
+            "seed": self.seed,
+        }
+
+    def network_of(self, label: str) -> str:
+        """The fingerprint of a network, computed once."""
+        return self._once(("fingerprint", label), lambda: self.networks[label].fingerprint)
+
+    # Veils
+
+    def veiled(self, surrogate: str, name: str, **more: Any) -> VeilSet:
+        """The veils VEILS[name] (and more fields of CraftConfig) of all people for this surrogate."""
+        given = options_of(name, **more)
+        config = CraftConfig(**given)
+        if self.steps is not None:
+            config = CraftConfig(**{**given, "steps": min(self.steps, config.steps)})
+        inputs = {**self.about, "surrogate": self.network_of(surrogate), "config": config.as_dict()}
+        label = ", ".join([name, *(f"{field} {value}" for field, value in more.items())])
+        return self._once(("veiled", str(inputs)), lambda: self._veiled(surrogate, label, config, inputs))
+
+    def _veiled(self, surrogate: str, name: str, config: CraftConfig, inputs: dict) -> VeilSet:
+        path = self.store.path("veils", inputs, ".safetensors")
+        spent = self.store.cell("craft", inputs, lambda: self._crafted(surrogate, name, config, path))
+        if not path.exists():  # deleted, or never there: the cell alone says nothing
+            self.store.path("craft", inputs).unlink()
+            spent = self.store.cell("craft", inputs, lambda: self._crafted(surrogate, name, config, path))
+        return VeilSet(surrogate, name, VeilBank.load(path), inputs, spent)
+
+    def _crafted(self, surrogate: str, name: str, config: CraftConfig, path: Path) -> dict:
+        self.tell(f"crafting veils: {name}; for {surrogate}")
+        journal = path.with_suffix(".journal")
+        started = time.monotonic()
+        resume = journal.exists()
+        found = craft(
+            self.surrogates[surrogate],
+            self.crafting,
+            config,
+            key=self.key,
+            progress=False,
+            journal=journal,
+            resume=resume,
+            threads=self.threads,
+        )
+        seconds = time.monotonic() - started
+        if not len(found.bank):
+            raise ValueError(f"{surrogate}, {name}: no veil could be crafted: {found.report[0]['status']}")
+        found.bank.save(path)
+        journal.unlink(missing_ok=True)
+        kept = [record for record in found.report if not record["status"].startswith("failed")]
+        counts = dict(zip(self.crafting.names, self.crafting.counts.tolist(), strict=True))
+        each = config.photos_per_step
+        return {
+            "people": len(kept),
+            "failed": {r["name"]: r["status"] for r in found.report if r not in kept},
+            "image_steps": sum(r["steps"] * (each or counts[r["name"]]) for r in found.report),
+            "clean_passes": len(self.crafting.images),
+            # Of a craft that was taken up again the time of the rest alone would be told.
+            "seconds": float("nan") if resume else seconds,
+            "converged": sum(r["status"] == "converged" for r in kept),
+            "feature_distance": sum(r["feature_distance"] for r in kept) / len(kept),
+        }
+
+    @property
+    def key(self) -> bytes:
+        """The master key: from the seed, so that a run can be repeated. It keeps nothing secret."""
+        return hashlib.sha256(f"veilkern paper {self.seed}".encode()).digest()
+
+    # Photos
+
+    def part(self, veiled: VeilSet, label: str) -> People:
+        """The photos of a set of whoever has a veil."""
+        people, known = self.sets[label], set(veiled.bank.names)
+        if known.issuperset(people.names):
+            return people
+        return people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] in known])
+
+    def protected(self, veiled: VeilSet, people: People, rows: torch.Tensor | None = None, *, lossless: bool = False):
+        """Protected photos of `people` under their own veils, or those of bank rows int64 [N]. Sealed ones with nonces
+        from the seed, so that a run can be repeated, which nobody else may do."""
+        bank = veiled.bank
+        rows = bank.rows(people.names)[people.rows] if rows is None else rows
+        if bank.scheme == "blend":
+            return protect(people.images, bank, rows, lossless=lossless)
+        sealing = Keyring("paper", bank, self.key).sealing(rows, torch.device("cpu"))
+        drawn = [
+            hashlib.sha256(f"{self.seed} {photo_id(i)} {r}".encode()).digest()[:_NONCE]
+            for i, r in zip(people.images, rows.tolist(), strict=True)
+        ]
+        nonces = torch.frombuffer(bytearray(b"".join(drawn)), dtype=torch.uint8).view(-1, _NONCE)
+        levels, rounds = sealing.levels, sealing.rounds
+        return ops.seal(
+            people.images, bank.veils, rows, sealing.keys, nonces, levels=levels, rounds=rounds, lossless=lossless
+        )
+
+    def recovered(self, veiled: VeilSet, people: People, hidden: torch.Tensor, sigma: float | None = None):
+        """Photos of `people` recovered from what `protected` gave, or what became of it; sigma: of the filter."""
+        rows = veiled.bank.rows(people.names)[people.rows]
+        key = None if veiled.bank.scheme == "blend" else self.key
+        return recover(hidden, veiled.bank, rows, key=key, gaussian_sigma=sigma)
+
+    # What networks see
+
+    def features(self, label: str, images: torch.Tensor, *, check: bool = True) -> torch.Tensor:
+        """Features of uint8 photos in this network; where it reads another size, they are resized (bilinear, smoothed)
+        and rounded, as a service that stores one size does."""
+        network = self.networks[label]
+        if not len(images):
+            return torch.zeros(0, self.width_of(label))
+        images = resized(images, network.input.size)
+        return network.features(images, check=check)
+
+    def width_of(self, label: str) -> int:
+        """The number of a network's features."""
+        return self.clean(label, SETS[0]).shape[1]
+
+    def clean(self, label: str, set_: str) -> torch.Tensor:
+        """Features of the clean photos of a set in this network."""
+        return self._once(("clean", label, set_), lambda: self.features(label, self.sets[set_].images))
+
+    def distractors(self, label: str) -> Features:
+        """Features of the gallery in this network, [G, d], without pictures of the people themselves: embedded once,
+        kept in the store, and read block by block."""
+        return self._once(("gallery", label), lambda: self._distractors(label))
+
+    def _distractors(self, label: str) -> Features:
+        if self.gallery is None:
+            return torch.zeros(0, self.width_of(label))
+        path = self.store.path("gallery", {"photos": self.gallery.mark, "network": self.network_of(label)}, ".gallery")
+        if path.exists():
+            found = Gallery.load(path)
+        else:
+            self.tell(f"embedding the gallery in {label}")
+            size = self.networks[label].input.size
+            photos = (resized(images, size) for images in self.gallery.photos())
+            found = build_gallery(self.networks[label], photos, path)
+        return found.without([mark for marks in self.marks.values() for mark in marks])
+
+    def recognition(self, target: str, people: People, hidden: torch.Tensor, set_: str) -> dict[str, list[float]]:
+        """By person of `people` (of this set), of protected photos in the target network: rank1, rank5, rank10,
+        own_rank1, TAR at a FAR of 1e-3 and 1e-4 and cosine, by identify; and clean_rank1, what the network reaches
+        on the clean photos."""
+        clean = self._clean_of(target, people, set_)
+        seen = self.features(target, hidden, check=False)
+        found = identify(seen, clean, people, self.distractors(target))
+        names = ("rank1", "rank5", "rank10", "own_rank1", "tar_1e3", "tar_1e4", "cosine")
+        values = {name: [getattr(one, name) for one in found] for name in names}
+        return values | {"clean_rank1": self._clean_rank1(target, people, set_)}
+
+    def _clean_of(self, target: str, people: People, set_: str) -> torch.Tensor:
+        whole = self.sets[set_]
+        clean = self.clean(target, set_)
+        if people is whole:
+            return clean
+        known = set(people.names)
+        return clean[torch.tensor([name in known for name in whole.names])[whole.rows]]
+
+    def _clean_rank1(self, target: str, people: People, set_: str) -> list[float]:
+        def made() -> list[float]:
+            clean = self._clean_of(target, people, set_)
+            return [one.rank1 for one in identify(clean, clean, people, self.distractors(target))]
+
+        return self._once(("clean rank1", target, set_, tuple(people.names)), made)
+
+    def changed(self, hidden: torch.Tensor, people: People, kind: str, level: float) -> torch.Tensor:
+        """Protected photos of `people` after a change of changes.LEVELS."""
+        return change(hidden, kind, level, [photo_id(image) for image in people.images], self.seed)
+
+    def cell(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], dict]) -> dict:
+        """A cell of the store that follows from the photos too."""
+        return self.store.cell(kind, {**self.about, **inputs}, make)
+
+    def _once(self, what, make):
+        if what not in self._memory:
+            self._memory[what] = make()
+        return self._memory[what]
+
+
+def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """uint8 photos [N, 3, H, W] or [3, H, W] in this size."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    batch = images if images.ndim == 4 else images[None]
+    parts = [F.interpolate(p.float(), size=tuple(size), mode="bilinear", antialias=True) for p in batch.split(64)]
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
