@@ -22,7 +22,9 @@ from safetensors import safe_open
 import veilkern as vk
 from veilkern.data.files import atomic_write, make_folder
 from veilkern.evaluate.lpips import Lpips
-from veilkern.experiments.report import markdown
+from veilkern.experiments.plots import plots
+from veilkern.experiments.report import file_name, markdown
+from veilkern.experiments.titles import EXPERIMENTS
 from veilkern.samples import synthetic_people
 
 SURROGATES = ("s_resnet", "l_resnet", "a_resnet")
@@ -74,10 +76,11 @@ def trained(folder: Path, names: list[str]) -> str:
 
 def write(docs: Path, folder: Path, made: dict, networks: str) -> None:
     """paper.md and its plots, from what the run wrote. networks: what is said of them."""
-    plots = sorted((folder / "plots").glob("*.svg"))
-    for plot in plots:
-        atomic_write(make_folder(docs / "paper") / plot.name, plot.read_bytes())
-    text = markdown(made, {plot.stem: f"paper/{plot.name}" for plot in plots})
+    drawn = plots({name: made[name]["rows"] for name in EXPERIMENTS})
+    for name in drawn:
+        file = f"{file_name(name)}.svg"
+        atomic_write(make_folder(docs / "paper") / file, (folder / "plots" / file).read_bytes())
+    text = markdown(made, {name: f"paper/{file_name(name)}.svg" for name in drawn})
     about = (
         "`python bench/paper_networks.py DIR` trained the networks, small versions on synthetic people, and `python "
         f"bench/paper_report.py DIR` wrote this page. {described(machine())} What the names mean: "

@@ -17,9 +17,12 @@ import torch
 from paper_cases import gallery, people, relative, run, without_times
 
 import veilkern as vk
+from veilkern.evaluate.lpips import Lpips
 from veilkern.experiments import lab
-from veilkern.experiments.report import read, render
-from veilkern.experiments.run import divided
+from veilkern.experiments.arguments import divided
+from veilkern.experiments.gallery import GalleryPhotos
+from veilkern.experiments.report import render, render_from
+from veilkern.experiments.store import Store
 from veilkern.experiments.titles import EXPERIMENTS
 from veilkern.samples import load_model
 
@@ -75,9 +78,9 @@ def test_rows_are_what_the_bank_gives(whole):
     """One figure worked out anew from the veils that lie in the folder."""
     _, made = whole
     row = next(r for r in made["table1"]["rows"] if r["method"] == "ours" and r["photos"] == "unseen")
-    crafting, unseen = divided(people(), None)
+    crafting, unseen, _ = divided(people(), None)
     config = vk.CraftConfig(steps=paper_cases.STEPS)
-    key = lab.Lab({}, {}, crafting, unseen, gallery(), None).key  # type: ignore[arg-type]
+    key = lab.Lab({}, {}, crafting, unseen, None, None).key  # type: ignore[arg-type]
     bank = vk.craft(load_model(), crafting, config, key=key, threads=1, progress=False).bank
     hidden = vk.protect(unseen.images, bank, bank.rows(unseen.names)[unseen.rows])
     from veilkern.evaluate import ssim
@@ -104,10 +107,10 @@ def test_tables_plots_and_report_follow_from_the_json(whole, tmp_path):
         (tmp_path / "copy" / name).unlink()
     shutil.rmtree(tmp_path / "copy" / "plots")
     shutil.rmtree(tmp_path / "copy" / "cells")
-    render(read(tmp_path / "copy"), tmp_path / "copy")
+    render_from(tmp_path / "copy", tmp_path / "copy")
     assert {f: (tmp_path / "copy" / f).read_bytes() for f in texts} == texts
     assert {f.name: f.read_bytes() for f in (tmp_path / "copy" / "plots").iterdir()} == plots
-    assert {name.split("-")[0].removesuffix(".svg") for name in plots} == {"fig4", "fig6", "fig7", "cost"}
+    assert set(plots) == {"fig4.svg", "fig6.svg", "fig7-sample.svg", "cost.svg"}
 
 
 def test_what_changes_in_the_json_changes_in_the_tables(whole, tmp_path):
@@ -159,11 +162,14 @@ def test_other_settings_are_refused_until_one_says_overwrite(tmp_path, other):
 
 def test_a_target_of_another_size_sees_resized_photos(tmp_path):
     small = vk.FaceModel(torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()), size=64, name="small")
-    found = vk.paper(
-        people(), [load_model()], [small], out=tmp_path, gallery=gallery(), only=["fig4"], steps=1, threads=1
-    )
-    row = next(r for r in found["fig4"]["rows"] if r["target"] == "small")
-    assert row["clean_rank1"]["value"] is not None and not row["white_box"]
+    own = torch.cat([gallery(), people().images])  # pictures of the people themselves are no strangers
+    found = vk.paper(people(), [load_model()], [small], out=tmp_path, gallery=own, only=["fig4"], steps=1, threads=1)
+    rows = [r for r in found["fig4"]["rows"] if r["target"] == "small"]
+    assert rows and not any(r["white_box"] for r in rows)
+    crafting, unseen, _ = divided(people(), None)
+    there = lab.Lab({"a": load_model()}, {"small": small}, crafting, unseen, None, None)
+    there.gallery, there.store = GalleryPhotos.of_images(own), Store(tmp_path / "again")
+    assert len(there.distractors("a")) == len(there.distractors("small")) == 5
 
 
 def test_one_photo_a_person_has_nothing_unseen(tmp_path):
@@ -175,7 +181,8 @@ def test_one_photo_a_person_has_nothing_unseen(tmp_path):
 
 @pytest.mark.parametrize("count,photos", [(1, 3), (2, 5), (3, 25)])
 def test_division(count, photos):
-    crafting, unseen = divided(people(count, photos), None)
+    crafting, unseen, twins = divided(people(count, photos), None)
+    assert not twins
     assert crafting.counts.tolist() == [photos - min(10, photos // 2)] * count
     assert unseen.counts.tolist() == [min(10, photos // 2)] * count
     whole = torch.cat([torch.cat([crafting.photos(p), unseen.photos(p)]) for p in range(count)])
@@ -194,9 +201,18 @@ def nan_network() -> vk.FaceModel:
     "bad,error,words",
     [
         ({"surrogates": {}}, ValueError, "surrogates must hold at least one network"),
+        ({"surrogates": load_model()}, TypeError, "surrogates must be a sequence of FaceModels or a mapping"),
+        ({"surrogates": {"a\nb": load_model()}}, ValueError, "labels of 1 to 60 printable characters"),
+        ({"surrogates": {"x" * 61: load_model()}}, ValueError, "labels of 1 to 60 printable characters"),
+        ({"gallery": 5}, ValueError, "gallery must be uint8 .*, got int"),
+        ({"held_out": "2"}, TypeError, "held_out must be an integer, got '2'"),
+        ({"count": True}, TypeError, "count must be an integer, got True"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"steps": 0}, ValueError, "steps must be 1 or more"),
+        ({"lpips": "alexnet.pth"}, TypeError, "lpips must be an Lpips, got str"),
         ({"surrogates": {"a": 3}}, TypeError, "surrogates must be FaceModels, got int"),
         ({"targets": {"sample": relative()}}, ValueError, "other labels than surrogates"),
-        ({"targets": {"broken": nan_network()}}, vk.ModelError, "broken"),
+        ({"targets": {"broken": nan_network()}, "check": False}, vk.ModelError, r"broken: .*person-000/00.png"),
         ({"only": ["table9"]}, ValueError, "only must name some of table1"),
         ({"only": []}, ValueError, "only must name at least one"),
         ({"gallery": torch.zeros(2, 3, 8, 8)}, ValueError, r"gallery must be uint8 \[G, 3, 112, 112\]"),
@@ -265,3 +281,178 @@ def test_killed_in_a_craft_it_goes_on_from_its_journal(tmp_path):
     assert list((tmp_path / "cut" / "cells").glob("*.journal"))
     assert without_times(run(tmp_path / "cut", **given)) == wanted
     assert not list((tmp_path / "cut" / "cells").glob("*.journal"))
+
+
+def test_an_empty_journal_stands_in_nobodys_way(tmp_path):
+    """kill -9 between making the file and its first byte."""
+    first = run(tmp_path, only=["fig3"])
+    for veils in (tmp_path / "cells").glob("veils-*.safetensors"):
+        veils.with_suffix(".journal").touch()
+        veils.unlink()
+    assert without_times(run(tmp_path, only=["fig3"])) == without_times(first)
+
+
+def test_damaged_veils_are_named(tmp_path):
+    run(tmp_path, only=["fig3"])
+    veils = next((tmp_path / "cells").glob("veils-*.safetensors"))
+    veils.write_bytes(veils.read_bytes()[:100])
+    with pytest.raises(vk.OutputError, match=f"{veils.name}.*delete it"):
+        run(tmp_path, only=["fig3"])
+
+
+@pytest.mark.parametrize("photos", [1, 2, 3])
+def test_few_photos_are_no_error(tmp_path, photos):
+    """Nothing to measure is null, in every experiment and plot."""
+    found = run(tmp_path, who=people(2, photos), steps=1, image_specific=1)
+    assert all(found[name]["rows"] for name in EXPERIMENTS)
+    alone = run(tmp_path / "alone", who=people(1, photos), steps=1, image_specific=1, gallery=None)
+    assert alone["table1"]["rows"] and not alone["another_person"]["rows"]
+    assert {one["verdict"] for one in alone["table1"]["comparison"]} == {"not comparable"}
+
+
+def test_labels_that_are_one_as_file_names_have_pictures_of_their_own(tmp_path):
+    nets = {"a b": load_model(), "a-b": relative(1), "a/b": relative(2), "x$y_$|<b>": relative(3)}
+    made = vk.paper(people(), nets, out=tmp_path, only=["fig3", "fig7"], steps=1, threads=1, check=False)
+    pictures = [f.read_bytes() for f in (tmp_path / "pictures").iterdir()]
+    assert len(made["pictures"]) == len(pictures) == len(set(pictures)) == 4
+    assert len(list((tmp_path / "plots").iterdir())) == 4
+    report, tables = ((tmp_path / f).read_text() for f in ("report.html", "tables.md"))
+    assert report.count("data:image/png") == 4 and "<b>" not in report and "<b>" not in tables
+    lines = [line for line in tables.splitlines() if line.startswith("| paper |") and "x$y" in line]
+    assert lines and all("x$y_$\\|&lt;b>" in line for line in lines)
+
+
+def test_what_another_run_showed_is_removed(tmp_path):
+    vk.paper(people(), {"old": load_model()}, out=tmp_path, only=["fig3", "fig7"], steps=1, threads=1)
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"kept")
+    vk.paper(people(2), {"new": load_model()}, out=tmp_path, only=["fig3"], steps=1, threads=1, overwrite=True)
+    assert {f.name for f in (tmp_path / "pictures").iterdir()} == {"fig3-new.png", "mine.png"}
+    assert not list((tmp_path / "plots").iterdir())
+
+
+def test_other_roles_lpips_or_version_are_other_runs(tmp_path):
+    a, b = load_model(), relative()
+    vk.paper(people(), {"a": a}, {"b": b}, out=tmp_path, only=["fig3"], steps=1, threads=1)
+    with pytest.raises(vk.OutputError, match=r"surrogates, targets"):
+        vk.paper(people(), {"b": b}, {"a": a}, out=tmp_path, only=["fig3"], steps=1, threads=1)
+    old = json.loads((tmp_path / "paper.json").read_text()) | {"veilkern": "0.0.1"}
+    (tmp_path / "paper.json").write_text(json.dumps(old))
+    with pytest.raises(vk.OutputError, match="veilkern"):
+        vk.paper(people(), {"a": a}, {"b": b}, out=tmp_path, only=["fig3"], steps=1, threads=1)
+    (tmp_path / "paper.json").write_text("{")
+    with pytest.raises(vk.OutputError, match="cannot be read"):
+        vk.paper(people(), {"a": a}, out=tmp_path, only=["fig3"], steps=1, threads=1)
+    vk.paper(people(), {"a": a}, out=tmp_path, only=["fig3"], steps=1, threads=1, overwrite=True)
+
+
+def test_lpips_of_other_weights_is_measured_anew(tmp_path):
+    def weights(seed):
+        g = torch.Generator().manual_seed(seed)
+        layers = [(torch.randn(*shape, generator=g) * 0.05, torch.zeros(shape[0])) for shape in SHAPES]
+        return Lpips(layers, [torch.rand(1, shape[0], 1, 1, generator=g) for shape in SHAPES])
+
+    first = run(tmp_path, only=["table1"], lpips=weights(1))
+    second = run(tmp_path, only=["table1"], lpips=weights(2), overwrite=True)
+    values = [[row["lpips"]["value"] for row in made["table1"]["rows"]] for made in (first, second)]
+    assert all(a != b for a, b in zip(*values, strict=True)) and first["lpips"] != second["lpips"]
+    assert "LPIPS" not in " ".join(first["notes"])
+
+
+SHAPES = ((64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3))
+
+
+def test_seconds_of_another_machine_are_not_told_as_this_ones(tmp_path, monkeypatch):
+    only = ["subspace", "cost"]
+    first = run(tmp_path, only=only)
+    assert all(row["seconds_per_veil"] > 0 for row in first["subspace"]["rows"])
+    monkeypatch.setattr(lab, "processor", lambda: "another")
+    with pytest.raises(vk.OutputError, match="machine"):
+        run(tmp_path, only=only)
+    second = run(tmp_path, only=only, overwrite=True)
+    assert all(row["seconds_per_veil"] is None for row in second["subspace"]["rows"])
+    assert all(row["seconds_per_person"] is None for row in second["cost"]["rows"])
+    assert without_times(second["subspace"]) == without_times(first["subspace"])
+
+
+class Forgetful(torch.nn.Module):
+    """The embedded network, without an answer to dark photos."""
+
+    def __init__(self, dark: float):
+        super().__init__()
+        self.net, self.dark = load_model().module, dark
+
+    def forward(self, x):
+        found = self.net(x)
+        return torch.where((x.mean((1, 2, 3)) < self.dark)[:, None], math.nan, found)
+
+
+def test_photos_without_a_feature_are_named_before_the_work(tmp_path):
+    who = people(3, 4)
+    images = who.images.clone()
+    images[:4] //= 3
+    who = vk.People(images, who.offsets, who.names, who.files)
+    level = (images[:4].float() / 127.5 - 1).mean((1, 2, 3)).max().item() + 0.01
+    network = vk.FaceModel(Forgetful(level), mean=(0.5,) * 3, std=(0.5,) * 3, name="forgetful")
+    with pytest.raises(vk.ModelError, match=r"forgetful: .* 2 photos: person-000/00.png"):
+        vk.paper(who, {"forgetful": network}, out=tmp_path, only=["table1"], steps=1, threads=1, check=False)
+
+
+def test_veils_that_cannot_be_crafted_are_left_out_and_told(tmp_path, monkeypatch):
+    real = lab.craft
+
+    def craft(model, people, config, **given):
+        result = real(model, people, config, **given)
+        if config.scheme == "sealed":
+            raise vk.ModelError("this one fails")
+        if config.subspace == "convex":  # one person fails
+            result.bank = result.bank.remove("person-001")
+            result.report[1]["status"] = "failed: her own fault"
+        return result
+
+    monkeypatch.setattr(lab, "craft", craft)
+    found = run(tmp_path, only=["table1", "fig3", "table3"])
+    left_out = [note for note in found["notes"] if note.startswith("Left out")]
+    assert any("sealed veils for sample: this one fails" in note for note in left_out)
+    assert any("paper veils for sample: person-001: her own fault" in note for note in left_out)
+    rows = found["table1"]["rows"]
+    assert {row["method"] for row in rows} == {"v-uap", "paper", "ours"}
+    of = {row["method"]: row for row in rows if row["photos"] == "unseen"}
+    assert of["paper"]["ssim"]["people"] == of["paper"]["ssim_difference"]["people"] == 2
+    assert of["paper"]["ssim"]["photos"] == 4 and of["ours"]["ssim_difference"]["people"] == 3
+    assert {tuple(row["who"]) for row in found["fig3"]["rows"]} == {("person-000", "person-002")}
+    assert "her own fault" in (tmp_path / "report.html").read_text()
+
+
+def test_the_same_picture_is_never_crafted_on_and_unseen():
+    who = people(2, 6)
+    images = who.images.clone()
+    images[4] = images[0]
+    crafting, unseen, twins = divided(vk.People(images, who.offsets, who.names, who.files), None)
+    assert twins == 1 and len(unseen.images) == 5 and len(crafting.images) == 6
+    assert not any(torch.equal(images[0], image) for image in unseen.images)
+
+
+def test_a_surrogate_that_knows_nobody_is_refused_and_a_target_noted(tmp_path):
+    blind = vk.FaceModel(torch.nn.Sequential(torch.nn.AvgPool2d(56), torch.nn.Flatten()), name="blind")
+    with pytest.raises(vk.ModelError, match=r"blind: .*does not tell these people apart.*--no-check"):
+        vk.paper(people(), {"blind": blind}, out=tmp_path, only=["fig3"], steps=1, threads=1)
+    made = vk.paper(people(), {"a": load_model()}, {"blind": blind}, out=tmp_path, only=["fig4"], steps=1, threads=1)
+    assert any(note.startswith("blind is no judge") for note in made["notes"])
+    rows = [row for row in made["fig4"]["rows"] if row["method"] == "clean photos"]
+    assert {row["target"] for row in rows} == {"a", "blind"}
+
+
+def test_an_error_in_the_middle_leaves_the_report_of_what_was_done(tmp_path, monkeypatch):
+    from veilkern.experiments import table1
+
+    monkeypatch.setattr(table1, "rows", lambda lab: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, only=["table1", "fig3"])
+    assert not (tmp_path / "report.html").exists()
+    monkeypatch.undo()
+    from veilkern.experiments import fig3
+
+    monkeypatch.setattr(fig3, "rows", lambda lab: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, only=["table1", "fig3"])
+    assert (tmp_path / "report.html").exists() and json.loads((tmp_path / "paper.json").read_text())["table1"]["rows"]

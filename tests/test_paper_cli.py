@@ -6,9 +6,10 @@ import json
 import shutil
 
 import pytest
-from paper_cases import gallery, people
+from paper_cases import gallery, people, run
 from typer.testing import CliRunner
 
+import veilkern as vk
 from veilkern.cli import build
 from veilkern.cli._several import Several
 from veilkern.data.photos import write_png
@@ -58,6 +59,9 @@ def test_networks_one_after_another_labels_and_what_is_left_out(folder, tmp_path
     assert (tmp_path / "out" / "tables.md").read_text() == tables
     assert cli("--render", tmp_path / "out", "--out", tmp_path / "elsewhere").exit_code == 0
     assert (tmp_path / "elsewhere" / "tables.md").read_text() == tables
+    reports = [(tmp_path / place / "report.html").read_text() for place in ("out", "elsewhere")]
+    assert reports[0] == reports[1] and "data:image/png" in reports[0]
+    assert cli("--render", tmp_path / "elsewhere").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,8 @@ def test_networks_one_after_another_labels_and_what_is_left_out(folder, tmp_path
         (["--surrogates", NET, "--out", "x"], "FACES"),
         (["faces", "--out", "x"], "--surrogates"),
         (["faces", "--surrogates", NET], "--out"),
-        (["--render", "x", "--surrogates", NET], "--surrogates means nothing"),
+        (["--render", "x", "--surrogates", NET], "nothing with --render: --surrogates"),
+        (["faces", "--render", "x", "--people", "2"], "FACES, --people"),
     ],
 )
 def test_what_is_missing_is_named(words, said):
@@ -90,10 +95,45 @@ def test_what_cannot_be_is_an_error_before_the_work(folder, tmp_path, words, err
     assert not (tmp_path / "out" / "paper.json").exists()
 
 
-def test_render_of_what_is_no_paper(tmp_path):
-    (tmp_path / "paper.json").write_text('{"table1": {}}')
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda paper: {"table1": {}},
+        *(lambda paper, key=key: {k: v for k, v in paper.items() if k != key} for key in ("claims", "photos", "notes")),
+        lambda paper: paper | {"table1": paper["table1"] | {"rows": [{}]}},
+        lambda paper: paper | {"fig3": {"rows": []}},
+        lambda paper: (
+            paper | {"table1": paper["table1"] | {"rows": [paper["table1"]["rows"][0] | {"ssim": {"value": "x"}}]}}
+        ),
+    ],
+)
+def test_render_of_what_is_no_paper(tmp_path, small, damage):
+    (tmp_path / "paper.json").write_text(json.dumps(damage(small)))
     done = cli("--render", tmp_path)
-    assert "not the paper.json" in str(done.exception)
+    assert isinstance(done.exception, vk.OutputError) and "paper" in str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A paper.json of two experiments."""
+    return run(tmp_path_factory.mktemp("small"), only=["table1", "fig3"], steps=1)
+
+
+def test_a_photo_of_the_gallery_that_cannot_be_used_is_told_each_time(folder, tmp_path):
+    shutil.copytree(folder / "gallery", tmp_path / "gallery")
+    (tmp_path / "gallery" / "bad.png").write_bytes(b"no photo")
+    words = [folder / "faces", "--surrogates", NET, "--gallery", tmp_path / "gallery", "--out", tmp_path / "out"]
+    for _ in range(2):
+        done = cli(*words, "--only", "another_person", "--steps", 1)
+        assert done.exit_code == 1 and "bad.png" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["faces", "faces/deep/out", "gallery/out"])
+def test_what_is_written_is_not_among_the_photos(folder, out):
+    words = ["--surrogates", NET, "--gallery", folder / "gallery", "--out", folder / out, "--steps", 1]
+    done = cli(folder / "faces", *words)
+    assert isinstance(done.exception, vk.OutputError) and "choose a folder outside" in str(done.exception)
+    assert not (folder / out / "cells").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +143,8 @@ def test_render_of_what_is_no_paper(tmp_path):
         (["--nets", "a", "b", "-x", "1", "2"], ["--nets", "a", "--nets", "b", "-x", "1", "2"]),
         (["--nets", "a", "--nets", "b", "c"], ["--nets", "a", "--nets", "b", "--nets", "c"]),
         (["--nets", "a", "--", "b", "c"], ["--nets", "a", "--", "b", "c"]),
-        (["--nets=a", "f"], ["--nets=a", "f"]),
+        (["--nets=a", "b"], ["--nets=a", "--nets", "b"]),
+        (["--other=a", "f"], ["--other=a", "f"]),
         (["--nets"], ["--nets"]),
         ([], []),
     ],

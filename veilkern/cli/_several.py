@@ -28,7 +28,8 @@ class Several(TyperCommand):
             if word == "--":
                 return spread + words[number:]
             if word.startswith("-") and word != "-":
-                option = word if word in self.several else ""
+                name = word.partition("=")[0]
+                option = name if name in self.several else ""
                 spread.append(word)
             elif option and spread[-1] != option:
                 spread += [option, word]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -19,13 +19,10 @@ from veilkern.cli._shared import (
     console,
     errors,
     finish,
-    refuse,
     sigterm_as_ctrl_c,
 )
+from veilkern.data.people import Problem
 from veilkern.experiments.titles import EXPERIMENTS
-
-if TYPE_CHECKING:
-    from veilkern.data.people import Problem
 
 COMMAND = Several.of("--surrogates", "--targets", "--only")
 
@@ -63,23 +60,28 @@ def paper(
     render: Annotated[
         Path | None, typer.Option(help="Write report and tables again from this folder's paper.json; nothing is run.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Refuse a surrogate that does not tell these people apart.")
+    ] = True,
     resize: Resize = False,
     convert: Convert = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Run the paper's tables and figures on your own photos and networks, and compare line by line.
 
-    Interrupted, the same command goes on where it was.
+    FACES comes first: options of several values take all words that follow. Interrupted, the same command goes on.
     """
     if render is not None:
-        refuse(
-            "means nothing with --render",
-            surrogates=surrogates,
-            targets=targets,
-            gallery=gallery,
-            only=only,
-            lpips=lpips,
-        )
+        given: dict[str, object] = {
+            "FACES": faces,
+            "--surrogates": surrogates,
+            "--targets": targets,
+            "--gallery": gallery,
+            "--only": only,
+        }
+        given |= {"--people": people, "--steps": steps, "--lpips": lpips, "--held-out": held_out}
+        if meaningless := [name for name, value in given.items() if value]:
+            raise typer.BadParameter(f"means nothing with --render: {', '.join(meaningless)}", param_hint="--render")
         _render(render, out or render)
         return
     if faces is None or not surrogates or out is None:
@@ -87,31 +89,45 @@ def paper(
         raise typer.BadParameter("is needed", param_hint=missing)
     from veilkern.experiments.gallery import GalleryPhotos
 
+    _refuse_inside(out, FACES=faces, gallery=gallery)
     networks = [_networks(surrogates), _networks(targets or [])]
     measure = None if lpips is None else _lpips(lpips)
     with errors.status("reading photos"):
         found = vk.read_people(faces, size=size, resize=resize, convert=convert)
-    problems: list[Problem] = list(found.problems)
-    others = None if gallery is None else GalleryPhotos.of_folder(gallery, (size, size), resize, convert, problems)
-    try:
-        with sigterm_as_ctrl_c():
+    others = None
+    if gallery is not None:
+        others = GalleryPhotos.of_folder(gallery, (size, size), resize, convert)
+    with sigterm_as_ctrl_c():
+        try:
             made = vk.paper(
                 found, *networks, out=out, gallery=others, only=only or EXPERIMENTS, count=people, held_out=held_out,
-                steps=steps, image_specific=image_specific, seed=seed, lpips=measure, overwrite=overwrite,
+                steps=steps, image_specific=image_specific, seed=seed, lpips=measure, check=check, overwrite=overwrite,
                 threads=threads, tell=lambda what: errors.print(escape(what), soft_wrap=True),
             )  # fmt: skip
-    except KeyboardInterrupt:
-        errors.print(f"what was found is kept in {escape(str(out / 'cells'))}: the same command goes on from there")
-        raise
+        except KeyboardInterrupt:
+            if (out / "cells").is_dir():
+                kept = escape(str(out / "cells"))
+                errors.print(f"what was found is kept in {kept}: the same command goes on from there", soft_wrap=True)
+            raise
     _print(made)
     console.print(f"report: {escape(str(out / 'report.html'))}", soft_wrap=True)
-    finish(problems, found.notices)
+    problems: list[Problem] = list(found.problems) + ([] if others is None else others.problems)
+    notes = [Problem("paper", note) for note in made["notes"] if not note.startswith("Left out: ")]
+    problems += [Problem("paper", n.removeprefix("Left out: ")) for n in made["notes"] if n.startswith("Left out: ")]
+    finish(problems, found.notices + notes[1:])
+
+
+def _refuse_inside(out: Path, **folders: Path | None) -> None:
+    """What is written would be read as photos next time."""
+    for name, folder in folders.items():
+        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise vk.OutputError(f"{out}: lies in the {name} folder {folder}; choose a folder outside of it")
 
 
 def _render(source: Path, out: Path) -> None:
-    from veilkern.experiments.report import read, render
+    from veilkern.experiments.report import render_from
 
-    console.print(f"report: {escape(str(render(read(source), out)))}", soft_wrap=True)
+    console.print(f"report: {escape(str(render_from(source, out)))}", soft_wrap=True)
 
 
 def _networks(given: list[str]) -> dict[str, vk.FaceModel]:

@@ -7,7 +7,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from veilkern.experiments.figures import by_person, figure
+from veilkern.experiments.figures import by_person, counts_of, figure
 from veilkern.experiments.lab import Lab, VeilSet
 from veilkern.experiments.veils import OURS, PAPER, SEALED
 from veilkern.networks.matching import score_blocks, scores
@@ -22,15 +22,13 @@ def rows(lab: Lab) -> list[dict]:
     A photo of the next person under each one's veil, against one template a person (the mean clean feature of the
     crafting photos) and the gallery. With fewer than two persons there is nobody else: no rows."""
     found = []
-    for method in METHODS:
-        for surrogate in lab.surrogates:
-            veiled = lab.veiled(surrogate, method)
-            for set_ in lab.sets if len(veiled.bank) > 1 else ():
-                row = {"method": method, "surrogate": surrogate, "photos": set_}
-                inputs = {"veils": veiled.inputs, "set": set_}
-                shares = lab.cell("another person", inputs, functools.partial(_shares, lab, veiled, set_))
-                photos = len(lab.part(veiled, set_).images)
-                found.append(row | {name: figure(values, photos, share=True) for name, values in shares.items()})
+    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
+        for set_ in lab.sets if len(veiled.bank) > 1 else ():
+            inputs = {"veils": veiled.inputs, "set": set_}
+            shares = lab.cell("another person", inputs, functools.partial(_shares, lab, veiled, set_))
+            counts = counts_of(lab, veiled, set_)
+            row = {**head, "photos": set_}
+            found.append(row | {name: figure(values, counts, share=True) for name, values in shares.items()})
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from veilkern.experiments.paper_says import NO_NUMBERS, PAPER
 
+JUDGE = 0.9  # rank-1 of clean photos by which a target can judge protected ones
 # measure: whether less is better
 LESS = {"ssim": True, "lpips": False}
 LESS_RECOVERED = {"ssim": False, "lpips": True}
@@ -60,18 +61,25 @@ def _table(
             yield {"line": ", ".join(map(str, words)), "measure": measure} | judged(row[measure], theirs, wanted_less)
 
 
-def judged(ours: Mapping[str, float] | None, theirs: Sequence[float], less: bool) -> dict:
+def judged(ours: Mapping[str, Any] | None, theirs: Sequence[float], less: bool) -> dict:
     """ours: a Figure. theirs: the paper's values. less: whether less is better."""
     found = {"ours": ours, "paper": [min(theirs), max(theirs)]}
     if ours is None:
         return found | {"verdict": "not comparable", "why": "not measured: LPIPS wants AlexNet's weights (--lpips)"}
-    if not math.isfinite(ours["value"]):
+    if not known(ours["value"]):
         return found | {"verdict": "not comparable", "why": "nothing to measure: see the counts"}
-    low, high = (ours[end] if math.isfinite(ours[end]) else ours["value"] for end in ("low", "high"))
+    low, high = ours["low"], ours["high"]
+    if not (known(low) and known(high)):
+        return found | {"verdict": "not comparable", "why": "of one person there is no interval"}
     if low <= max(theirs) and high >= min(theirs):
         return found | {"verdict": "equal", "why": "the interval meets the paper's values"}
     below = high < min(theirs)
     return found | {"verdict": "better" if below == less else "worse", "why": ""}
+
+
+def known(value: float | None) -> bool:
+    """Whether something was measured; in JSON what was not is null."""
+    return value is not None and math.isfinite(value)
 
 
 def _cost(rows) -> Iterator[dict]:
@@ -113,7 +121,7 @@ def _picked(rows: Rows, **wanted: Any) -> list[Mapping[str, Any]]:
 
 def _values(rows: Rows, measure: str) -> list[float]:
     values = [row[measure]["value"] for row in rows if row.get(measure) is not None]
-    return [value for value in values if value is not None and math.isfinite(value)]
+    return [value for value in values if known(value)]
 
 
 NOT_SHOWN = "not shown"  # holds for some, or the interval holds no difference too
@@ -129,7 +137,7 @@ def _below(method: str, measure: str, *, less: bool = True, **also: Any) -> Call
         ends, told = [], []
         for row in found:
             one = row[f"{measure}_difference"]
-            if one["value"] is None or not all(map(_known, (one["low"], one["high"]))):
+            if one["value"] is None or not all(map(known, (one["low"], one["high"]))):
                 continue
             ends.append((one["low"], one["high"]) if less else (-one["high"], -one["low"]))
             told.append(
@@ -143,17 +151,13 @@ def _below(method: str, measure: str, *, less: bool = True, **also: Any) -> Call
     return check
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _above(more: str, less: str, measure: str, **also: Any) -> Callable[[Rows], Answer]:
     """That method `more` has more of this measure than `less`, for every surrogate, target and set; where they are the
     same nothing is shown."""
 
     def check(rows: Rows) -> Answer:
         told, differences = [], []
-        for row in _picked(rows, method=more, **also):
+        for row in _judges(_picked(rows, method=more, **also)):
             same = {name: row[name] for name in ("surrogate", "photos", "target")}
             for other in _picked(rows, method=less, **also, **same):
                 pair = _values([row], measure) + _values([other], measure)
@@ -162,7 +166,7 @@ def _above(more: str, less: str, measure: str, **also: Any) -> Callable[[Rows], 
                     words = f"{row['surrogate']} in {row['target']}, {row['photos']}"
                     told.append(f"{words}: {pair[0]:.3f} against {pair[1]:.3f}")
         if not differences:
-            return None, "no other target network"
+            return None, f"no other target network that finds {JUDGE:.0%} of clean photos"
         if all(one >= 0 for one in differences):
             return (any(one > 0 for one in differences) or NOT_SHOWN), "; ".join(told)
         return (False if all(one <= 0 for one in differences) else NOT_SHOWN), "; ".join(told)
@@ -178,13 +182,19 @@ def _least(measure: str, least: float, **wanted: Any) -> Callable[[Rows], Answer
     return check
 
 
+def _judges(rows: Rows) -> Rows:
+    """Those of targets that recognise clean photos: of others it says nothing that they do not know protected ones."""
+    return [row for row in rows if _values([row], "clean_rank1") and row["clean_rank1"]["value"] >= JUDGE]
+
+
 def _transfers_less(rows: Rows) -> Answer:
-    """MSR of the paper's losses in other networks than the surrogate, against the surrogate."""
+    """MSR of the paper's losses in other networks than the surrogate, at most half of that in the surrogate."""
     white = _values(_picked(rows, method="paper", white_box=True), "rank1")
-    black = _values(_picked(rows, method="paper", white_box=False), "rank1")
+    black = _values(_judges(_picked(rows, method="paper", white_box=False)), "rank1")
     if not white or not black:
-        return None, "no other target network"
-    return max(black) < min(white), f"surrogates {min(white):.3f} at least, others {min(black):.3f} to {max(black):.3f}"
+        return None, f"no other target network that finds {JUDGE:.0%} of clean photos"
+    holds = max(black) <= 0.5 * min(white)
+    return holds, f"surrogates {min(white):.3f} at least, others {min(black):.3f} to {max(black):.3f}"
 
 
 def _flat_over_alpha(rows: Rows) -> Answer:
@@ -193,8 +203,8 @@ def _flat_over_alpha(rows: Rows) -> Answer:
     for row in _picked(rows, method="paper", white_box=True, alpha=0.2):
         same = {name: row[name] for name in ("surrogate", "photos")}
         values = _values(_picked(rows, method="paper", white_box=True, **same), "rank1")
-        spread.append(max(values) - min(values))
-    return (max(spread) <= 0.02 if spread else None), f"largest spread {max(spread, default=math.nan):.4f}"
+        spread += [max(values) - min(values)] if values else []
+    return (max(spread) <= 0.02, f"largest spread {max(spread):.4f}") if spread else (None, "not measured")
 
 
 def _noise(method: str, level: float, least: float) -> Callable[[Rows], Answer]:
@@ -202,7 +212,7 @@ def _noise(method: str, level: float, least: float) -> Callable[[Rows], Answer]:
 
 
 def _falls_after_120(rows: Rows) -> Answer:
-    """The mean MSR of the paper's losses at sigma 160 against that at 120 and below."""
+    """The mean MSR of the paper's losses: up to 120 at most a tenth is lost, at 160 it is lower by 0.05 or more."""
     at = {
         level: _values(_picked(rows, method="paper", change="Gaussian noise", level=level), "rank1")
         for level in (20, 120, 160)
@@ -210,7 +220,7 @@ def _falls_after_120(rows: Rows) -> Answer:
     if not all(at.values()):
         return None, "not measured"
     mean = {level: sum(values) / len(values) for level, values in at.items()}
-    holds = mean[120] >= 0.9 * mean[20] and mean[160] < mean[120]
+    holds = mean[120] >= 0.9 * mean[20] and mean[160] <= mean[120] - 0.05
     return holds, ", ".join(f"sigma {level}: {value:.3f}" for level, value in mean.items())
 
 
@@ -256,7 +266,7 @@ CLAIMS: tuple[tuple[str, str, str, Callable[[Rows], Answer]], ...] = (
         "veilkern",
         _least("rank1", 0.99, method="sealed", white_box=True),
     ),
-    ("fig4", "MSR in other networks is far lower", "paper", _transfers_less),
+    ("fig4", "MSR in other networks is far lower (at most half)", "paper", _transfers_less),
     (
         "fig4",
         "without L_var MSR in other networks is higher",

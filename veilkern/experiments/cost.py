@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
 from veilkern import methods
 from veilkern.data.people import People
+from veilkern.errors import ModelError
 from veilkern.evaluate.identification import identify
 from veilkern.experiments.figures import by_person, figure, likeness, look_figures
 from veilkern.experiments.lab import Lab
@@ -24,19 +26,26 @@ def rows(lab: Lab) -> list[dict]:
     for method in methods.METHODS:
         for surrogate in lab.surrogates:
             inputs = {"method": method, "surrogate": lab.network_of(surrogate), "steps": lab.steps}
-            inputs |= {"tried": lab.image_specific, "lpips": lab.lpips is not None}
-            held = lab.cell("cost", inputs, functools.partial(_measured, lab, method, surrogate))
+            inputs |= {"tried": lab.image_specific, "lpips": lab.lpips_mark}
+            try:
+                held = lab.cell("method", inputs, functools.partial(_measured, lab, method, surrogate))
+            except ModelError as error:
+                lab.failed(f"cost of {method} for {surrogate}: {error}")
+                continue
+            about = held["about"]
+            if held["machine"] != lab.machine:
+                about = about | {name: math.nan for name in about if name.startswith("seconds")}
             for one in held["sets"]:
-                found.append({"method": method, "surrogate": surrogate} | held["about"] | _row(lab, one))
+                found.append({"method": method, "surrogate": surrogate} | about | _row(one))
     return found
 
 
-def _row(lab: Lab, one: dict) -> dict:
-    photos, values = one["count"], one["values"]
-    row = {"photos": one["set"]} | look_figures(lab, values, photos)
-    row |= {name: figure(values[name], photos, share=True) for name in SHARES}
-    recovered = figure(values["ssim_recovered"], photos) if "ssim_recovered" in values else None
-    return row | {"cosine": figure(values["cosine"], photos), "ssim_recovered": recovered}
+def _row(one: dict) -> dict:
+    counts, values = one["counts"], one["values"]
+    row = {"photos": one["set"]} | look_figures(values, counts)
+    row |= {name: figure(values[name], counts, share=True) for name in SHARES}
+    recovered = figure(values["ssim_recovered"], counts) if "ssim_recovered" in values else None
+    return row | {"cosine": figure(values["cosine"], counts), "ssim_recovered": recovered}
 
 
 def _measured(lab: Lab, method: str, surrogate: str) -> dict:
@@ -50,9 +59,9 @@ def _measured(lab: Lab, method: str, surrogate: str) -> dict:
     measured = [_of_set(lab, fitted, surrogate, *one) for one in sets]
     cost = fitted.cost()
     about = {"scope": fitted.scope, "aim": fitted.aim, "recovers": fitted.recovers, "failed": fitted.failed}
-    return {"about": about | {f"passes_per_{k}": cost[f"passes_{k}"] for k in ("once", "person", "photo")}
-            | {f"seconds_per_{k}": cost[f"seconds_{k}"] for k in ("once", "person", "photo")}
-            | {"stored_bytes": cost["stored_bytes"]}, "sets": measured}  # fmt: skip
+    for spent in ("passes", "seconds"):
+        about |= {f"{spent}_per_{of}": cost[f"{spent}_{of}"] for of in ("once", "person", "photo")}
+    return {"about": about | {"stored_bytes": cost["stored_bytes"]}, "sets": measured, "machine": lab.machine}
 
 
 def _steps(lab: Lab, method: str) -> int | None:
@@ -80,7 +89,7 @@ def _of_set(lab: Lab, fitted: Fitted, surrogate: str, label: str, people: People
         values["ssim_recovered"] = likeness(lab, people, back)["ssim"]
     whole = next(iter(lab.sets)) if index is not None else label
     values |= _recognition(lab, surrogate, people, hidden, whole, index)
-    return {"set": label, "count": len(people.images), "values": values}
+    return {"set": label, "counts": people.counts.tolist(), "values": values}
 
 
 def _recognition(lab: Lab, surrogate: str, people: People, hidden, set_: str, index: torch.Tensor | None) -> dict:

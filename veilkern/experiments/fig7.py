@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veilkern.experiments.changes import LEVELS
-from veilkern.experiments.figures import count, rate_figures, recognised
+from veilkern.experiments.figures import counts_of, rate_figures, recognised
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.veils import OURS, PAPER, SEALED
 
@@ -14,13 +14,11 @@ METHODS = (PAPER, OURS, "ours, strong", SEALED, "sealed, strong")
 def rows(lab: Lab) -> list[dict]:
     """A row a method, surrogate (which is the target too), change, level and set of photos."""
     found = []
-    for method in METHODS:
-        for surrogate in lab.surrogates:
-            veiled = lab.veiled(surrogate, method)
-            for kind, (unit, levels) in LEVELS.items():
-                for level in levels:
-                    for set_ in lab.sets:
-                        row = {"method": method, "surrogate": surrogate, "change": kind, "level": level, "unit": unit}
-                        seen = recognised(lab, veiled, surrogate, set_, kind, level)
-                        found.append(row | {"photos": set_} | rate_figures(seen, count(lab, veiled, set_)))
+    changes = [(kind, level, unit) for kind, (unit, levels) in LEVELS.items() for level in levels]
+    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
+        for kind, level, unit in changes:
+            for set_ in lab.sets:
+                row = {**head, "change": kind, "level": level, "unit": unit, "photos": set_}
+                seen = recognised(lab, veiled, veiled.surrogate, set_, kind, level)
+                found.append(row | rate_figures(seen, counts_of(lab, veiled, set_)))
     return found

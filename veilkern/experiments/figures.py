@@ -24,19 +24,16 @@ class Figure(TypedDict):
     photos: int
 
 
-def figure(by_person: Sequence[float], photos: int, *, share: bool = False) -> Figure:
+def figure(by_person: Sequence[float], counts: Sequence[int], *, share: bool = False) -> Figure:
     """The Figure of one number a person; those that are not finite (nothing to measure, as of a person with one photo)
-    do not count. share: the numbers are rates between 0 and 1. photos: of all persons together."""
-    good = [value for value in by_person if math.isfinite(value)]
-    if not good:
+    do not count. counts: how many photos each person has. share: the numbers are rates between 0 and 1."""
+    known = [(value, count) for value, count in zip(by_person, counts, strict=True) if math.isfinite(value)]
+    if not known:
         return Figure(value=math.nan, low=math.nan, high=math.nan, people=0, photos=0)
-    found = interval(good, share=share)
-    return Figure(value=sum(good) / len(good), low=found.low, high=found.high, people=len(good), photos=photos)
-
-
-def difference(first: Sequence[float], second: Sequence[float], photos: int) -> Figure:
-    """first - second, person by person: a paired comparison."""
-    return figure([a - b for a, b in zip(first, second, strict=True)], photos)
+    values = [value for value, _ in known]
+    found = interval(values, share=share)
+    photos = sum(count for _, count in known)
+    return Figure(value=sum(values) / len(values), low=found.low, high=found.high, people=len(values), photos=photos)
 
 
 def by_person(values: torch.Tensor, people: People) -> list[float]:
@@ -52,7 +49,7 @@ def looks(lab: Lab, veiled: VeilSet, set_: str) -> dict[str, list[float]]:
     def made() -> dict[str, list[float]]:
         return likeness(lab, people, lab.protected(veiled, people))
 
-    return lab.cell("looks", {"veils": veiled.inputs, "set": set_, "lpips": lab.lpips is not None}, made)
+    return lab.cell("looks", {"veils": veiled.inputs, "set": set_, "lpips": lab.lpips_mark}, made)
 
 
 def likeness(lab: Lab, people: People, images: torch.Tensor) -> dict[str, list[float]]:
@@ -66,22 +63,26 @@ def likeness(lab: Lab, people: People, images: torch.Tensor) -> dict[str, list[f
     return found
 
 
-def look_figures(lab: Lab, found: dict[str, list[float]], photos: int) -> dict[str, Figure | None]:
+def look_figures(found: dict[str, list[float]], counts: Sequence[int]) -> dict[str, Figure | None]:
     """ssim, contour and lpips as Figures; lpips is None where it was not measured."""
-    shown: dict[str, Figure | None] = {name: figure(found[name], photos) for name in ("ssim", "contour")}
-    return shown | {"lpips": figure(found["lpips"], photos) if "lpips" in found else None}
+    shown: dict[str, Figure | None] = {name: figure(found[name], counts) for name in ("ssim", "contour")}
+    return shown | {"lpips": figure(found["lpips"], counts) if "lpips" in found else None}
 
 
-def compared(lab: Lab, veiled: VeilSet, with_: VeilSet, set_: str) -> dict[str, Figure | None]:
+def compared(lab: Lab, veiled: VeilSet, with_: VeilSet | None, set_: str) -> dict[str, Figure | None]:
     """Person by person, what `looks` found of `veiled` minus what it found of `with_`, as ssim_difference and so on;
-    None where it was not measured, or not on the same people."""
+    None where it was not measured. A person counts who has both veils."""
+    found: dict[str, Figure | None] = dict.fromkeys(("ssim_difference", "contour_difference", "lpips_difference"))
+    if with_ is None:
+        return found
     own, other = looks(lab, veiled, set_), looks(lab, with_, set_)
-    alike = lab.part(veiled, set_).names == lab.part(with_, set_).names
-    photos = count(lab, veiled, set_)
-    return {
-        f"{name}_difference": difference(own[name], other[name], photos) if alike and name in own else None
-        for name in ("ssim", "contour", "lpips")
-    }
+    people, names = lab.part(veiled, set_), lab.part(with_, set_).names
+    for name in own:
+        theirs = dict(zip(names, other[name], strict=True))
+        pairs = zip(people.names, own[name], strict=True)
+        differences = [value - theirs.get(person, math.nan) for person, value in pairs]
+        found[f"{name}_difference"] = figure(differences, people.counts.tolist())
+    return found
 
 
 RATES = ("rank1", "rank5", "rank10", "own_rank1", "clean_rank1", "tar_1e3", "tar_1e4")
@@ -98,12 +99,12 @@ def recognised(lab: Lab, veiled: VeilSet, target: str, set_: str, kind: str = "n
     return lab.cell("recognised", inputs, made)
 
 
-def rate_figures(found: dict, photos: int) -> dict[str, Figure]:
+def rate_figures(found: dict, counts: Sequence[int]) -> dict[str, Figure]:
     """The figures of what `recognised` found."""
-    rates = {name: figure(found[name], photos, share=True) for name in RATES}
-    return rates | {"cosine": figure(found["cosine"], photos)}
+    rates = {name: figure(found[name], counts, share=True) for name in RATES}
+    return rates | {"cosine": figure(found["cosine"], counts)}
 
 
-def count(lab: Lab, veiled: VeilSet, set_: str) -> int:
-    """Photos of a set of whoever has a veil."""
-    return len(lab.part(veiled, set_).images)
+def counts_of(lab: Lab, veiled: VeilSet, set_: str) -> list[int]:
+    """Photos of a set, of each person who has a veil."""
+    return lab.part(veiled, set_).counts.tolist()

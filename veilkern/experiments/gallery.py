@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,10 +17,20 @@ from veilkern.errors import PhotoError
 @dataclass(frozen=True)
 class GalleryPhotos:
     """photos: called, it gives uint8 [n, 3, H, W] or [3, H, W] one after the other. mark: what tells these photos from
-    others; what networks make of them is kept by it."""
+    others; what networks make of them is kept by it.
+    problems: what was left out; it grows while the photos are read."""
 
     photos: Callable[[], Iterable[torch.Tensor]]
     mark: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def told(self) -> dict:
+        """What could not be used, for a cell."""
+        return {"problems": [[problem.file, problem.cause] for problem in self.problems]}
+
+    def tell(self, told: dict) -> None:
+        """Add what `told` gave to the problems."""
+        _add(self.problems, [Problem(file, cause) for file, cause in told["problems"]])
 
     @classmethod
     def of_images(cls, images: torch.Tensor) -> GalleryPhotos:
@@ -29,11 +39,9 @@ class GalleryPhotos:
         return cls(lambda: images.split(64), hashlib.sha256(marks.encode()).hexdigest())
 
     @classmethod
-    def of_folder(
-        cls, folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]
-    ) -> GalleryPhotos:
-        """The photos in a folder and in the folders in it, read when they are asked for; what cannot be used is added
-        to `problems`. The mark is made of names, sizes and times of change. PhotoError for no folder."""
+    def of_folder(cls, folder: Path, size: tuple[int, int], resize: bool, convert: bool) -> GalleryPhotos:
+        """The photos in a folder and in the folders in it, read when they are asked for. The mark is made of names,
+        sizes and times of change. PhotoError for no folder."""
         if not folder.is_dir():
             raise PhotoError(f"{folder}: not a folder of gallery photos")
         listed = sorted(
@@ -43,7 +51,8 @@ class GalleryPhotos:
         )
         options = f"{size} {resize} {convert}"
         mark = hashlib.sha256("\0".join([options, *listed]).encode(errors="surrogateescape")).hexdigest()
-        return cls(lambda: _photos(folder, size, resize, convert, problems), mark)
+        problems: list[Problem] = []
+        return cls(lambda: _photos(folder, size, resize, convert, problems), mark, problems)
 
 
 def _photos(folder: Path, size, resize: bool, convert: bool, problems: list[Problem]) -> Iterator[torch.Tensor]:
@@ -54,7 +63,11 @@ def _photos(folder: Path, size, resize: bool, convert: bool, problems: list[Prob
         for _, image in read_person(place, size, resize, convert, found, []):
             none = False
             yield image
-    told = set(map(str, problems))
-    problems += [p for p in found if "a folder inside" not in p.cause and str(p) not in told]
+    _add(problems, [p for p in found if "a folder inside" not in p.cause])
     if none:
         raise PhotoError(f"{folder}: no usable gallery photo")
+
+
+def _add(problems: list[Problem], more: list[Problem]) -> None:
+    known = set(map(str, problems))
+    problems += [p for p in more if str(p) not in known]

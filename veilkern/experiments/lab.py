@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import math
+import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import craft
 from veilkern.data.people import People
 from veilkern.data.photos import photo_id
+from veilkern.errors import BankError, ModelError, OutputError, PhotoError
 from veilkern.evaluate.gallery import Gallery, build_gallery
 from veilkern.evaluate.identification import identify
 from veilkern.evaluate.lpips import Lpips
@@ -66,6 +70,7 @@ class Lab:
     lpips: Lpips | None = None
     tell: Callable[[str], None] = lambda what: None
     threads: int | None = None
+    failures: list[str] = field(default_factory=list)  # what could not be crafted or measured, and why
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
@@ -95,14 +100,45 @@ class Lab:
             "seed": self.seed,
         }
 
+    @functools.cached_property
+    def machine(self) -> str:
+        """Where this runs: seconds of another machine, or of other threads, are not told as this one's."""
+        return f"{platform.machine()} {processor()}, {self.threads} threads, torch {torch.__version__}"
+
+    @functools.cached_property
+    def lpips_mark(self) -> str | bool:
+        """What LPIPS is measured with; False where it is not."""
+        if self.lpips is None:
+            return False
+        digest = hashlib.sha256()
+        for part in [*(tensor for pair in self.lpips.weights for tensor in pair), *self.lpips.heads]:
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def failed(self, what: str) -> None:
+        """Note what could not be crafted or measured, once."""
+        if what not in self.failures:
+            self.failures.append(what)
+            self.tell(f"left out: {what}")
+
     def network_of(self, label: str) -> str:
         """The fingerprint of a network, computed once."""
         return self._once(("fingerprint", label), lambda: self.networks[label].fingerprint)
 
     # Veils
 
-    def veiled(self, surrogate: str, name: str, **more: Any) -> VeilSet:
-        """The veils VEILS[name] (and more fields of CraftConfig) of all people for this surrogate."""
+    def each(self, kinds: Iterable[tuple[dict, str, dict]]) -> Iterator[tuple[dict, VeilSet]]:
+        """Of each kind (the head of its rows, a name in VEILS, more fields of CraftConfig) and surrogate: the head with
+        the surrogate, and the veils. What cannot be crafted is left out, and told in `failures`."""
+        for head, name, more in kinds:
+            for surrogate in self.surrogates:
+                veiled = self.veiled(surrogate, name, **more)
+                if veiled is not None:
+                    yield {**head, "surrogate": surrogate}, veiled
+
+    def veiled(self, surrogate: str, name: str, **more: Any) -> VeilSet | None:
+        """The veils VEILS[name] (and more fields of CraftConfig) of all people for this surrogate; None where nobody's
+        could be crafted."""
         given = options_of(name, **more)
         config = CraftConfig(**given)
         if self.steps is not None:
@@ -111,17 +147,28 @@ class Lab:
         label = ", ".join([name, *(f"{field} {value}" for field, value in more.items())])
         return self._once(("veiled", str(inputs)), lambda: self._veiled(surrogate, label, config, inputs))
 
-    def _veiled(self, surrogate: str, name: str, config: CraftConfig, inputs: dict) -> VeilSet:
+    def _veiled(self, surrogate: str, name: str, config: CraftConfig, inputs: dict) -> VeilSet | None:
         path = self.store.path("veils", inputs, ".safetensors")
-        spent = self.store.cell("craft", inputs, lambda: self._crafted(surrogate, name, config, path))
         if not path.exists():  # deleted, or never there: the cell alone says nothing
-            self.store.path("craft", inputs).unlink()
+            self.store.path("craft", inputs).unlink(missing_ok=True)
+        try:
             spent = self.store.cell("craft", inputs, lambda: self._crafted(surrogate, name, config, path))
-        return VeilSet(surrogate, name, VeilBank.load(path), inputs, spent)
+        except ModelError as error:
+            self.failed(f"{name} veils for {surrogate}: {error}")
+            return None
+        for person, why in spent["failed"].items():
+            self.failed(f"{name} veils for {surrogate}: {person}: {why.removeprefix('failed: ')}")
+        if spent.get("machine", self.machine) != self.machine:
+            spent = {**spent, "seconds": math.nan}
+        with remade(path):
+            return VeilSet(surrogate, name, VeilBank.load(path), inputs, spent)
 
     def _crafted(self, surrogate: str, name: str, config: CraftConfig, path: Path) -> dict:
         self.tell(f"crafting veils: {name}; for {surrogate}")
         journal = path.with_suffix(".journal")
+        with contextlib.suppress(OSError):
+            if not journal.stat().st_size:  # killed before its first byte: there is nothing to go on from
+                journal.unlink()
         started = time.monotonic()
         resume = journal.exists()
         found = craft(
@@ -136,9 +183,10 @@ class Lab:
         )
         seconds = time.monotonic() - started
         if not len(found.bank):
-            raise ValueError(f"{surrogate}, {name}: no veil could be crafted: {found.report[0]['status']}")
+            raise ModelError(f"no veil could be crafted: {found.report[0]['status'].removeprefix('failed: ')}")
         found.bank.save(path)
-        journal.unlink(missing_ok=True)
+        for file in (journal, journal.with_name(f".{journal.name}.lock")):
+            file.unlink(missing_ok=True)
         kept = [record for record in found.report if not record["status"].startswith("failed")]
         counts = dict(zip(self.crafting.names, self.crafting.counts.tolist(), strict=True))
         each = config.photos_per_step
@@ -148,7 +196,8 @@ class Lab:
             "image_steps": sum(r["steps"] * (each or counts[r["name"]]) for r in found.report),
             "clean_passes": len(self.crafting.images),
             # Of a craft that was taken up again the time of the rest alone would be told.
-            "seconds": float("nan") if resume else seconds,
+            "seconds": math.nan if resume else seconds,
+            "machine": self.machine,
             "converged": sum(r["status"] == "converged" for r in kept),
             "feature_distance": sum(r["feature_distance"] for r in kept) / len(kept),
         }
@@ -166,6 +215,14 @@ class Lab:
         if known.issuperset(people.names):
             return people
         return people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] in known])
+
+    def of_all(self, veils: Sequence[VeilSet | None], label: str) -> People | None:
+        """The photos of a set of whoever has all of these veils (those that are None do not count); None for nobody."""
+        banks = [set(veiled.bank.names) for veiled in veils if veiled is not None]
+        people = self.sets[label]
+        common = set(people.names).intersection(*banks) if banks else set()
+        index = [i for i, p in enumerate(people.rows.tolist()) if people.names[p] in common]
+        return people.take(index) if index else None
 
     def protected(self, veiled: VeilSet, people: People, rows: torch.Tensor | None = None, *, lossless: bool = False):
         """Protected photos of `people` under their own veils, or those of bank rows int64 [N]. Sealed ones with nonces
@@ -208,7 +265,15 @@ class Lab:
 
     def clean(self, label: str, set_: str) -> torch.Tensor:
         """Features of the clean photos of a set in this network."""
-        return self._once(("clean", label, set_), lambda: self.features(label, self.sets[set_].images))
+        return self._once(("clean", label, set_), lambda: self._clean(label, set_))
+
+    def _clean(self, label: str, set_: str) -> torch.Tensor:
+        people = self.sets[set_]
+        found = self.features(label, people.images, check=False)
+        if bad := (~found.isfinite().all(1)).nonzero().flatten().tolist():
+            files = ", ".join(people.files[i] for i in bad[:5])
+            raise ModelError(f"{label}: the network has no feature (NaN, infinity, zero) of {len(bad)} photos: {files}")
+        return found
 
     def distractors(self, label: str) -> Features:
         """Features of the gallery in this network, [G, d], without pictures of the people themselves: embedded once,
@@ -219,14 +284,17 @@ class Lab:
         if self.gallery is None:
             return torch.zeros(0, self.width_of(label))
         path = self.store.path("gallery", {"photos": self.gallery.mark, "network": self.network_of(label)}, ".gallery")
-        if path.exists():
-            found = Gallery.load(path)
-        else:
+        size = self.networks[label].input.size
+        if not path.exists():
             self.tell(f"embedding the gallery in {label}")
-            size = self.networks[label].input.size
             photos = (resized(images, size) for images in self.gallery.photos())
-            found = build_gallery(self.networks[label], photos, path)
-        return found.without([mark for marks in self.marks.values() for mark in marks])
+            build_gallery(self.networks[label], photos, path)
+        # Told again by a run that does not read the photos again.
+        self.gallery.tell(self.store.cell("gallery problems", {"photos": self.gallery.mark}, self.gallery.told))
+        with remade(path):
+            found = Gallery.load(path)
+        own = (resized(people.images, size) for people in self.sets.values())
+        return found.without([photo_id(image) for images in own for image in images])
 
     def recognition(self, target: str, people: People, hidden: torch.Tensor, set_: str) -> dict[str, list[float]]:
         """By person of `people` (of this set), of protected photos in the target network: rank1, rank5, rank10,
@@ -237,7 +305,7 @@ class Lab:
         found = identify(seen, clean, people, self.distractors(target))
         names = ("rank1", "rank5", "rank10", "own_rank1", "tar_1e3", "tar_1e4", "cosine")
         values = {name: [getattr(one, name) for one in found] for name in names}
-        return values | {"clean_rank1": self._clean_rank1(target, people, set_)}
+        return values | {"clean_rank1": self.clean_rank1(target, people, set_)}
 
     def _clean_of(self, target: str, people: People, set_: str) -> torch.Tensor:
         whole = self.sets[set_]
@@ -247,7 +315,9 @@ class Lab:
         known = set(people.names)
         return clean[torch.tensor([name in known for name in whole.names])[whole.rows]]
 
-    def _clean_rank1(self, target: str, people: People, set_: str) -> list[float]:
+    def clean_rank1(self, target: str, people: People, set_: str) -> list[float]:
+        """By person: the rank-1 rate of the clean photos themselves."""
+
         def made() -> list[float]:
             clean = self._clean_of(target, people, set_)
             return [one.rank1 for one in identify(clean, clean, people, self.distractors(target))]
@@ -266,6 +336,24 @@ class Lab:
         if what not in self._memory:
             self._memory[what] = make()
         return self._memory[what]
+
+
+@contextlib.contextmanager
+def remade(path: Path) -> Iterator[None]:
+    """Says of a damaged file of the store what to do about it."""
+    try:
+        yield
+    except (BankError, PhotoError) as error:
+        raise OutputError(f"{error}; delete it and it is made again") from error
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

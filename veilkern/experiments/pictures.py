@@ -12,9 +12,12 @@ from PIL import Image, ImageDraw
 _LABEL, _GAP = 96, 2  # pixels
 
 
-def sheet(lines: Mapping[str, Sequence[torch.Tensor] | torch.Tensor], heads: list[str] | None = None) -> bytes:
-    """PNG of uint8 photos [3, H, W], a row each, its name at the left. heads: words above the columns."""
-    height, width = next(iter(lines.values()))[0].shape[1:]
+def sheet(lines: Mapping[str, Sequence[torch.Tensor | None] | torch.Tensor], heads: list[str] | None = None) -> bytes:
+    """PNG of uint8 photos [3, H, W], a row each, its name at the left; None is left blank. heads: words above the
+    columns."""
+    first = next(iter(lines.values()))[0]
+    assert first is not None  # an original
+    height, width = first.shape[1:]
     columns, head = max(len(photos) for photos in lines.values()), 14 if heads else 0
     size = (_LABEL + columns * (width + _GAP), head + len(lines) * (height + _GAP))
     page = Image.new("RGB", size, "white")
@@ -26,6 +29,8 @@ def sheet(lines: Mapping[str, Sequence[torch.Tensor] | torch.Tensor], heads: lis
         for number, word in enumerate(_wrapped(name)):
             draw.text((2, top + 2 + 12 * number), word, fill="black")
         for column, photo in enumerate(photos):
+            if photo is None:
+                continue
             pixels = np.ascontiguousarray(photo.permute(1, 2, 0).numpy())
             page.paste(Image.fromarray(pixels), (_LABEL + column * (width + _GAP), top))
     file = io.BytesIO()

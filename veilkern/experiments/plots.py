@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,18 +20,30 @@ def plots(found: Mapping[str, Rows]) -> dict[str, str]:
     return made
 
 
-def _figure(draw: Callable[[Any], None], salt: str, columns: int = 1, size: tuple[float, float] = (6.2, 3.4)) -> str:
+def _figure(draw: Callable[[Sequence[Any]], None], salt: str, columns: int, size: tuple[float, float]) -> str:
+    """SVG of `columns` panels side by side, `size` inches each; draw gets the panels."""
     import matplotlib
     from matplotlib.figure import Figure
 
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 8, "axes.spines.top": False}
-    with matplotlib.rc_context(settings | {"axes.spines.right": False}):
-        drawing = Figure(figsize=(size[0] * columns if columns > 1 else size[0], size[1]), layout="constrained")
-        draw(drawing.subplots(1, columns) if columns > 1 else drawing.add_subplot())
+    settings |= {"axes.spines.right": False, "text.parse_math": False}  # a $ in a network's label is a $
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is a box
+        drawing = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
+        draw(drawing.subplots(1, columns, squeeze=False)[0])
         file = io.StringIO()
         drawing.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+def _legend(panel: Any) -> None:
+    panel.legend(frameon=False, fontsize=6)
+
+
+def _label(words: str) -> str:
+    """matplotlib leaves out of a legend what begins with an underscore."""
+    return f" {words}" if words.startswith("_") else words
 
 
 def _of(rows: Rows, name: str) -> list:
@@ -53,18 +66,19 @@ def _ends(row: Mapping[str, Any], measure: str) -> tuple[float, float]:
 def _matrices(rows: Rows) -> dict[str, str]:
     """Fig. 4: a matrix of MSR, surrogates by targets, a panel a method; unseen photos where there are some."""
     set_ = _of(rows, "photos")[-1]
-    shown = [row for row in rows if row["photos"] == set_]
+    shown = [row for row in rows if row["photos"] == set_ and row["surrogate"]]  # clean photos have none
+    if not shown:
+        return {}
     methods, surrogates, targets = (_of(shown, name) for name in ("method", "surrogate", "target"))
 
     def draw(axes) -> None:
-        for panel, method in zip([axes] if len(methods) == 1 else axes, methods, strict=True):
+        for panel, method in zip(axes, methods, strict=True):
             at = {(r["surrogate"], r["target"]): _value(r, "rank1") for r in shown if r["method"] == method}
-            panel.imshow(
-                [[at[s, t] for t in targets] for s in surrogates], vmin=0, vmax=1, cmap="viridis", aspect="auto"
-            )
+            cells = [[at.get((s, t), math.nan) for t in targets] for s in surrogates]
+            panel.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
             for y, surrogate in enumerate(surrogates):
                 for x, target in enumerate(targets):
-                    value = at[surrogate, target]
+                    value = at.get((surrogate, target), math.nan)
                     panel.text(
                         x, y, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black"
                     )
@@ -83,7 +97,7 @@ def _over_alpha(rows: Rows) -> dict[str, str]:
     surrogates = _of(shown, "surrogate")
 
     def draw(axes) -> None:
-        for panel, surrogate in zip([axes] if len(surrogates) == 1 else axes, surrogates, strict=True):
+        for panel, surrogate in zip(axes, surrogates, strict=True):
             own = [row for row in shown if row["surrogate"] == surrogate]
             for method, style in zip(_of(own, "method"), ("-", "--", ":"), strict=False):
                 for number, target in enumerate(_of(own, "target")):
@@ -94,10 +108,10 @@ def _over_alpha(rows: Rows) -> dict[str, str]:
                         [_value(row, "rank1") for row in line],
                         style,
                         color=f"C{number % 10}",
-                        label=f"{target}{star}, {method}",
+                        label=_label(f"{target}{star}, {method}"),
                     )
             panel.set(xlabel="alpha", ylabel=f"MSR, {set_} photos", ylim=(-0.02, 1.02), title=surrogate)
-            panel.legend(frameon=False, fontsize=6)
+            _legend(panel)
 
     return {"fig6": _figure(draw, "fig6", len(surrogates), (4.2, 3.4))}
 
@@ -107,28 +121,35 @@ def _over_changes(rows: Rows) -> dict[str, str]:
     set_ = _of(rows, "photos")[-1]
     kinds = [kind for kind in _of(rows, "change") if kind != "none"]
     made = {}
-    for surrogate in _of(rows, "surrogate"):
+    for surrogate in _of(rows, "surrogate") if kinds else ():
         own = [row for row in rows if row["photos"] == set_ and row["surrogate"] == surrogate]
 
         def draw(axes, own=own) -> None:
             for panel, kind in zip(axes, kinds, strict=True):
                 for number, method in enumerate(_of(own, "method")):
-                    line = [r for r in own if r["method"] == method and r["change"] in (kind, "none")]
-                    rises = kind not in ("JPEG", "resize")
-                    # Without any change: at the end of the axis where the change is least.
-                    line = [r for r in line if r["change"] != "none" or rises]
-                    levels = [row["level"] for row in line]
-                    panel.plot(levels, [_value(row, "rank1") for row in line], color=f"C{number}", label=method)
-                    low, high = zip(*(_ends(row, "rank1") for row in line), strict=True)
-                    panel.fill_between(levels, low, high, color=f"C{number}", alpha=0.12, linewidth=0)
-                panel.set(title=kind, xlabel=line[-1]["unit"], ylim=(-0.02, 1.02))
-                if not rises:
+                    _draw_change(panel, kind, [row for row in own if row["method"] == method], f"C{number}", method)
+                panel.set(title=kind, ylim=(-0.02, 1.02))
+                if kind in UNCHANGED_AT:  # less is worse
                     panel.invert_xaxis()
             axes[0].set_ylabel(f"MSR, {set_} photos")
-            axes[0].legend(frameon=False, fontsize=6)
+            _legend(axes[0])
 
-        made[f"fig7-{surrogate}"] = _figure(draw, f"fig7 {surrogate}", len(kinds), (2.3, 2.8))
+        made[f"fig7 {surrogate}"] = _figure(draw, f"fig7 {surrogate}", len(kinds), (2.3, 2.8))
     return made
+
+
+UNCHANGED_AT = {"JPEG": 100, "resize": 1.0}  # where `none` stands on the axis; of all others at 0
+
+
+def _draw_change(panel: Any, kind: str, rows: Rows, colour: str, method: str) -> None:
+    """One method's line in the panel of a change, beginning with no change."""
+    line = [row for row in rows if row["change"] in ("none", kind)]
+    levels = [UNCHANGED_AT.get(kind, 0) if row["change"] == "none" else row["level"] for row in line]
+    low, high = zip(*(_ends(row, "rank1") for row in line), strict=True)
+    panel.plot(levels, [_value(row, "rank1") for row in line], ".-", color=colour, label=method, linewidth=1)
+    panel.fill_between(levels, low, high, color=colour, alpha=0.12, linewidth=0)
+    panel.set(xticks=levels, xlabel=line[-1]["unit"])
+    panel.tick_params(axis="x", labelsize=5)
 
 
 def _total_cost(rows: Rows) -> dict[str, str]:
@@ -137,19 +158,19 @@ def _total_cost(rows: Rows) -> dict[str, str]:
     surrogates = _of(rows, "surrogate")
 
     def draw(axes) -> None:
-        for panel, surrogate in zip([axes] if len(surrogates) == 1 else axes, surrogates, strict=True):
+        for panel, surrogate in zip(axes, surrogates, strict=True):
             own = [row for row in rows if row["surrogate"] == surrogate and row["aim"] == "hide"]
             for method in _of(own, "method"):
                 row = next(row for row in own if row["method"] == method)
                 once, person, photo = (row[f"passes_per_{kind}"] or 0 for kind in ("once", "person", "photo"))
-                people = max(row["rank1"]["people"], 1)
+                people = max(row["rank1"]["people"] or 0, 1)
                 if row["scope"] != "everybody":
                     people = 1
                 total = [once / people + person + n * photo for n in photos]
                 panel.plot(photos, total, "o-", markersize=2.5, label=f"{method} ({row['scope']})")
             panel.set(xscale="log", yscale="log", xlabel="photos of a person", title=surrogate)
             panel.set_ylabel("image-steps a person, in all")
-            panel.legend(frameon=False, fontsize=6)
+            _legend(panel)
 
     return {"cost": _figure(draw, "cost", len(surrogates), (4.2, 3.4))}
 

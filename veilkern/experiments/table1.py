@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veilkern.experiments.figures import compared, count, look_figures, looks, rate_figures, recognised
+from veilkern.experiments.figures import compared, counts_of, look_figures, looks, rate_figures, recognised
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.veils import OURS, PAPER, SEALED
 
@@ -13,13 +13,11 @@ METHODS = ("v-uap", PAPER, OURS, SEALED)
 def rows(lab: Lab) -> list[dict]:
     """A row a method, surrogate and set of photos; the differences are those to V-UAP."""
     found = []
-    for method in METHODS:
-        for surrogate in lab.surrogates:
-            veiled = lab.veiled(surrogate, method)
-            for set_ in lab.sets:
-                photos = count(lab, veiled, set_)
-                row: dict = {"method": method, "surrogate": surrogate, "photos": set_}
-                rates = rate_figures(recognised(lab, veiled, surrogate, set_), photos)
-                row |= look_figures(lab, looks(lab, veiled, set_), photos) | {"rank1": rates["rank1"]}
-                found.append(row | compared(lab, veiled, lab.veiled(surrogate, METHODS[0]), set_))
+    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
+        baseline = lab.veiled(veiled.surrogate, METHODS[0])
+        for set_ in lab.sets:
+            counts = counts_of(lab, veiled, set_)
+            row = {**head, "photos": set_} | look_figures(looks(lab, veiled, set_), counts)
+            row |= {"rank1": rate_figures(recognised(lab, veiled, veiled.surrogate, set_), counts)["rank1"]}
+            found.append(row | compared(lab, veiled, baseline, set_))
     return found

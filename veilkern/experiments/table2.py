@@ -23,23 +23,20 @@ SHOWN = 4
 def rows(lab: Lab) -> list[dict]:
     """A row a method, surrogate, way of storing, filter and set of photos."""
     found = []
-    for method in METHODS:
-        for surrogate in lab.surrogates:
-            veiled = lab.veiled(surrogate, method)
-            for set_ in lab.sets:
-                people = lab.part(veiled, set_)
-                for stored in STORED:
-                    for sigma in FILTERS:
-                        row = {"method": method, "surrogate": surrogate, "stored": stored, "filter": sigma}
-                        found.append(row | {"photos": set_} | _figures(lab, veiled, people, set_, stored, sigma))
+    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
+        for set_ in lab.sets:
+            for stored in STORED:
+                for sigma in FILTERS:
+                    row = {**head, "stored": stored, "filter": sigma, "photos": set_}
+                    found.append(row | _figures(lab, veiled, lab.part(veiled, set_), set_, stored, sigma))
     return found
 
 
 def _figures(lab: Lab, veiled: VeilSet, people: People, set_: str, stored: str, sigma: float) -> dict:
-    inputs = {"veils": veiled.inputs, "set": set_, "stored": stored, "sigma": sigma, "lpips": lab.lpips is not None}
+    inputs = {"veils": veiled.inputs, "set": set_, "stored": stored, "sigma": sigma, "lpips": lab.lpips_mark}
     values = lab.cell("recovered", inputs, lambda: _measured(lab, veiled, people, stored, sigma))
-    photos = len(people.images)
-    return look_figures(lab, values, photos) | {"max_error": figure(values["max_error"], photos)}
+    counts = people.counts.tolist()
+    return look_figures(values, counts) | {"max_error": figure(values["max_error"], counts)}
 
 
 def _measured(lab: Lab, veiled: VeilSet, people: People, stored: str, sigma: float) -> dict:
@@ -62,14 +59,12 @@ def keep(lab: Lab, veiled: VeilSet, people: People, stored: str) -> torch.Tensor
 def pictures(lab: Lab) -> dict[str, bytes]:
     """Fig. 5: originals, protected and recovered photos, with the SSIM of these, a picture a surrogate and method."""
     found = {}
-    for method in METHODS:
-        for surrogate in lab.surrogates:
-            veiled = lab.veiled(surrogate, method)
-            people = lab.part(veiled, next(iter(lab.sets)))
-            some = people.take(people.offsets[:-1][:SHOWN])
-            hidden = lab.protected(veiled, some)
-            back = lab.recovered(veiled, some, hidden)
-            lines = {"original": some.images, "protected": hidden, "recovered": back}
-            heads = [f"recovered {value:.3f}" for value in metrics.ssim(some.images, back).tolist()]
-            found[f"fig5 {method} {surrogate}"] = sheet(lines, heads)
+    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
+        people = lab.part(veiled, next(iter(lab.sets)))
+        some = people.take(people.offsets[:-1][:SHOWN])
+        hidden = lab.protected(veiled, some)
+        back = lab.recovered(veiled, some, hidden)
+        lines = {"original": some.images, "protected": hidden, "recovered": back}
+        heads = [f"recovered {value:.3f}" for value in metrics.ssim(some.images, back).tolist()]
+        found[f"fig5 {head['method']} {veiled.surrogate}"] = sheet(lines, heads)
     return found

@@ -74,8 +74,19 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [self.heads, ["---"] * len(self.heads), *self.cells]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return table(self.heads, self.cells)
+
+
+def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, whatever is in its cells."""
+    lines = [[*map(escaped, heads)], ["---"] * len(heads), *([*map(escaped, line)] for line in cells)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escaped(words: str) -> str:
+    """Words that Markdown shows as they are, in one line."""
+    words = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return words.replace("|", "\\|")
 
 
 def table_of(experiment: str, rows: Rows) -> Table:
