@@ -178,3 +178,22 @@ def test_a_file_that_states_nonsense_is_refused(tmp_path, text):
     with pytest.raises(ModelError, match="net.safetensors: its metadata veilkern_input states no input: "):
         vk.FaceModel.load(tmp_path / "net.safetensors")
     assert json.loads(stated({"size": 112})["veilkern_input"]) == {"size": 112}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_small_checkpoint_without_any_of_its_parts_is_refused(tmp_path, name):
+    """Whatever part, stage or block is missing: an error that names the file, never another network. Without the last
+    of several blocks of a stage it is a shallower network of the layout, and is called by its layers."""
+    state = make(name, small=True)[0].state_dict()
+    parts = {".".join(key.split(".")[:depth]) for key in state for depth in (1, 2, 3) if key.count(".") >= depth}
+    path = tmp_path / "cut.safetensors"
+    for part in sorted(parts):
+        kept = {key: value for key, value in state.items() if not key.startswith(f"{part}.")}
+        if not kept or part.endswith("num_batches_tracked"):
+            continue
+        save_file(kept, path)
+        with pytest.raises(ModelError, match=re.escape(str(path))):
+            found = vk.FaceModel.load(path)
+            if re.fullmatch(r"layer\d\.[1-9]", part) and found.name != NAMES[name]:
+                raise ModelError(str(path))
+            pytest.fail(f"{name} without {part} was read as {found.name}")

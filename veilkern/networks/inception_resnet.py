@@ -142,7 +142,7 @@ def input_of(state: Mapping[str, torch.Tensor]) -> dict:
 
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, InceptionResNet]:
     """The network a checkpoint fits, with its name; depths, widths and embedding are read from it."""
-    depths = tuple(layout.count(state, f"repeat_{number}.") for number in (1, 2, 3))
+    depths = tuple(layout.blocks(state, f"repeat_{number}") for number in (1, 2, 3))
     unit = state["conv2d_1a.conv.weight"].shape[0] // 2
     embedding = state["last_linear.weight"].shape[0]
     if unit == UNIT and depths != DEPTHS:  # a checkpoint without its last blocks

@@ -80,7 +80,7 @@ def matches(state: Mapping[str, torch.Tensor]) -> bool:
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, IResNet]:
     """The network a checkpoint fits, with its name; depths, widths, stem and embedding are read from it. Only the
     published shapes have their published names: others are called by their layers and widths."""
-    depths = tuple(layout.count(state, f"layer{n}.") for n in range(1, 5))
+    depths = tuple(layout.blocks(state, f"layer{n}") for n in range(1, 5))
     widths = tuple(state[f"layer{n}.0.conv1.weight"].shape[0] for n in range(1, 5))
     embedding, features = state["fc.weight"].shape
     stride = layout.stem_stride(features, widths[-1], 4)

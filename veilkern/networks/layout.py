@@ -19,6 +19,14 @@ def count(state: Mapping[str, torch.Tensor], prefix: str) -> int:
     return len({key.split(".")[place] for key in state if key.startswith(prefix)})
 
 
+def blocks(state: Mapping[str, torch.Tensor], stage: str) -> int:
+    """As `count`, of a stage that no network of the layout is without; ValueError where it is absent."""
+    found = count(state, f"{stage}.")
+    if not found:
+        raise ValueError(f"no block of {stage}: the file is not whole")
+    return found
+
+
 def last_side(halvings: int, side: int = SIDE) -> int:
     """The side of the map after so many layers of stride 2, each of which rounds up: 7 after four, 4 after five."""
     for _ in range(halvings):

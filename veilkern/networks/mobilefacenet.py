@@ -148,7 +148,8 @@ def matches(state: Mapping[str, torch.Tensor]) -> bool:
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, MobileFaceNet]:
     """The network that a checkpoint (renamed) fits, with its name; all is read from its shapes. A narrower network
     than the published ones is called by its widths."""
-    d3, d4, d5, stem = (layout.count(state, f"{stage}.model.") for stage in ("conv_3", "conv_4", "conv_5", "conv2"))
+    d3, d4, d5 = (layout.blocks(state, f"{stage}.model") for stage in ("conv_3", "conv_4", "conv_5"))
+    stem = layout.count(state, "conv2.model.")
     width, unit = state["conv1.conv.weight"].shape[0], state["conv_6_sep.conv.weight"].shape[0] // 8
     shape = Shape(width, (d3, d4, d5), stem, state["linear.weight"].shape[0], unit)
     name = "mobilefacenet" if unit == Shape.unit else f"mobilefacenet (widths {width} to {8 * unit})"

@@ -123,7 +123,7 @@ def input_of(state: Mapping[str, torch.Tensor]) -> dict:
 
 def build(state: Mapping[str, torch.Tensor]) -> tuple[str, SEResNet]:
     """The network a checkpoint (renamed) fits, with its name; all is read from its shapes."""
-    depths = tuple(layout.count(state, f"layer{n}.") for n in range(1, 5))
+    depths = tuple(layout.blocks(state, f"layer{n}") for n in range(1, 5))
     widths = tuple(state[f"layer{n}.0.conv1.weight"].shape[0] for n in range(1, 5))
     squeezed, squeezed_from = state["layer1.0.conv4.weight"].shape[:2]
     reduction = squeezed_from // squeezed
@@ -131,4 +131,6 @@ def build(state: Mapping[str, torch.Tensor]) -> tuple[str, SEResNet]:
     published = {known: name for name, known in DEPTHS.items()} if reduction == 16 else {}
     name = layout.described("se_resnet", depths, widths, published, WIDTHS, convolutions=3)
     normalised = "feat_bn.weight" in state
+    if embedding and not normalised and widths != WIDTHS:  # VGGFace2's, which have none, are all of the published width
+        raise ValueError("no feat_bn: the file is not whole")
     return name, SEResNet(depths, embedding, widths, normalised=normalised, reduction=reduction)
