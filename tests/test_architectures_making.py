@@ -112,8 +112,8 @@ def test_what_make_refuses():
         (lambda: IR((1, 2, 1, 3), False, 24, widths=(8, 12, 16, 20)), "ir (16 layers, widths 8 12 16 20)"),
         (lambda: IR((2, 1, 1, 1), True, 24, widths=(8, 16, 32, 24), reduction=2, stem_stride=2),
          "ir_se (12 layers, widths 8 16 32 24)"),
-        (lambda: MobileFaceNet(mobilefacenet.Shape(12, (1, 0, 2), 1, 24, 12)), "mobilefacenet (widths 12 to 96)"),
-        (lambda: MobileFaceNet(mobilefacenet.Shape(24, (0, 1, 0), 0, 24, 12)), "mobilefacenet (widths 24 to 96)"),
+        (lambda: MobileFaceNet(mobilefacenet.Shape(12, (1, 1, 2), 1, 24, 12)), "mobilefacenet (widths 12 to 96)"),
+        (lambda: MobileFaceNet(mobilefacenet.Shape(24, (2, 1, 1), 0, 24, 12)), "mobilefacenet (widths 24 to 96)"),
     ],
 )  # fmt: skip
 def test_widths_and_depths_are_read_from_a_checkpoint(tmp_path, net, name):

@@ -92,7 +92,10 @@ _PARTS = {"1x1_reduce": 1, "3x3": 2, "1x1_increase": 3, "1x1_down": 4, "1x1_up":
 
 
 def rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint in the names used here, without its classifier."""
+    """A checkpoint in the names used here, without its classifier. ValueError where ours ends without its BatchNorm: it
+    would be taken for one of VGGFace2's, which read photos in another way."""
+    if "conv1.weight" in state and "feat_extract.weight" in state and "feat_bn.weight" not in state:
+        raise ValueError("no feat_bn: the file is not whole")
     found = {_renamed(key): value for key, value in state.items()}
     return {key: value for key, value in found.items() if key.partition(".")[0] not in ("fc", "classifier")}
 
@@ -131,6 +134,4 @@ def build(state: Mapping[str, torch.Tensor]) -> tuple[str, SEResNet]:
     published = {known: name for name, known in DEPTHS.items()} if reduction == 16 else {}
     name = layout.described("se_resnet", depths, widths, published, WIDTHS, convolutions=3)
     normalised = "feat_bn.weight" in state
-    if embedding and not normalised and widths != WIDTHS:  # VGGFace2's, which have none, are all of the published width
-        raise ValueError("no feat_bn: the file is not whole")
     return name, SEResNet(depths, embedding, widths, normalised=normalised, reduction=reduction)
