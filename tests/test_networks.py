@@ -55,6 +55,17 @@ def test_features_are_normalised_and_the_callers_network_is_left_alone():
     assert not any(p.requires_grad for p in model.module.parameters())
 
 
+@pytest.mark.parametrize("batch,seen", [(None, [8, 8, 3]), (10, [10, 9]), (64, [19])])
+def test_features_batch_by_batch(batch, seen):
+    """Few at a time on the CPU unless one says otherwise; the features are the same."""
+    model, sizes = vk.FaceModel(Net()), []
+    model.module.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    photos = torch.randint(0, 256, (19, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = model.features(photos) if batch is None else model.features(photos, batch=batch)
+    assert sizes == seen
+    torch.testing.assert_close(found, torch.cat([model.features(photo[None]) for photo in photos]))
+
+
 def test_input_spec():
     seen = {}
     net = Returns(lambda x: seen.setdefault("x", x).flatten(1)[:, :5] + 1)

@@ -127,13 +127,16 @@ class FaceModel:
         return x
 
     @torch.no_grad()
-    def features(self, images: torch.Tensor, *, batch: int = 64, check: bool = True) -> torch.Tensor:
-        """Features [N, d] of uint8 photos [N, 3, H, W], `batch` at a time.
+    def features(self, images: torch.Tensor, *, batch: int | None = None, check: bool = True) -> torch.Tensor:
+        """Features [N, d] of uint8 photos [N, 3, H, W], `batch` at a time; None: 8 on the CPU, where more make
+        activations so large that the system takes their memory back after each layer and clears it for the next; 64
+        elsewhere.
 
         check: raise ModelError when any is not finite (NaN, or a zero vector that cannot be normalised).
         """
         if not len(images):
             raise ValueError("FaceModel.features: images must hold at least one photo, got none")
+        batch = (8 if self.device.type == "cpu" else 64) if batch is None else batch
         parts = [self.embed(part.to(self.device).float() / 255) for part in images.split(batch)]
         found = torch.cat(parts).to(images.device)
         bad = (~found.isfinite().all(1)).nonzero().flatten()
