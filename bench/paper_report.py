@@ -50,6 +50,7 @@ def main() -> int:
         gallery=synthetic_people(GALLERY, 1, GALLERY_SEED).images,
         out=arguments.folder / "paper",
         lpips=None if arguments.lpips is None else Lpips.load(arguments.lpips),
+        overwrite=True,
         tell=lambda what: print(f"{time.monotonic() - started:7.0f} s  {what}", flush=True),
     )
     write(arguments.docs, arguments.folder / "paper", made, trained(arguments.folder, names))

@@ -70,6 +70,17 @@ TESTS = (
     ("veilkern/crafting/journal.py", ("tests/test_journal*.py",)),
     ("veilkern/crafting/stream.py", ("tests/test_stream.py",)),
     ("veilkern/crafting/held_out.py", ("tests/test_craft.py", "tests/test_stream.py", "tests/test_ensemble.py")),
+    ("veilkern/training/recordio.py", ("tests/test_train_records.py",)),
+    ("veilkern/training/heads.py", ("tests/test_train_heads.py",)),
+    ("veilkern/training/verification.py", ("tests/test_train_verification.py",)),
+    ("veilkern/training/extra.py", ("tests/test_train_heads.py",)),
+    ("veilkern/training/data.py", ("tests/test_train_data.py",)),
+    ("veilkern/training/batches.py", ("tests/test_train_data.py",)),
+    *(
+        (f"veilkern/training/{stem}.py", ("tests/test_train_config.py", "tests/test_train_loop.py"))
+        for stem in ("augment", "config", "schedule")
+    ),
+    ("veilkern/training/*", ("tests/test_train_run.py", "tests/test_train_loop.py")),
     ("veilkern/datasets/source.py", ("tests/test_datasets.py",)),
     ("veilkern/datasets/encoded.py", ("tests/test_datasets.py", "tests/test_datasets_protect.py")),
     ("veilkern/datasets/joining.py", ("tests/test_datasets.py",)),

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from veilkern.datasets.craft import CraftedDataset, craft_dataset
     from veilkern.datasets.protect import protect_dataset
     from veilkern.errors import BackendError, BankError, ModelError, OutputError, PhotoError, VeilkernError
+    from veilkern.experiments.run import paper
     from veilkern.networks.ensemble import Ensemble
     from veilkern.networks.face_model import FaceModel
+    from veilkern.training.config import TrainConfig
+    from veilkern.training.result import TrainResult
+    from veilkern.training.run import TrainInterrupted, train
     from veilkern.tuning import tune
     from veilkern.veils.bank import VeilBank, update_bank
     from veilkern.veils.keyed import read_key
@@ -51,6 +55,9 @@ __all__ = [
     "People",
     "PhotoError",
     "Protector",
+    "TrainConfig",
+    "TrainInterrupted",
+    "TrainResult",
     "VeilBank",
     "VeilkernError",
     "__version__",
@@ -61,12 +68,14 @@ __all__ = [
     "craft_stream",
     "iter_people",
     "list_backends",
+    "paper",
     "protect",
     "protect_dataset",
     "read_key",
     "read_people",
     "recover",
     "tags",
+    "train",
     "tune",
     "update_bank",
     "use_backend",
@@ -89,6 +98,9 @@ _PLACES = {
     "People": "data.people",
     "PhotoError": "errors",
     "Protector": "veils.protector",
+    "TrainConfig": "training.config",
+    "TrainInterrupted": "training.run",
+    "TrainResult": "training.result",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
     "audit": "auditing.run",
@@ -98,12 +110,14 @@ _PLACES = {
     "craft_stream": "crafting.stream",
     "iter_people": "data.people",
     "list_backends": "backends",
+    "paper": "experiments.run",
     "protect": "veils.protect",
     "protect_dataset": "datasets.protect",
     "read_key": "veils.keyed",
     "read_people": "data.people",
     "recover": "veils.protect",
     "tags": "veils.tags",
+    "train": "training.run",
     "tune": "tuning",
     "update_bank": "veils.bank",
     "use_backend": "backends",

@@ -26,6 +26,8 @@ COMMANDS = {
     "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "audit": ("audit", "audit", "Run every attack we know on your own photos, and say what each gives away."),
+    "paper": ("paper", "paper", "Run the paper's tables and figures on your own photos and networks, and compare line by line."),
+    "train": ("train", "train", "Fit or fine-tune a face-recognition network on a folder of identities."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
     "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),
     "tune": ("tune", "tune", "Measure the Triton kernels on this GPU and keep the fastest launches as your own table."),
@@ -47,11 +49,12 @@ def build(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
         if name not in names:
             app.command(name, help=text)(lambda: None)
             continue
-        found = getattr(importlib.import_module(f"veilkern.cli.{file}"), inside)
+        module = importlib.import_module(f"veilkern.cli.{file}")
+        found = getattr(module, inside)
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:
-            app.command(name)(found)
+            app.command(name, cls=getattr(module, "COMMAND", None))(found)
     return app
 
 

@@ -82,8 +82,19 @@ def _of_parquet(file) -> list[Encoded]:
     return found
 
 
-def _of_tar(file) -> list[Encoded]:
-    found: list[tuple[PurePosixPath, bytes]] = []
+@dataclass(frozen=True)
+class Member:
+    """Where a photo lies in a tar: its bytes are `size` from `offset` on."""
+
+    person: str
+    file: str
+    offset: int
+    size: int
+
+
+def members_of_tar(file) -> list[Member]:
+    """The photos of an open tar, in its order, none of them read: a tar may be larger than memory."""
+    found: list[tuple[PurePosixPath, tarfile.TarInfo]] = []
     owners: dict[str, str | None] = {}
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
@@ -91,22 +102,32 @@ def _of_tar(file) -> list[Encoded]:
             kind = path.suffix.lower()
             if not member.isfile() or kind not in (*photo_files.SUFFIXES, ".json"):
                 continue
-            content = archive.extractfile(member)
-            assert content is not None  # it is a file
-            data: bytes = content.read(photo_files.MAX_FILE_BYTES + 1)
+            if member.issparse():
+                raise PhotoError(f"{path}: stored as a sparse file; pack it plainly")
             if kind == ".json":
-                owners[str(path.with_suffix(""))] = _owner(data)
+                content = archive.extractfile(member)
+                assert content is not None  # it is a file
+                owners[str(path.with_suffix(""))] = _owner(content.read(photo_files.MAX_FILE_BYTES + 1))
             else:
-                found.append((path, data))
+                found.append((path, member))
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes whatever comes for the end
             raise PhotoError("truncated: it stops before its end")
-    photos = []
-    for path, data in found:
+    members = []
+    for path, member in found:
         person = owners.get(str(path.with_suffix(""))) or path.parent.name
         if not person:
             raise PhotoError(f"{path}: no person: wanted <person>/<photo>, or a .json beside it with a person")
-        photos.append(Encoded(person, path.name, data))
+        members.append(Member(person, path.name, member.offset_data, member.size))
+    return members
+
+
+def _of_tar(file) -> list[Encoded]:
+    photos = []
+    for member in members_of_tar(file):
+        file.seek(member.offset)
+        data = file.read(min(member.size, photo_files.MAX_FILE_BYTES + 1))
+        photos.append(Encoded(member.person, member.file, data))
     return photos
 
 
