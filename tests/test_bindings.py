@@ -293,5 +293,6 @@ def test_rows_keys_and_nonces_that_another_thread_writes_to(op):
 @pytest.mark.parametrize("op", ["hull_distance", "veil_step_"])
 def test_offsets_that_another_thread_writes_to(op):
     """They are not read again once they were found right: then they may be any numbers."""
-    done = subprocess.run([sys.executable, "-c", RACE, op, CALLS], capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, "-c", RACE, op, CALLS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"

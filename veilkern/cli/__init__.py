@@ -26,7 +26,11 @@ COMMANDS = {
     "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "audit": ("audit", "audit", "Run every attack we know on your own photos, and say what each gives away."),
-    "paper": ("paper", "paper", "Run the paper's tables and figures on your own photos and networks, and compare line by line."),
+    "paper": (
+        "paper",
+        "paper",
+        "Run the paper's experiments on your photos and networks, and compare line by line.",
+    ),
     "train": ("train", "train", "Fit or fine-tune a face-recognition network on a folder of identities."),
     "bank": ("bank", "app", "List, merge, cut down and check veil banks."),
     "demo": ("demo", "demo", "The whole job on synthetic people and the embedded network."),

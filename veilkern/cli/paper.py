@@ -67,7 +67,7 @@ def paper(
     convert: Convert = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run the paper's tables and figures on your own photos and networks, and compare line by line.
+    """Run the paper's experiments on your photos and networks, and compare line by line.
 
     FACES comes first: options of several values take all words that follow. Interrupted, the same command goes on.
     """
