@@ -24,7 +24,7 @@ def noise(people=6, photos=3, seed=0) -> vk.People:
 
 def test_one_craft_at_a_time_on_a_journal(tmp_path):
     path = tmp_path / "j"
-    with locked(path), pytest.raises(OutputError, match="another craft"):
+    with locked(path), pytest.raises(OutputError, match="another command is at work"):
         vk.craft(model(), noise(), CONFIG, journal=path)
     assert len(vk.craft(model(), noise(), CONFIG, journal=path, progress=False).bank) == 6
 
