@@ -34,6 +34,7 @@ import torch
 import veilkern
 from veilkern.testing.entry import Size
 from veilkern.testing.table import TABLE
+from veilkern.threads import processor
 
 DEVICE = os.environ.get("VEILKERN_BENCH_DEVICE", "cpu")
 ON_GPU = DEVICE != "cpu"
@@ -140,12 +141,6 @@ def interleaved(rivals: Calls, *, rounds: int = 15, seconds: float = 0.05) -> di
 
 def machine() -> dict:
     """CPU, versions and commit."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
-        )
     commit = (
         os.environ.get("VEILKERN_COMMIT")
         or subprocess.run(  # a copy of the tree may have no history
@@ -155,7 +150,7 @@ def machine() -> dict:
     backend = next(b for b in veilkern.list_backends() if b.name == ("triton" if ON_GPU else "cpu"))
     about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "compile": COMPILE_MODE} if ON_GPU else {}
     return about | {
-        "cpu": cpu,
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "backend": backend.detail or backend.reason,
         "torch": torch.__version__,

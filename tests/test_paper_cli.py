@@ -132,7 +132,7 @@ def test_a_photo_of_the_gallery_that_cannot_be_used_is_told_each_time(folder, tm
 def test_what_is_written_is_not_among_the_photos(folder, out):
     words = ["--surrogates", NET, "--gallery", folder / "gallery", "--out", folder / out, "--steps", 1]
     done = cli(folder / "faces", *words)
-    assert isinstance(done.exception, vk.OutputError) and "choose a folder outside" in str(done.exception)
+    assert isinstance(done.exception, vk.OutputError) and "put it elsewhere" in str(done.exception)
     assert not (folder / out / "cells").exists()
 
 

@@ -14,20 +14,13 @@ import numpy as np
 import png as pypng
 import pytest
 import torch
+from photo_cases import file, picture, tensor
 from photo_fuzz import MARK, fuzz, good_photos
 from PIL import Image
 
 from veilkern.data.photos import SUFFIXES, encode_png, printable, read_mark, read_photo, read_protected
 from veilkern.data.png import SIGNATURE, chunk
 from veilkern.errors import PhotoError
-
-
-def picture(seed=0, size=(112, 112)):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
-
-
-def tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def deep_png(values, **options):
@@ -54,17 +47,6 @@ def photo(tmp_path):
         path = tmp_path / name
         change(picture()).save(path, **options)
         return path
-
-    return make
-
-
-@pytest.fixture
-def file(tmp_path):
-    """A file of these bytes."""
-
-    def make(data, name="photo.png"):
-        (tmp_path / name).write_bytes(data)
-        return tmp_path / name
 
     return make
 

@@ -8,6 +8,7 @@ import numpy as np
 import png as pypng
 import pytest
 import torch
+from photo_cases import file, picture, tensor
 from photo_fuzz import MARK
 from PIL import Image
 
@@ -15,25 +16,6 @@ from veilkern.data.marks import Mark, veil_id
 from veilkern.data.photos import encode_png, read_mark, read_photo, read_protected, write_png
 from veilkern.data.png import parse, with_text
 from veilkern.errors import OutputError, PhotoError
-
-
-def picture(seed=0, size=(112, 112)):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
-
-
-def tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-@pytest.fixture
-def file(tmp_path):
-    """A file of these bytes."""
-
-    def make(data, name="photo.png"):
-        (tmp_path / name).write_bytes(data)
-        return tmp_path / name
-
-    return make
 
 
 @pytest.mark.parametrize("dtype,top", [(torch.uint8, 256), (torch.uint16, 65536)])

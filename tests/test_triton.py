@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, SLOW, assert_near, batch, serving
+from helpers import BACKENDS, assert_near, batch, serving
 from test_hull_distance import features
-from triton_cases import run_python
+from triton_cases import DEVICE, run_python
 
 import veilkern as vk
 from veilkern import ops, reference
@@ -21,18 +20,6 @@ from veilkern.testing.ops.veil_step import state
 from veilkern.testing.table import TABLE
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
-ROOT = Path(__file__).parents[1]
-DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-# A machine with a GPU may have another Triton than CI: there its own architecture counts.
-ARCHES = (
-    [10 * major + minor for major, minor in [torch.cuda.get_device_capability()]]
-    if torch.cuda.is_available()
-    else ([80, 90, 100] if SLOW else [90])
-)
-STEMS = (
-    "blend", "blend_normalize", "recover", "rectify", "block_variance", "hull_distance", "seal", "seal_normalize",
-    "ssim", "unseal", "veil_step",
-)  # fmt: skip
 
 
 def test_why_it_is_absent():

@@ -7,29 +7,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import BACKENDS, SLOW, batch, serving
-from triton_cases import run_python
+from helpers import BACKENDS, batch, serving
+from triton_cases import ARCHES, ROOT, STEMS, run_python
 
 from veilkern import ops
 from veilkern.testing.making import bytes8, offsets_of
 
 pytestmark = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed")
-ROOT = Path(__file__).parents[1]
-DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-# A machine with a GPU may have another Triton than CI: there its own architecture counts.
-ARCHES = (
-    [10 * major + minor for major, minor in [torch.cuda.get_device_capability()]]
-    if torch.cuda.is_available()
-    else ([80, 90, 100] if SLOW else [90])
-)
-STEMS = (
-    "blend", "blend_normalize", "recover", "rectify", "block_variance", "hull_distance", "seal", "seal_normalize",
-    "ssim", "unseal", "veil_step",
-)  # fmt: skip
 
 
 def test_one_variant_for_batches_of_any_size():

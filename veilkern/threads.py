@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
         quota, period = (groups / "cpu.max").read_text().split()
         cores = min(cores, math.ceil(int(quota) / int(period)))  # "max", no quota, is no integer
     return max(cores, 1)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def default_threads() -> int | None:

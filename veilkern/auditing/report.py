@@ -12,6 +12,7 @@ from veilkern.auditing.run import Audit
 from veilkern.auditing.statistics import Figure
 from veilkern.data.files import atomic_write, make_folder
 from veilkern.errors import OutputError
+from veilkern.evaluate.pages import html_page
 from veilkern.evaluate.views import data_uri
 
 FILES = ("audit.html", "audit.json")
@@ -47,17 +48,11 @@ def write_audit(folder: str | Path, audit: Audit, *, title: str = "veilkern audi
 
 
 def _html(audit: Audit, title: str) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("veilkern.auditing"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = next((photos for photos in audit.pictures.values() if photos), None)
     width = shown[0].original.shape[2] if shown else LEAST_WIDTH
-    return environment.get_template("audit.html").render(
+    return html_page(
+        "veilkern.auditing",
+        "audit.html",
         title=title,
         a=audit,
         marks=_MARKS,

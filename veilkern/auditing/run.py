@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ from veilkern.auditing.scores import Scores, score, strangers_of
 from veilkern.auditing.statistics import Bootstrap
 from veilkern.auditing.verdict import Row
 from veilkern.data.people import People
+from veilkern.evaluate.pages import plain
 from veilkern.networks.ensemble import crafted_for
 from veilkern.networks.face_model import FaceModel
 from veilkern.progress import progress_bar
@@ -83,11 +84,11 @@ class Audit:
 
     def as_dict(self) -> dict:
         """For JSON, as docs/audit.md says; numbers that are not finite become null. No key, seed or photo is in it."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _APART}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _APART}
         rows = [dataclasses.asdict(row) | {"verdict": row.verdict, "evidence": row.evidence} for row in self.attacks]
         tests = [dataclasses.asdict(test) | {"fine": test.fine} for test in self.field_tests]
         networks = [dataclasses.asdict(one) for one in self.recognition]
-        return _plain(plain | {"attacks": rows, "recognition": networks, "field_tests": tests})
+        return plain(fields | {"attacks": rows, "recognition": networks, "field_tests": tests})
 
 
 _APART = ("attacks", "recognition", "field_tests", "pictures")
@@ -274,11 +275,3 @@ def _about(bank: VeilBank) -> dict:
     """What an audit says of a bank: no key, no seed, no record."""
     found = {"people": len(bank), "scheme": bank.scheme, "version": bank.version, "model": bank.model.get("name")}
     return found | ({"levels": bank.levels, "rounds": bank.rounds} if bank.levels else {"blend": bank.blend})
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -117,24 +117,12 @@ def check_network(network: vk.FaceModel, people: Iterable[vk.People], threads: i
 
 
 def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):
-    """The photos of other people in a folder and the folders in it, uint8 [G, 3, H, W]; what cannot be used is added to
-    `problems`."""
+    """`gallery_photos` all at once, uint8 [G, 3, H, W]."""
     import torch
 
-    from veilkern.data.people import read_person
+    from veilkern.data.people import gallery_photos
 
-    if not folder.is_dir():
-        raise vk.PhotoError(f"{folder}: not a folder of gallery photos")
-    found: list[Problem] = []
-    photos = [
-        image
-        for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-        for _, image in read_person(place, size, resize, convert, found, [])
-    ]
-    problems += [p for p in found if "a folder inside" not in p.cause]
-    if not photos:
-        raise vk.PhotoError(f"{folder}: no usable gallery photo")
-    return torch.stack(photos)
+    return torch.stack(list(gallery_photos(folder, size, resize, convert, problems)))
 
 
 def key_path(veils: Path) -> Path:

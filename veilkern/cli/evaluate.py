@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +35,7 @@ from veilkern.cli._shared import (
     read_gallery,
     refuse,
 )
-from veilkern.data.people import Problem
+from veilkern.data.people import Problem, gallery_photos
 
 if TYPE_CHECKING:
     import torch
@@ -122,25 +121,8 @@ def _others(
         return Gallery.load(gallery)
     if save is None:
         return read_gallery(gallery, size, resize, convert, problems)
-    photos = _photos(gallery, size, resize, convert, problems)
+    photos = gallery_photos(gallery, size, resize, convert, problems)
     return build_gallery(network, photos, save, overwrite=overwrite)
-
-
-def _photos(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]) -> Iterator:
-    """As `read_gallery`, photo by photo: one folder's are in memory at a time."""
-    from veilkern.data.people import read_person
-
-    if not folder.is_dir():
-        raise vk.PhotoError(f"{folder}: not a folder of gallery photos, nor a gallery file")
-    found: list[Problem] = []
-    count = 0
-    for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
-        for _, image in read_person(place, size, resize, convert, found, []):
-            count += 1
-            yield image
-    problems += [p for p in found if "a folder inside" not in p.cause]
-    if not count:
-        raise vk.PhotoError(f"{folder}: no usable gallery photo")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

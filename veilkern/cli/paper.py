@@ -21,6 +21,7 @@ from veilkern.cli._shared import (
     finish,
     sigterm_as_ctrl_c,
 )
+from veilkern.data.files import refuse_inside
 from veilkern.data.people import Problem
 from veilkern.experiments.titles import EXPERIMENTS
 
@@ -89,7 +90,8 @@ def paper(
         raise typer.BadParameter("is needed", param_hint=missing)
     from veilkern.experiments.gallery import GalleryPhotos
 
-    _refuse_inside(out, FACES=faces, gallery=gallery)
+    for folder in filter(None, (faces, gallery)):
+        refuse_inside(folder, out)
     networks = [_networks(surrogates), _networks(targets or [])]
     measure = None if lpips is None else _lpips(lpips)
     with errors.status("reading photos"):
@@ -115,13 +117,6 @@ def paper(
     notes = [Problem("paper", note) for note in made["notes"] if not note.startswith("Left out: ")]
     problems += [Problem("paper", n.removeprefix("Left out: ")) for n in made["notes"] if n.startswith("Left out: ")]
     finish(problems, found.notices + notes[1:])
-
-
-def _refuse_inside(out: Path, **folders: Path | None) -> None:
-    """What is written would be read as photos next time."""
-    for name, folder in folders.items():
-        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
-            raise vk.OutputError(f"{out}: lies in the {name} folder {folder}; choose a folder outside of it")
 
 
 def _render(source: Path, out: Path) -> None:

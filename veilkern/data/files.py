@@ -139,6 +139,13 @@ def inside(root: Path, *parts: str) -> Path:
     return path
 
 
+def refuse_inside(folder: Path, *outputs: Path) -> None:
+    """OutputError where an output is the folder that is read, or lies in it: there it would be taken for input."""
+    for out in outputs:
+        if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
+            raise OutputError(f"{out}: lies in the input folder {folder}; put it elsewhere")
+
+
 # A reserved name, also with an ending; else characters that are allowed, the last one neither a dot nor a blank.
 _PLAIN = re.compile(
     r"""(?! (?: CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[1-9¹²³] ) \ * (?: \. | \Z ) )

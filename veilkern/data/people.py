@@ -285,6 +285,23 @@ def read_person(person: Path, size, resize, convert, problems, notices) -> list[
     return usable_photos(photo_files(person, problems, notices), read, problems, notices)
 
 
+def gallery_photos(folder: Path, size, resize, convert, problems: list[Problem]) -> Iterator[torch.Tensor]:
+    """The usable photos in a folder and in the folders in it, uint8 [3, H, W], one folder's in memory at a time; what
+    cannot be used is added to `problems`, once. PhotoError for no folder, and at the end for none with a photo."""
+    if not folder.is_dir():
+        raise PhotoError(f"{printable(folder)}: not a folder of gallery photos")
+    found: list[Problem] = []
+    none = True
+    for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+        for _, image in read_person(place, size, resize, convert, found, []):
+            none = False
+            yield image
+    known = set(map(str, problems))
+    problems += [p for p in found if "a folder inside" not in p.cause and str(p) not in known]
+    if none:
+        raise PhotoError(f"{printable(folder)}: no usable gallery photo")
+
+
 def usable_photos(
     files: Iterable[Path], read: Callable[[Path], tuple[torch.Tensor, list[str]]], problems, notices
 ) -> list[tuple[Path, torch.Tensor]]:

@@ -18,11 +18,11 @@ from pathlib import Path
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import check_kinds, describe, master_key
 from veilkern.crafting.stream import craft_stream
-from veilkern.data.files import atomic_write, locked, make_folder
+from veilkern.data.files import atomic_write, locked, make_folder, refuse_inside
 from veilkern.data.people import People, Problem
 from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.joining import join_shards
-from veilkern.datasets.source import Reading, Source, Unit, files_of, folder_of, people_of, refuse_inside, units_of
+from veilkern.datasets.source import Reading, Source, Unit, files_of, folder_of, people_of, units_of
 from veilkern.errors import BankError, ModelError, OutputError
 from veilkern.networks.face_model import FaceModel
 from veilkern.veils import keyed
@@ -115,7 +115,8 @@ def craft_dataset(
     check_kinds(network, config)
     out, found = Path(out).absolute(), CraftedDataset()
     folder = shards_of(out) if join else out
-    refuse_inside(source, out, folder)
+    if (root := folder_of(source)) is not None:
+        refuse_inside(root, out, folder)
     master = master_key(_given(key, config), config)
     with locked(out):
         if join and os.path.lexists(out):

@@ -12,13 +12,13 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilkern.data.files import make_folder
+from veilkern.data.files import make_folder, refuse_inside
 from veilkern.data.people import Problem
 from veilkern.data.photos import decode_mark, decode_photo, encode_png
 from veilkern.datasets.cluster import Cluster, check_cluster, pairs, problems_of, require_ray, run
 from veilkern.datasets.craft import ENDING, Key, bytes_of, read_job
 from veilkern.datasets.encoded import Encoded, persons_of, read_encoded, write_encoded
-from veilkern.datasets.source import Source, Unit, files_of, folder_of, refuse_inside, units_of
+from veilkern.datasets.source import Source, Unit, files_of, folder_of, units_of
 from veilkern.errors import BankError, OutputError
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.folder_plan import Outcome, distinct, listed, open_folders, protected_name, to_write
@@ -72,7 +72,8 @@ def protect_dataset(
     job = _Job(veils, _keys(key), out, lossless, resize, convert, overwrite, force)
     if not veils.is_dir():
         _bank(job, veils, check=True)  # a bank or key that will not do is an error here, and at once
-    refuse_inside(source, out)
+    if (root := folder_of(source)) is not None:
+        refuse_inside(root, out)
     if (files := files_of(source)) is None:
         units = _units_of_folder(source, job, cluster, outcome)
     else:

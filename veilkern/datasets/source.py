@@ -17,7 +17,7 @@ from pathlib import Path
 from veilkern.data.people import People, Problem, each_of, person_folders, usable_persons
 from veilkern.data.photos import printable
 from veilkern.datasets.encoded import SUFFIXES, usable_encoded
-from veilkern.errors import OutputError, PhotoError
+from veilkern.errors import PhotoError
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -68,15 +68,6 @@ def folder_of(source: Source) -> Path | None:
     """The one folder on this machine that a source is, of persons or of files; None where it is something else."""
     given = _given(source)
     return Path(given[0]).absolute() if len(given) == 1 and os.path.isdir(given[0]) else None
-
-
-def refuse_inside(source: Source, *outputs: Path) -> None:
-    """OutputError where an output is the source's folder, or lies in it: there it would be taken for a person, or hide
-    the files."""
-    root = folder_of(source)
-    for out in outputs:
-        if root is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(root)):
-            raise OutputError(f"{out}: lies in the input folder {root}; put it elsewhere")
 
 
 def _given(source: Source) -> list[str]:

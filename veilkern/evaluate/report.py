@@ -14,6 +14,7 @@ from veilkern.data.files import atomic_write, make_folder
 from veilkern.data.people import People
 from veilkern.errors import OutputError
 from veilkern.evaluate.identification import TAR
+from veilkern.evaluate.pages import html_page
 from veilkern.evaluate.run import CLEAN, Evaluation
 from veilkern.evaluate.verdict import LEVELS, person_level
 from veilkern.evaluate.views import (
@@ -152,16 +153,10 @@ def _pictures(shown: Views) -> list[list[dict]]:
 
 
 def _html(evaluation: Evaluation, people: People, bank: VeilBank, key, shown: list[Views], title: str) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("veilkern.evaluate"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     width = people.images.shape[3]
-    return environment.get_template("report.html").render(
+    return html_page(
+        "veilkern.evaluate",
+        "report.html",
         title=title,
         e=evaluation,
         verdicts=evaluation.verdicts(),

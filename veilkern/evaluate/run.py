@@ -17,6 +17,7 @@ from veilkern.evaluate import metrics
 from veilkern.evaluate.gallery import Gallery
 from veilkern.evaluate.identification import TAR, identify
 from veilkern.evaluate.lpips import SMALLEST, Lpips
+from veilkern.evaluate.pages import plain
 from veilkern.evaluate.verdict import Verdict, judge
 from veilkern.networks.ensemble import crafted_for
 from veilkern.networks.face_model import FaceModel
@@ -90,7 +91,7 @@ class Evaluation:
 
     def as_dict(self) -> dict:
         """For JSON: numbers that are not finite (rank of a person with one photo) become null."""
-        return _plain({"verdict": [dataclasses.asdict(v) for v in self.verdicts()]} | self.__dict__)
+        return plain({"verdict": [dataclasses.asdict(v) for v in self.verdicts()]} | self.__dict__)
 
 
 def evaluate(
@@ -361,14 +362,6 @@ def _only(values: Mapping, names) -> dict:
 def _held_out(record: Mapping) -> dict:
     held_out = record.get("held_out")
     return {"held_out": _only(held_out, _HELD_OUT)} if isinstance(held_out, Mapping) else {}
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def baseline(model: FaceModel, people: People, gallery: torch.Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw
 from veilkern.data.people import People
 from veilkern.data.photos import encode_png
 from veilkern.evaluate import metrics
+from veilkern.evaluate.pages import svg_of
 from veilkern.evaluate.run import Evaluation
 from veilkern.evaluate.verdict import THRESHOLDS
 from veilkern.veils.bank import VeilBank
@@ -131,11 +131,9 @@ def histogram(evaluation: Evaluation, measure: str, figure: str | None, title: s
         axes.legend(frameon=False, fontsize=8)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue().replace(_INK, "currentColor")
+        text = svg_of(drawing).replace(_INK, "currentColor")
     text = text.replace('id="', f'id="{measure}-').replace("url(#", f"url(#{measure}-").replace('="#', f'="#{measure}-')
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
 def _draw_threshold(axes, figure: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veilkern.experiments.figures import counts_of, figure, rate_figures, recognised
+from veilkern.experiments.figures import by_target, figure
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.veils import OURS, PAPER, SEALED
 
@@ -20,11 +20,4 @@ def rows(lab: Lab) -> list[dict]:
         for target in lab.networks
         for set_, people in lab.sets.items()
     ]
-    for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
-        for target in lab.networks:
-            white = lab.network_of(target) == lab.network_of(veiled.surrogate)
-            for set_ in lab.sets:
-                row = {**head, "target": target, "white_box": white, "photos": set_}
-                seen = recognised(lab, veiled, target, set_)
-                found.append(row | rate_figures(seen, counts_of(lab, veiled, set_)))
-    return found
+    return found + by_target(lab, (({"method": method}, method, {}) for method in METHODS))

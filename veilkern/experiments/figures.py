@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import torch
@@ -103,6 +103,20 @@ def rate_figures(found: dict, counts: Sequence[int]) -> dict[str, Figure]:
     """The figures of what `recognised` found."""
     rates = {name: figure(found[name], counts, share=True) for name in RATES}
     return rates | {"cosine": figure(found["cosine"], counts)}
+
+
+def by_target(lab: Lab, kinds: Iterable[tuple[dict, str, dict]]) -> list[dict]:
+    """A row a kind (see `Lab.each`), surrogate, target and set of photos: what the target recognises. white_box: the
+    target is the surrogate."""
+    found = []
+    for head, veiled in lab.each(kinds):
+        for target in lab.networks:
+            white = lab.network_of(target) == lab.network_of(veiled.surrogate)
+            for set_ in lab.sets:
+                row = {**head, "target": target, "white_box": white, "photos": set_}
+                seen = recognised(lab, veiled, target, set_)
+                found.append(row | rate_figures(seen, counts_of(lab, veiled, set_)))
+    return found
 
 
 def counts_of(lab: Lab, veiled: VeilSet, set_: str) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from veilkern.data.people import Problem, read_person
+from veilkern.data.people import Problem, gallery_photos
 from veilkern.data.photos import photo_id
 from veilkern.errors import PhotoError
 
@@ -29,8 +29,8 @@ class GalleryPhotos:
         return {"problems": [[problem.file, problem.cause] for problem in self.problems]}
 
     def tell(self, told: dict) -> None:
-        """Add what `told` gave to the problems."""
-        _add(self.problems, [Problem(file, cause) for file, cause in told["problems"]])
+        """Take up what `told` gave, in a run that does not read the photos again."""
+        self.problems[:] = [Problem(file, cause) for file, cause in told["problems"]]
 
     @classmethod
     def of_images(cls, images: torch.Tensor) -> GalleryPhotos:
@@ -52,22 +52,4 @@ class GalleryPhotos:
         options = f"{size} {resize} {convert}"
         mark = hashlib.sha256("\0".join([options, *listed]).encode(errors="surrogateescape")).hexdigest()
         problems: list[Problem] = []
-        return cls(lambda: _photos(folder, size, resize, convert, problems), mark, problems)
-
-
-def _photos(folder: Path, size, resize: bool, convert: bool, problems: list[Problem]) -> Iterator[torch.Tensor]:
-    """One folder's photos are in memory at a time. What is wrong is told once, whoever else reads the folder."""
-    found: list[Problem] = []
-    none = True
-    for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
-        for _, image in read_person(place, size, resize, convert, found, []):
-            none = False
-            yield image
-    _add(problems, [p for p in found if "a folder inside" not in p.cause])
-    if none:
-        raise PhotoError(f"{folder}: no usable gallery photo")
-
-
-def _add(problems: list[Problem], more: list[Problem]) -> None:
-    known = set(map(str, problems))
-    problems += [p for p in more if str(p) not in known]
+        return cls(lambda: gallery_photos(folder, size, resize, convert, problems), mark, problems)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from veilkern import ops
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import craft
 from veilkern.data.people import People
@@ -29,14 +28,14 @@ from veilkern.experiments.changes import change
 from veilkern.experiments.gallery import GalleryPhotos
 from veilkern.experiments.store import Store
 from veilkern.experiments.veils import options_of
+from veilkern.methods.veiled import image_steps, sealed_alike
 from veilkern.networks.face_model import FaceModel
 from veilkern.networks.matching import Features
+from veilkern.threads import processor
 from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
-from veilkern.veils.sealing import Keyring
 
 SETS = ("crafting", "unseen")
-_NONCE = 12  # bytes
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class VeilSet:
 @dataclass
 class Lab:
     """surrogates, targets: networks by their labels; surrogates read photos of one size. crafting, unseen: the photos
-    that veils are crafted on, and others of the same persons. gallery: photos of other people, or none. steps:
-    bounds those of every craft. image_specific: photos that methods which craft each photo
-    for itself are tried on. tell: called with what is being done."""
+    that veils are crafted on, and others of the same persons. gallery: photos of other people, or none. steps: bounds
+    those of every craft. image_specific: photos that methods which craft each photo for itself are tried on. tell:
+    called with what is being done."""
 
     surrogates: dict[str, FaceModel]
     targets: dict[str, FaceModel]
@@ -188,12 +187,10 @@ class Lab:
         for file in (journal, journal.with_name(f".{journal.name}.lock")):
             file.unlink(missing_ok=True)
         kept = [record for record in found.report if not record["status"].startswith("failed")]
-        counts = dict(zip(self.crafting.names, self.crafting.counts.tolist(), strict=True))
-        each = config.photos_per_step
         return {
             "people": len(kept),
             "failed": {r["name"]: r["status"] for r in found.report if r not in kept},
-            "image_steps": sum(r["steps"] * (each or counts[r["name"]]) for r in found.report),
+            "image_steps": sum(image_steps(record, config) for record in found.report),
             "clean_passes": len(self.crafting.images),
             # Of a craft that was taken up again the time of the rest alone would be told.
             "seconds": math.nan if resume else seconds,
@@ -231,16 +228,7 @@ class Lab:
         rows = bank.rows(people.names)[people.rows] if rows is None else rows
         if bank.scheme == "blend":
             return protect(people.images, bank, rows, lossless=lossless)
-        sealing = Keyring("paper", bank, self.key).sealing(rows, torch.device("cpu"))
-        drawn = [
-            hashlib.sha256(f"{self.seed} {photo_id(i)} {r}".encode()).digest()[:_NONCE]
-            for i, r in zip(people.images, rows.tolist(), strict=True)
-        ]
-        nonces = torch.frombuffer(bytearray(b"".join(drawn)), dtype=torch.uint8).view(-1, _NONCE)
-        levels, rounds = sealing.levels, sealing.rounds
-        return ops.seal(
-            people.images, bank.veils, rows, sealing.keys, nonces, levels=levels, rounds=rounds, lossless=lossless
-        )
+        return sealed_alike(self.seed, people.images, bank, rows, self.key, lossless=lossless)
 
     def recovered(self, veiled: VeilSet, people: People, hidden: torch.Tensor, sigma: float | None = None):
         """Photos of `people` recovered from what `protected` gave, or what became of it; sigma: of the filter."""
@@ -345,15 +333,6 @@ def remade(path: Path) -> Iterator[None]:
         yield
     except (BankError, PhotoError) as error:
         raise OutputError(f"{error}; delete it and it is made again") from error
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

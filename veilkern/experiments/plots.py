@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from veilkern.evaluate.pages import svg_of
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -31,10 +32,7 @@ def _figure(draw: Callable[[Sequence[Any]], None], salt: str, columns: int, size
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is a box
         drawing = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
         draw(drawing.subplots(1, columns, squeeze=False)[0])
-        file = io.StringIO()
-        drawing.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+        return svg_of(drawing)
 
 
 def _legend(panel: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from veilkern.data.files import atomic_write, make_folder
 from veilkern.errors import OutputError
+from veilkern.evaluate.pages import html_page
 from veilkern.experiments.plots import plots
 from veilkern.experiments.tables import escaped, table, table_of, text
 from veilkern.experiments.titles import EXPERIMENTS
@@ -185,16 +186,10 @@ def cells(one: Mapping[str, Any]) -> list[str]:
 
 
 def _html(paper: Mapping[str, Any], drawn: Mapping[str, str], shown: Mapping[str, str]) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("veilkern.experiments"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = {name: table_of(name, paper[name]["rows"]) for name in EXPERIMENTS if paper[name]["rows"]}
-    return environment.get_template("paper.html").render(
+    return html_page(
+        "veilkern.experiments",
+        "paper.html",
         paper=paper,
         about=about(paper),
         experiments=EXPERIMENTS,

@@ -15,6 +15,7 @@ from veilkern.data.files import atomic_write, locked, make_folder
 from veilkern.data.people import People
 from veilkern.errors import ModelError, OutputError
 from veilkern.evaluate.lpips import Lpips
+from veilkern.evaluate.pages import plain
 from veilkern.experiments import another_person, cost, fig3, fig4, fig6, fig7, subspace, table1, table2, table3
 from veilkern.experiments.arguments import check_numbers, check_roles, chosen, divided, gallery_of, labelled
 from veilkern.experiments.compare import claims, comparisons
@@ -22,7 +23,7 @@ from veilkern.experiments.gallery import GalleryPhotos
 from veilkern.experiments.lab import Lab, resized
 from veilkern.experiments.paper_says import PAPER
 from veilkern.experiments.report import JSON, read, render
-from veilkern.experiments.store import Store, plain
+from veilkern.experiments.store import Store
 from veilkern.experiments.titles import EXPERIMENTS
 from veilkern.networks.diagnosis import diagnose
 from veilkern.networks.face_model import FaceModel

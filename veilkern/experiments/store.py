@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,3 @@ class Store:
         if not isinstance(held, dict) or not isinstance(held.get("values"), dict):
             raise OutputError(f"{path}: not a cell; delete it and it is made again")
         return held["values"]
-
-
-def plain(value: Any) -> Any:
-    """For JSON that any reader takes: tuples become lists, numbers that are not finite null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,10 +13,12 @@ from veilkern import ops
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import CraftResult, craft
 from veilkern.data.people import People
+from veilkern.data.photos import photo_id
 from veilkern.errors import ModelError
-from veilkern.methods.method import Fitted, Method, ShowProgress, Spent, pixels_id
+from veilkern.methods.method import Fitted, Method, ShowProgress, Spent
 from veilkern.networks.face_model import FaceModel
-from veilkern.veils import keyed
+from veilkern.ops._checks import NONCE_BYTES
+from veilkern.veils.bank import VeilBank
 from veilkern.veils.protect import protect, recover
 from veilkern.veils.sealing import keyring_of
 
@@ -101,12 +104,7 @@ class Crafted(Fitted):
         rows = self.rows_of(people)
         if self.key is None:
             return protect(people.images, self.bank, rows)
-        keyring = keyring_of("protect", self.bank, self.key)
-        assert keyring is not None
-        sealing = keyring.sealing(rows, rows.device)
-        nonces = _nonces(self.key, people.images)
-        levels, rounds = self.bank.levels, self.bank.rounds
-        return ops.seal(people.images, self.bank.veils, rows, sealing.keys, nonces, levels=levels, rounds=rounds)
+        return sealed_alike(self.made_by.seed, people.images, self.bank, rows, self.key)
 
     def _recover(self, people: People, protected: torch.Tensor) -> torch.Tensor:
         return recover(protected, self.bank, self.rows_of(people), key=self.key)
@@ -137,8 +135,14 @@ def failures(report: Sequence[dict]) -> dict[str, str]:
     return {r["name"]: r["status"].removeprefix("failed: ") for r in report if r["status"].startswith("failed")}
 
 
-def _nonces(key: bytes, images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, 12]: of each photo, from the key and its pixels."""
-    marks = [b"nonce of a method\0" + bytes.fromhex(pixels_id(image)) for image in images]
-    found = [keyed.hkdf_sha256(key, mark, 12) for mark in marks]
-    return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).view(-1, 12)
+def sealed_alike(
+    seed: int | None, images: torch.Tensor, bank: VeilBank, rows: torch.Tensor, key: bytes, *, lossless: bool = False
+) -> torch.Tensor:
+    """Photos sealed with nonces that follow from seed and photo, so that a result can be repeated: the same photo
+    is sealed alike twice, which nobody whose photos matter may do (`vk.protect` draws fresh nonces)."""
+    keyring = keyring_of("protect", bank, key)
+    assert keyring is not None  # the bank is sealed
+    keys, levels, rounds, _ = keyring.sealing(rows, rows.device)
+    drawn = [hashlib.sha256(f"{seed} {photo_id(image)}".encode()).digest()[:NONCE_BYTES] for image in images]
+    nonces = torch.frombuffer(bytearray(b"".join(drawn)), dtype=torch.uint8).view(-1, NONCE_BYTES)
+    return ops.seal(images, bank.veils, rows, keys, nonces, levels=levels, rounds=rounds, lossless=lossless)

@@ -3,6 +3,7 @@ the true-accept rate at a false-accept rate of 1 in 1000."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from veilkern.data.people import Problem
 from veilkern.errors import PhotoError
+from veilkern.networks import matching
 from veilkern.training.data import Photos, Reading
 
 PHOTOS = 10  # of an identity, at most: the first ones
@@ -108,14 +110,11 @@ def verify(features: torch.Tensor, rows: torch.Tensor) -> Verification:
     own = scores.gather(1, rows[~first, None])
     rivals = ((scores >= own) | ~own.isfinite()).sum(1)  # itself too, and ties count against it
     same, different = _scores(features, rows)
-    tar = None
-    if FALSE_ACCEPTS * len(different) >= 1 and len(same):
-        allowed = int(FALSE_ACCEPTS * len(different))
-        tar = float((same > np.partition(different, -allowed - 1)[-allowed - 1]).mean())
+    tar = matching.verify(same, different, fars=(FALSE_ACCEPTS,)).tar[FALSE_ACCEPTS]
     return Verification(
         rank1=(rivals == 1).double().mean().item(),
         accuracy=_accuracy(features, rows),
-        tar=tar,
+        tar=None if math.isnan(tar) else tar,
         identities=int(first.sum()),
         photos=len(rows),
         same_pairs=len(same),
@@ -123,7 +122,7 @@ def verify(features: torch.Tensor, rows: torch.Tensor) -> Verification:
     )
 
 
-def _scores(features: torch.Tensor, rows: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _scores(features: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines of all pairs of photos of one person, and of two, float32; what is not a number counts as -1."""
     same, different = [], []
     for start in range(0, len(rows), _BLOCK):
@@ -131,9 +130,9 @@ def _scores(features: torch.Tensor, rows: torch.Tensor) -> tuple[np.ndarray, np.
         scores = (features[part] @ features.T).nan_to_num(-1.0)
         later = torch.arange(len(rows)) > torch.arange(len(rows))[part, None]
         alike = rows[part, None] == rows
-        same.append(scores[alike & later].numpy())
-        different.append(scores[~alike & later].numpy())
-    return np.concatenate(same), np.concatenate(different)
+        same.append(scores[alike & later])
+        different.append(scores[~alike & later])
+    return torch.cat(same), torch.cat(different)
 
 
 def _accuracy(features: torch.Tensor, rows: torch.Tensor) -> float | None:
