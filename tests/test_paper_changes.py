@@ -110,6 +110,12 @@ def test_a_shift_moves_right_and_down(by):
         ("blur", 1, "kind must be one of none"),
         ("none", 1, "level of none"),
         ("median filter", 4, "level of median filter"),
+        ("median filter", 0, "level of median filter"),
+        ("median filter", -1, "level of median filter"),
+        ("resize", 1.1, "level of resize"),
+        ("JPEG", 96, "level of JPEG"),
+        ("shift", -1, "level of shift"),
+        ("salt and pepper", -0.1, "level of salt and pepper"),
         ("JPEG", 0, "level of JPEG"),
         ("JPEG", 50.5, "level of JPEG"),
         ("resize", 0, "level of resize"),
@@ -126,3 +132,31 @@ def test_levels_that_mean_nothing_are_refused(kind, level, words):
 def test_marks_are_one_a_photo():
     with pytest.raises(ValueError, match="marks must have 3 entries"):
         change(photos(), "none", 0, ["a"], 0)
+
+
+@pytest.mark.parametrize(
+    "kind,level", [("Gaussian noise", 0), ("salt and pepper", 0), ("median filter", 1), ("resize", 1), ("shift", 0)]
+)
+def test_the_least_level_changes_nothing(kind, level):
+    assert torch.equal(change(photos(), kind, level, MARKS, 0), photos())
+
+
+@pytest.mark.parametrize(
+    "kind,level",
+    [("Gaussian noise", 0.5), ("salt and pepper", 1), ("JPEG", 1), ("JPEG", 95), ("resize", 0.001), ("shift", 40)],
+)
+def test_levels_up_to_the_last_that_means_something(kind, level):
+    found = change(photos(), kind, level, MARKS, 0)
+    assert not torch.equal(found, photos())
+    if kind == "resize":  # to one pixel
+        assert all(len(plane.unique()) == 1 for photo in found for plane in photo)
+    if kind == "shift":  # the corner alone is left
+        assert torch.equal(found, photos()[:, :, :1, :1].expand(-1, -1, 40, 36))
+
+
+def test_the_levels_of_the_paper_are_tried():
+    """Fig. 7's sigmas, and the shares and sides that the issue names."""
+    tried = {kind: levels for kind, (_, levels) in LEVELS.items()}
+    assert tried["Gaussian noise"] == tuple(range(20, 161, 20)) and tried["none"] == (0,)
+    assert tried["salt and pepper"] == (0.05, 0.10, 0.15, 0.20, 0.25, 0.30) and tried["median filter"] == (3, 5, 7)
+    assert tried["JPEG"] == (90, 75, 50, 30) and tried["resize"] == (0.75, 0.5, 0.375) and tried["shift"] == (1, 2, 4)
