@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 SECONDS ?= 60
 
-.PHONY: demo test test-quick lint types check real bench sanitize fuzz mutate wheel clean
+.PHONY: demo emulate test test-quick lint types check real bench sanitize fuzz mutate wheel clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -30,14 +30,26 @@ $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/
 	rm -f $(VENV)/demo.done
 	touch $@
 
+# The CUDA kernels (kernels/*.cu) compiled for the CPU, threads as fibers: csrc/cuda/emulated says what that proves. A module
+# of its own in .venv, never part of a wheel; the tests run the kernels by it where there is no GPU.
+EMULATED_SOURCES = $(wildcard kernels/*.cu kernels/*.cuh csrc/cuda/*.h csrc/cuda/*.cpp csrc/cuda/emulated/*)
+EMULATE_OPTIONS ?= -O2
+emulate: $(VENV)/emulate.done
+$(VENV)/emulate.done: $(VENV)/dev.done $(EMULATED_SOURCES)
+	$(CXX) -std=c++17 -shared -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas $(EMULATE_OPTIONS) \
+	  -DVEILKERN_CUDA_MODULE=veilkern_cuda_emulated -Icsrc/cuda/emulated -Icsrc -Ikernels \
+	  $$($(BIN)/python -m pybind11 --includes) csrc/cuda/bindings.cpp csrc/cuda/emulated/fibers.cpp -x c++ $(wildcard kernels/*.cu) \
+	  -o $$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")/veilkern_cuda_emulated.so
+	touch $@
+
 # One process a core with one thread each: the tests of threads set their own numbers. The order is another each time;
 # --randomly-seed=N (printed at the top) repeats it. VEILKERN_SLOW=1 and VEILKERN_LARGE=1 run what is skipped.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
-test: $(VENV)/dev.done
+test: $(VENV)/emulate.done
 	@echo "tests: about 4 minutes on two idle cores, 7 with VEILKERN_SLOW=1 (make test-quick: one)"
 	$(PYTEST)
 
-test-quick: $(VENV)/dev.done
+test-quick: $(VENV)/emulate.done
 	@echo "every op and command, few cases of each, nothing in Triton's interpreter: one minute on two idle cores"
 	$(PYTEST) --quick -q
 

@@ -127,7 +127,10 @@ TESTS = (
     ("veilkern/experiments/changes.py", ("tests/test_paper_changes.py",)),
     ("veilkern/experiments/compare.py", ("tests/test_paper_compare.py",)),
     ("veilkern/experiments/tables.py", ("tests/test_paper_compare.py", "tests/test_paper.py")),
-    ("veilkern/experiments/[!_]*.py", ("tests/test_paper.py", "tests/test_paper_resume.py", "tests/test_paper_inputs.py")),
+    (
+        "veilkern/experiments/[!_]*.py",
+        ("tests/test_paper.py", "tests/test_paper_resume.py", "tests/test_paper_inputs.py"),
+    ),
     ("veilkern/data/marks.py", ("tests/test_folders*.py", "tests/test_photos*.py")),
     ("veilkern/data/files.py", ("tests/test_files.py", "tests/test_people.py")),
     ("veilkern/data/png.py", ("tests/test_photos*.py",)),

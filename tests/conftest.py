@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -15,10 +16,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["COLUMNS"] = "200"  # the command line wraps its errors there; tests of narrow terminals set their own
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels run on the CPU then
+    if importlib.util.find_spec("veilkern_cuda_emulated"):  # make emulate
+        os.environ.setdefault("VEILKERN_CUDA_EMULATE", "1")
 
-from helpers import BACKENDS, PATHS, isas, serving
+from helpers import BACKENDS, PATHS, by_cuda, isas, serving, skipping_what_cuda_leaves
 
 import veilkern as vk
+from veilkern.backends import list_backends
 from veilkern.samples import load_model, synthetic_people
 
 # Marker: the variable without which its tests are skipped, and why.
@@ -61,10 +65,19 @@ def pytest_collection_modifyitems(config, items):
         for marker, (variable, why) in ON_REQUEST.items():
             if item.get_closest_marker(marker) and not os.environ.get(variable):
                 item.add_marker(pytest.mark.skip(reason=f"{variable} is not set: {why}"))
+    left = [item for item in items if _left_to_triton(item)]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]
     if config.getoption("--quick"):
         kept = _quick(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
+
+
+def _left_to_triton(item) -> bool:
+    """Whether a case takes an op of the table by CUDA kernels that it does not have."""
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    return given.get("path") == "cuda" and "entry" in given and not by_cuda(given["entry"].launcher.removesuffix("_"))
 
 
 def _quick(items) -> set:
@@ -118,12 +131,20 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=PATHS)
+def pytest_generate_tests(metafunc):
+    """`path`: every way through an op that there is; the CUDA kernels only where a file tests an op that has one."""
+    if "path" in metafunc.fixturenames:
+        stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
+        paths = [path for path in PATHS if path != "cuda" or stem == "ops" or by_cuda(stem)]
+        metafunc.parametrize("path", paths, indirect=True)
+
+
+@pytest.fixture
 def path(request):
     """Every way through an op that this machine has."""
-    if request.param == "triton" and "triton" not in BACKENDS:
-        pytest.skip("no triton here: it is not installed")
-    if request.param not in ("reference", "triton", *isas()):
+    if request.param in ("triton", "cuda") and request.param not in BACKENDS:
+        pytest.skip(f"no {request.param} here: {next(b.reason for b in list_backends() if b.name == request.param)}")
+    if request.param not in ("reference", "triton", "cuda", *isas()):
         pytest.skip(f"no {request.param} here: the C++ module is not built, or the processor lacks it")
-    with serving(request.param):
+    with serving(request.param), skipping_what_cuda_leaves():
         yield request.param

@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 import veilkern as vk
-from veilkern import ops
+from veilkern import backends, ops
 from veilkern.backends import list_backends
 from veilkern.testing.compare import EVERY_OP, Tolerance, require_near, require_same_bits
 from veilkern.testing.making import LAYOUTS, mixed_photos
@@ -21,7 +21,7 @@ from veilkern.testing.table import TABLE
 
 BACKENDS = [b.name for b in list_backends() if b.available]
 ISAS = ("baseline", "avx2", "avx512")
-PATHS = ("reference", *ISAS, "triton")
+PATHS = ("reference", *ISAS, "triton", "cuda")
 native = pytest.mark.skipif(
     "cpu" not in BACKENDS and not os.environ.get("VEILKERN_REQUIRE_NATIVE"), reason="the C++ module is not built"
 )
@@ -69,14 +69,14 @@ def isas() -> list[str]:
 
 @contextlib.contextmanager
 def serving(path: str):
-    """Every op by the reference, by the C++ kernels limited to an instruction set, or by Triton: on a GPU where there
-    is one, else in its interpreter."""
+    """Every op by the reference, by the C++ kernels limited to an instruction set, by Triton or by the CUDA kernels: on
+    a GPU where there is one, else in Triton's interpreter and the emulation."""
     if path == "reference":
         with vk.use_backend("reference"):
             yield
         return
-    if path == "triton":
-        with vk.use_backend("triton") as backend, on_gpu() if "cuda" in backend.devices else contextlib.nullcontext():
+    if path in ("triton", "cuda"):
+        with vk.use_backend(path) as backend, on_gpu() if "cuda" in backend.devices else contextlib.nullcontext():
             yield
         return
     from veilkern import _cpu
@@ -87,6 +87,28 @@ def serving(path: str):
             yield
     finally:
         _cpu.set_isa(_cpu.best_isa())
+
+
+def by_cuda(stem: str) -> bool:
+    """Whether an op, or what a test file is called after, has a CUDA kernel."""
+    return any(op.removesuffix("_") == stem for op in backends._load("cuda").ops)
+
+
+@contextlib.contextmanager
+def skipping_what_cuda_leaves():
+    """Calls that the CUDA kernels leave to Triton (too large, another window) skip the test, with the reason."""
+    plain = backends.select
+
+    def select(op, *arguments):
+        if backends.choice()[0] == "cuda" and (reason := backends._load("cuda").supports(op, *arguments)):
+            pytest.skip(f"left to Triton: {reason}")
+        return plain(op, *arguments)
+
+    backends.select = select
+    try:
+        yield
+    finally:
+        backends.select = plain
 
 
 @contextlib.contextmanager

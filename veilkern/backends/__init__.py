@@ -24,7 +24,6 @@ from veilkern.errors import BackendError
 ORDER = ("cuda", "triton", "cpu", "reference")
 # By the type of device; any other has the reference alone. (Triton's interpreter takes tensors on the CPU, by name.)
 _ORDER_ON = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
-_PLANNED = {"cuda": "not part of this version: CUDA C++ kernels are still to come"}
 _asked: ContextVar[str | None] = ContextVar("veilkern_backend", default=None)
 _threads: ContextVar[int | None] = ContextVar("veilkern_threads", default=None)
 
@@ -74,10 +73,13 @@ def launchers(package: str, folder: Iterable[str]) -> dict[str, Callable]:
     return found
 
 
+def limits(package: str, ops: Iterable[str]) -> dict[str, Callable[..., str | None]]:
+    """The `limit` of each op's module in a backend's folder: the reason why a call is not served, or None."""
+    return {op: importlib.import_module(f"{package}.{op.removesuffix('_')}").limit for op in ops}
+
+
 @functools.cache
 def _load(name: str) -> Backend:
-    if name in _PLANNED:
-        return Backend(name, reason=_PLANNED[name])
     try:
         module = importlib.import_module(f"veilkern.backends.{name}")
     except ImportError as error:

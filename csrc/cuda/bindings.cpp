@@ -1,0 +1,90 @@
+// Python's door to the CUDA kernels: data pointers, sizes, strides, the device and the stream come as integers, so that no
+// torch header is needed and one build serves every torch version. veilkern/backends/cuda checks everything before it
+// calls. Compiled once more with the emulation (make emulate), as a module of another name.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "cuda/block_variance.h"
+
+#ifndef VEILKERN_CUDA_MODULE
+#define VEILKERN_CUDA_MODULE _cuda
+#endif
+#ifndef VEILKERN_CUDA_ARCHITECTURES
+#define VEILKERN_CUDA_ARCHITECTURES "none: emulated"
+#endif
+
+namespace py = pybind11;
+using namespace veilkern;
+
+namespace {
+
+using Address = std::uintptr_t;
+using Where = std::pair<int, Address>;                  // device and stream
+using Tensor = std::pair<Address, std::array<std::int64_t, 4>>;  // data pointer (0: none) and strides in values
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+[[noreturn]] void fail(const char* op, cudaError_t error) {
+  throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(error));
+}
+
+// Makes the device current for as long as it lives; the one before is current again afterwards.
+class OnDevice {
+ public:
+  OnDevice(const char* op, int device) {
+    if (const cudaError_t error = cudaGetDevice(&before_); error != cudaSuccess) fail(op, error);
+    if (before_ == device) return;
+    if (const cudaError_t error = cudaSetDevice(device); error != cudaSuccess) fail(op, error);
+    moved_ = true;
+  }
+  ~OnDevice() {
+    if (moved_) (void)cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool moved_ = false;
+};
+
+template <class Call>
+void run(const char* op, const Where& where, cudaError_t (*kernel)(const Call&, cudaStream_t), const Call& call) {
+  const OnDevice there(op, where.first);
+  if (const cudaError_t error = kernel(call, at<std::remove_pointer_t<cudaStream_t>>(where.second)); error != cudaSuccess) {
+    (void)cudaGetLastError();  // told once: what torch launches next is not to blame
+    fail(op, error);
+  }
+}
+
+template <class T>
+void block_variance_of(Where where, Tensor images, Tensor gradient, Address scale, Address loss,
+                       std::tuple<std::int64_t, int, int, int> sizes, std::tuple<int, int, int> block, bool literal) {
+  const auto [n, c, h, w] = images.second;
+  const auto [gn, gc, gh, gw] = gradient.second;
+  const auto [count, channels, height, width] = sizes;
+  const auto [block_h, block_w, stride] = block;
+  run("block_variance", where, block_variance<T>,
+      BlockVariance<T>{at<const T>(images.first), n, c, h, w, at<T>(gradient.first), gn, gc, gh, gw, at<const T>(scale),
+                       at<T>(loss), count, channels, height, width, block_h, block_w, stride, literal});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
+  module.doc() = "CUDA kernels of veilkern; called by veilkern.backends.cuda, which checks the arguments.";
+  module.attr("ARCHITECTURES") = VEILKERN_CUDA_ARCHITECTURES;
+  module.def("block_variance_f32", &block_variance_of<float>);
+  module.def("block_variance_f64", &block_variance_of<double>);
+  module.def("block_variance_memory_f32", &block_variance_memory<float>);
+  module.def("block_variance_memory_f64", &block_variance_memory<double>);
+}

@@ -1,0 +1,104 @@
+// What the CUDA kernels of this folder share: shared memory, clusters, several values at once, sums in a fixed order,
+// boxes. Plain CUDA C++; what only Hopper has is behind small functions that do without it elsewhere, and the whole
+// compiles for the CPU too (csrc/cuda/emulated).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace veilkern {
+
+constexpr unsigned WARP = 32;
+constexpr unsigned WARPS = 32;  // of a block, at most
+
+// The block's shared memory: all of it is asked for at the launch, and laid out by the kernel.
+__device__ __forceinline__ unsigned char* block_memory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(128) unsigned char memory[];
+  return memory;
+#else
+  return emulated::here().memory;
+#endif
+}
+
+// Clusters: blocks that run at the same time and reach each other's shared memory. Before Hopper a block is alone.
+
+__device__ __forceinline__ void cluster_sync() {
+#ifndef __CUDACC__
+  emulated::sync_cluster();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+
+// Where `mine`, in this block's shared memory, lies in that of the cluster's block `rank`.
+template <class T>
+__device__ __forceinline__ const T* of_rank(const T* mine, unsigned rank) {
+#ifndef __CUDACC__
+  const auto offset = reinterpret_cast<const unsigned char*>(mine) - emulated::here().memory;
+  return reinterpret_cast<const T*>(emulated::memory_of(rank) + offset);
+#elif __CUDA_ARCH__ >= 900
+  std::uint64_t there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(mine)), "r"(rank));
+  return reinterpret_cast<const T*>(there);
+#else
+  return mine;
+#endif
+}
+
+// N values that lie side by side, read and written at once: 16 bytes an access where there are as many.
+template <class T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Several {
+  T of[N];
+};
+
+template <int N, class T>
+__device__ __forceinline__ Several<T, N> read(const T* place) {
+  return *reinterpret_cast<const Several<T, N>*>(place);
+}
+
+template <class T, int N>
+__device__ __forceinline__ void write(T* place, const Several<T, N>& values) {
+  *reinterpret_cast<Several<T, N>*>(place) = values;
+}
+
+// The sum of a block's values, in the same order each time; in every thread. scratch: WARPS values of shared memory,
+// which may be used again after the next barrier. All threads of all warps take part.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+  for (int apart = WARP / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, apart);
+  return value;
+}
+
+template <class T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
+  const T of_warp = warp_sum(value);
+  const unsigned warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  if (threadIdx.x % WARP == 0) scratch[warp] = of_warp;
+  __syncthreads();
+  T total = 0;
+  for (unsigned i = 0; i < warps; ++i) total += scratch[i];
+  return total;
+}
+
+// Boxes of `block` values, one each `stride`, `boxes` of them in all: how many hold both `place` and `other`.
+struct Boxes {
+  int block, stride, boxes;
+
+  __device__ __forceinline__ int covering(int place, int other) const {
+    const int upper = place > other ? place : other, lower = place < other ? place : other;
+    int first = upper - block + 1, last = lower;
+    first = first > 0 ? first : 0;
+    if (stride != 1) {
+      first = (first + stride - 1) / stride;
+      last = lower / stride;
+    }
+    last = last < boxes - 1 ? last : boxes - 1;
+    return last >= first ? last - first + 1 : 0;
+  }
+};
+
+}  // namespace veilkern
