@@ -1,7 +1,8 @@
 """What the benchmarks share: cases, interleaved timing, the machine's description, JSON lines.
 
-Ratios, never times alone. On the CPU, or on the GPU with VEILKERN_BENCH_DEVICE=cuda: larger batches, CUDA events, a
-cold L2 cache, torch.compile in its max-autotune mode.
+Ratios, never times alone. On the CPU, or on the GPU with VEILKERN_BENCH_DEVICE=cuda: larger batches, made there, CUDA
+events, a cold L2 cache, torch.compile in its max-autotune mode. With VEILKERN_BENCH_DRY=1 the rivals of a GPU on a few
+values on the CPU, each once: `bench/gpu.sh --dry` sees that all of it runs, and claims nothing.
 
 A case is one size of one op with its rivals, calls by name on the same data:
 
@@ -16,20 +17,24 @@ others        another library
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import json
 import os
 import platform
 import random
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows import append, described  # noqa: F401 - others take `described` from here
 
 import veilkern
 from veilkern.testing.entry import Size
@@ -37,7 +42,8 @@ from veilkern.testing.table import TABLE
 from veilkern.threads import processor
 
 DEVICE = os.environ.get("VEILKERN_BENCH_DEVICE", "cpu")
-ON_GPU = DEVICE != "cpu"
+DRY = bool(os.environ.get("VEILKERN_BENCH_DRY"))
+ON_GPU = DEVICE != "cpu" or DRY  # what is measured is what a GPU measures
 COMPILE_MODE = os.environ.get("VEILKERN_BENCH_COMPILE", "max-autotune-no-cudagraphs" if ON_GPU else "default")
 Calls = dict[str, Callable[[], object]]
 
@@ -58,24 +64,72 @@ class Case:
 
 def sizes(op: str) -> tuple[Size, ...]:
     """Those that the table gives for this device."""
-    return TABLE[op].sizes(ON_GPU)
+    return TABLE[op].sizes(ON_GPU and not DRY)
 
 
 def case_of(size: Size, rivals: Callable[[dict], Calls], names: tuple[str, ...], **more) -> Case:
     """A case of a size of the table: rivals(arguments) -> calls by name, on the arguments that the table makes."""
     make = functools.partial(_rivals, rivals, size)
-    return Case(size.words, size.moved, make, names, copied=size.copied, **more)
+    return Case(size.words, 1 if DRY else size.moved, make, names, copied=size.copied, **more)
 
 
 def _rivals(rivals: Callable[[dict], Calls], size: Size) -> Calls:
-    return rivals(size.make(DEVICE))
+    with on_the_device():
+        made = size.make(DEVICE)
+    return rivals(shrunk(made) if DRY else made)
+
+
+@contextlib.contextmanager
+def on_the_device() -> Iterator[None]:
+    """Inside, random numbers come from the device's own generator: a processor takes seconds for each gigabyte."""
+    if DEVICE == "cpu":
+        yield
+        return
+    plain, torch.Generator = torch.Generator, functools.partial(torch.Generator, device=DEVICE)
+    try:
+        with torch.device(DEVICE):
+            yield
+    finally:
+        torch.Generator = plain
+
+
+def shrunk(made: dict, people: int = 2, side: int = 12) -> dict:
+    """A few photos of the arguments that the table makes, and a corner of each."""
+    photos = int(made["offsets"][people]) if "offsets" in made else 4
+    counts = {"offsets": people + 1, "momentum": people, "mean_images": people}
+    if "offsets" in made:
+        counts["veils"] = people
+    few = {}
+    for name, value in made.items():
+        if isinstance(value, torch.Tensor) and name not in ("slope", "add"):
+            whole = name in ("veils", "keys") and name not in counts  # rows may name any of them
+            value = value if whole else value[: counts.get(name, photos)]
+            if value.dim() == 4:
+                last = value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+                kept = torch.channels_last if last else torch.contiguous_format
+                value = value[:, :, :side, :side].contiguous(memory_format=kept)
+        few[name] = value
+    if "bits" in few:
+        few["bits"] = few["bits"][:, : few["gradient"][0].numel() // 8].contiguous()
+    return few
 
 
 def compiled(function: Callable) -> Callable:
-    """torch.compile at its best: with the search for the fastest kernels on a GPU. Without CUDA graphs there: they
-    would copy every input into memory of their own, which the others need not. VEILKERN_BENCH_COMPILE names another
-    mode, as `default` where minutes count."""
-    return torch.compile(function, dynamic=False, mode=COMPILE_MODE)
+    """torch.compile at its best, at the first call: with the search for the fastest kernels on a GPU. Without CUDA
+    graphs there: they would copy every input into memory of their own, which the others need not.
+    VEILKERN_BENCH_COMPILE names another mode, as `default` where minutes count."""
+    made: list[Callable] = []
+
+    def call(*arguments, **options):
+        if not made:  # a compiler that nobody asks for is not even loaded
+            made.append(torch.compile(function, dynamic=False, **_how()))
+        return made[0](*arguments, **options)
+
+    return call
+
+
+def _how() -> dict:
+    return {"backend": "eager"} if DRY else {"mode": COMPILE_MODE}  # traced, which is what may fail, but not compiled
 
 
 def on_device(*tensors: torch.Tensor):
@@ -117,6 +171,8 @@ def interleaved_on_gpu(rivals: Calls, *, rounds: int = ROUNDS) -> dict[str, floa
 def interleaved(rivals: Calls, *, rounds: int = 15, seconds: float = 0.05) -> dict[str, float]:
     """Median seconds a call of each rival. Every round times every rival in turn, so that a slow moment of the machine
     hits all alike; each sample repeats a call for about `seconds`. Calls of over a second take part in three rounds."""
+    if DRY:
+        return {name: _once(call) for name, call in rivals.items()}
     if ON_GPU:
         return interleaved_on_gpu(rivals)
     repeats, slow = {}, set()
@@ -139,39 +195,50 @@ def interleaved(rivals: Calls, *, rounds: int = 15, seconds: float = 0.05) -> di
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
+def _once(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@functools.cache
+def commit() -> str:
+    """VEILKERN_COMMIT, or what git says: a copy of the tree may have no history, and a machine no git."""
+    if given := os.environ.get("VEILKERN_COMMIT"):
+        return given
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        said = ""
+    return said or "unknown"
+
+
 def machine() -> dict:
     """CPU, versions and commit."""
-    commit = (
-        os.environ.get("VEILKERN_COMMIT")
-        or subprocess.run(  # a copy of the tree may have no history
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-    )
-    backend = next(b for b in veilkern.list_backends() if b.name == ("triton" if ON_GPU else "cpu"))
-    about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "compile": COMPILE_MODE} if ON_GPU else {}
+    wanted = ("cuda", "triton") if ON_GPU else ("cpu",)
+    about = {"gpu": "a dry run, no figures", "cuda": "none", "compile": "traced alone"} if DRY else {}
+    if DEVICE != "cpu":
+        about = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "compile": COMPILE_MODE}
     return about | {
         "cpu": processor(),
         "threads": torch.get_num_threads(),
-        "backend": backend.detail or backend.reason,
+        "backend": ", ".join(b.detail or b.reason for b in veilkern.list_backends() if b.name in wanted),
         "torch": torch.__version__,
         "veilkern": veilkern.__version__,
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": commit(),
     }
 
 
-def described(about: dict) -> str:
-    """machine() as a line of text."""
-    gpu = f"{about['gpu']}, CUDA {about['cuda']}, torch.compile {about['compile']}; " if "gpu" in about else ""
-    return (
-        f"{gpu}{about['cpu']}, {about['threads']} threads, {about['backend']}, torch {about['torch']}, Python "
-        f"{about['python']}, commit {about['commit']}."
-    )
-
-
 def measure(op: str, case: Case) -> dict:
-    """One row of one interleaved run: times as ratios to ours, bytes moved, and the share of the copy's speed."""
-    times = {name: t * case.part.get(name, 1.0) for name, t in interleaved(case.rivals()).items()}
+    """One row of one interleaved run of all rivals."""
+    return row_of(op, case, interleaved(case.rivals()))
+
+
+def row_of(op: str, case: Case, seconds: dict[str, float]) -> dict:
+    """Times as ratios to ours, bytes moved, and the share of the copy's speed."""
+    times = {name: t * case.part.get(name, 1.0) for name, t in seconds.items()}
     ours = times["veilkern"]
     row = {"op": op, "size": case.size, "bytes": case.moved, "ours_ms": round(ours * 1e3, 3)}
     row["gb_s"] = round(case.moved / ours / 1e9, 2)
@@ -210,11 +277,10 @@ def main(op: str, cases: list[Case]) -> None:
     parser.add_argument("--out", type=Path, help="append JSON lines here")
     out = parser.parse_args().out
     for case in cases:
-        if ON_GPU:
+        if DEVICE != "cpu":
             torch.cuda.empty_cache()
         row = measure(op, case)
         print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            with out.open("a") as file:
-                file.write(json.dumps(row | machine()) + "\n")
+            append(out, row | machine())

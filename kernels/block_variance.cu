@@ -15,6 +15,7 @@
 //   Triton's version makes (2 w - 1)(2 h - 1) reads of L1: 34 instead of 289 for 9 x 9. Takes a second plane of memory.
 #include "cuda/block_variance.h"
 
+#include "boxes.cuh"
 #include "device.cuh"
 
 namespace veilkern {
@@ -82,38 +83,7 @@ __device__ __forceinline__ void across(const T* kept, int y, int x, int height, 
     for (int i = 0; i < VEC; ++i) sums[i] = z[i] = 0;
     return;
   }
-  const T* row = kept + std::int64_t(y) * width + x;
-  T near[VEC + 4];
-  if (VEC == 4) {
-    const bool before = x > 0, after = x + 4 < width;
-    Several<T, 2> left = {}, right = {};
-    if (before) left = read<2>(row - 2);
-    if (after) right = read<2>(row + 4);
-    const Several<T, VEC> here = read<VEC>(row);
-    near[0] = before ? left.of[0] - centre : T(0);
-    near[1] = before ? left.of[1] - centre : T(0);
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) near[2 + i] = here.of[i] - centre;
-    near[VEC + 2] = after ? right.of[0] - centre : T(0);
-    near[VEC + 3] = after ? right.of[1] - centre : T(0);
-  } else {
-#pragma unroll
-    for (int i = 0; i < VEC + 4; ++i) {
-      const int place = x + i - 2;
-      near[i] = place >= 0 && place < width ? row[i - 2] - centre : T(0);
-    }
-  }
-  T boxes[VEC + 2];  // those that begin at x - 2, x - 1, ..
-#pragma unroll
-  for (int i = 0; i < VEC + 2; ++i) {
-    const int begin = x + i - 2;
-    boxes[i] = begin >= 0 && begin + 2 < width ? near[i] + near[i + 1] + near[i + 2] : T(0);
-  }
-#pragma unroll
-  for (int i = 0; i < VEC; ++i) {
-    sums[i] = boxes[i] + boxes[i + 1] + boxes[i + 2];
-    z[i] = near[i + 2];
-  }
+  along_three<T, VEC>(kept + std::int64_t(y) * width, x, width, centre, sums, z);
 }
 
 // 3 x 3 boxes at stride 1: the gradient, and this thread's part of <z, B^T B z>. A thread walks down a band of rows; a
@@ -160,22 +130,16 @@ __device__ T separate(const T* kept, T* lines, T* target, std::int64_t step_h, s
   const int width = at.width;
   for (int y = at.y; y < height; y += at.rows)
     for (int x = at.x; x < width; x += at.columns) {
-      const int first = x - along.block + 1 > 0 ? x - along.block + 1 : 0;
-      const int last = x + along.block < width ? x + along.block : width;
-      const T* row = kept + std::int64_t(y) * width;
-      T sum = 0;
-      for (int other = first; other < last; ++other) sum += T(along.covering(x, other)) * (row[other] - centre);
-      lines[std::int64_t(y) * width + x] = sum;
+      const std::int64_t row = std::int64_t(y) * width;
+      lines[row + x] = along_any<T>(kept + row, x, width, centre, along);
     }
   __syncthreads();
   T squares = 0;
   for (int y = at.y; y < height; y += at.rows) {
-    const int first = y - down.block + 1 > 0 ? y - down.block + 1 : 0;
-    const int last = y + down.block < height ? y + down.block : height;
     const T add = of.add * T(down.covering(y, y));
     for (int x = at.x; x < width; x += at.columns) {
       T found = 0;
-      for (int other = first; other < last; ++other)
+      for (int other = down.first(y); other < down.past(y, height); ++other)
         found += T(down.covering(y, other)) * lines[std::int64_t(other) * width + x];
       squares += (kept[std::int64_t(y) * width + x] - centre) * found;
       if (target != nullptr) target[y * step_h + x * step_w] = of.slope * found + add * T(along.covering(x, x));
@@ -214,14 +178,14 @@ __global__ void __launch_bounds__(THREADS) block_variance_kernel(const __grid_co
   if (threadIdx.x == 0) call.loss[blockIdx.x] = loss;
 }
 
-// Whether each row of each plane can be read and written four values at a time.
+// Whether each row of each plane can be read and written 16 bytes at a time.
 template <class T>
-bool in_fours(const BlockVariance<T>& call) {
-  const std::int64_t wide = 16 / sizeof(T);
-  const auto whole = [wide](const void* data, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
+bool in_sixteens(const BlockVariance<T>& call) {
+  constexpr std::int64_t wide = 16 / sizeof(T);
+  const auto whole = [=](const void* data, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
     return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && w == 1 && n % wide == 0 && c % wide == 0 && h % wide == 0;
   };
-  return call.width % 4 == 0 && whole(call.images, call.images_n, call.images_c, call.images_h, call.images_w) &&
+  return call.width % wide == 0 && whole(call.images, call.images_n, call.images_c, call.images_h, call.images_w) &&
          (call.gradient == nullptr ||
           whole(call.gradient, call.gradient_n, call.gradient_c, call.gradient_h, call.gradient_w));
 }
@@ -238,7 +202,7 @@ cudaError_t block_variance(const BlockVariance<T>& call, cudaStream_t stream) {
   const bool plain = call.block_h == 3 && call.block_w == 3 && call.stride == 1;
   const Grid grid{call.count * call.channels, THREADS, 1, block_variance_memory<T>(call.height, call.width, plain)};
   if (!plain) return launch(block_variance_kernel<T, 1, false>, grid, stream, call);
-  if (in_fours(call)) return launch(block_variance_kernel<T, 4, true>, grid, stream, call);
+  if (in_sixteens(call)) return launch(block_variance_kernel<T, 16 / sizeof(T), true>, grid, stream, call);
   return launch(block_variance_kernel<T, 1, true>, grid, stream, call);
 }
 

@@ -1,11 +1,12 @@
-// What the CUDA kernels of this folder share: shared memory, clusters, several values at once, sums in a fixed order,
-// boxes. Plain CUDA C++; what only Hopper has is behind small functions that do without it elsewhere, and the whole
+// What the CUDA kernels of this folder share: shared memory, clusters, several values at once, sums in a fixed
+// order. Plain CUDA C++; what only Hopper has is behind small functions that do without it elsewhere, and the whole
 // compiles for the CPU too (csrc/cuda/emulated).
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace veilkern {
 
@@ -36,14 +37,15 @@ __device__ __forceinline__ void cluster_sync() {
 
 // Where `mine`, in this block's shared memory, lies in that of the cluster's block `rank`.
 template <class T>
-__device__ __forceinline__ const T* of_rank(const T* mine, unsigned rank) {
+__device__ __forceinline__ T* of_rank(T* mine, int rank) {
 #ifndef __CUDACC__
-  const auto offset = reinterpret_cast<const unsigned char*>(mine) - emulated::here().memory;
-  return reinterpret_cast<const T*>(emulated::memory_of(rank) + offset);
+  using Byte = std::conditional_t<std::is_const_v<T>, const unsigned char, unsigned char>;
+  const auto offset = reinterpret_cast<Byte*>(mine) - emulated::here().memory;
+  return reinterpret_cast<T*>(emulated::memory_of(unsigned(rank)) + offset);
 #elif __CUDA_ARCH__ >= 900
   std::uint64_t there;
   asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(mine)), "r"(rank));
-  return reinterpret_cast<const T*>(there);
+  return reinterpret_cast<T*>(there);
 #else
   return mine;
 #endif
@@ -83,22 +85,5 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
   for (unsigned i = 0; i < warps; ++i) total += scratch[i];
   return total;
 }
-
-// Boxes of `block` values, one each `stride`, `boxes` of them in all: how many hold both `place` and `other`.
-struct Boxes {
-  int block, stride, boxes;
-
-  __device__ __forceinline__ int covering(int place, int other) const {
-    const int upper = place > other ? place : other, lower = place < other ? place : other;
-    int first = upper - block + 1, last = lower;
-    first = first > 0 ? first : 0;
-    if (stride != 1) {
-      first = (first + stride - 1) / stride;
-      last = lower / stride;
-    }
-    last = last < boxes - 1 ? last : boxes - 1;
-    return last >= first ? last - first + 1 : 0;
-  }
-};
 
 }  // namespace veilkern

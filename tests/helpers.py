@@ -95,6 +95,20 @@ def by_cuda(stem: str) -> bool:
 
 
 @contextlib.contextmanager
+def another_order(path: str):
+    """The emulated CUDA kernels with their threads, blocks and clusters in another order, and other garbage in shared
+    memory: what lacks a barrier, or reads what nobody wrote, gives other bits then."""
+    before = os.environ.get("VEILKERN_CUDA_EMULATE")
+    if path == "cuda" and before:
+        os.environ["VEILKERN_CUDA_EMULATE"] = str(int(before) + 6)
+    try:
+        yield
+    finally:
+        if before:
+            os.environ["VEILKERN_CUDA_EMULATE"] = before
+
+
+@contextlib.contextmanager
 def skipping_what_cuda_leaves():
     """Calls that the CUDA kernels leave to Triton (too large, another window) skip the test, with the reason."""
     plain = backends.select

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from helpers import BACKENDS, assert_near, batch, serving
+from launcher_cases import steps_by_offsets_that_cannot_be
 from test_hull_distance import features
 from triton_cases import DEVICE, run_python
 
@@ -320,26 +321,7 @@ def test_a_hull_that_cannot_be_is_nan(kind):
 
 
 def test_a_step_by_offsets_that_cannot_be_moves_nobody():
-    """Of photos or of gradients: that person's statistics are NaN and its veil stays; the others move."""
-    launcher = importlib.import_module("veilkern.backends.triton").OPS["veil_step_"]
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 5, 7), dtype=torch.uint8, generator=g).to(DEVICE)
-    gradients = torch.randn(4, 3, 5, 7, generator=g).to(DEVICE)
-    fine, numbers = torch.tensor([0, 1, 3, 4], device=DEVICE), (0.04, 0.01, 0.1, 1.0)
-    for marks, moved in (
-        ([0, 1, 3, 4], [True, True, True]),
-        ([0, 1, 3, 5], [True, True, False]),
-        ([-1, 1, 3, 4], [False, True, True]),
-        ([0, 3, 1, 4], [True, False, True]),
-        ([2**40, -(2**40), 2**50, 4], [False, False, False]),
-    ):
-        bad = torch.tensor(marks, device=DEVICE)
-        for pair in ((bad, fine), (fine, bad)):
-            veils, momentum = torch.full((2, 3, 3, 5, 7), 0.5, device=DEVICE).unbind()
-            rest = (None, None, "norm", (3, 3), 1, "consistent")
-            found = launcher(veils, momentum, gradients, images, *pair, 51, *numbers, *rest)
-            assert (veils != 0.5).flatten(1).any(1).tolist() == moved, (marks, pair)
-            assert found.isfinite().all(1).tolist() == moved and found.isnan().all(1).tolist() == [not m for m in moved]
+    steps_by_offsets_that_cannot_be(importlib.import_module("veilkern.backends.triton").OPS["veil_step_"], DEVICE)
 
 
 def test_tables_that_a_graph_has_captured_stay(monkeypatch):

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "cuda/block_variance.h"
+#include "cuda/veil_step.h"
 
 #ifndef VEILKERN_CUDA_MODULE
 #define VEILKERN_CUDA_MODULE _cuda
@@ -57,8 +58,8 @@ class OnDevice {
   bool moved_ = false;
 };
 
-template <class Call>
-void run(const char* op, const Where& where, cudaError_t (*kernel)(const Call&, cudaStream_t), const Call& call) {
+template <class Kernel, class Call>
+void run(const char* op, const Where& where, const Kernel& kernel, const Call& call) {
   const OnDevice there(op, where.first);
   if (const cudaError_t error = kernel(call, at<std::remove_pointer_t<cudaStream_t>>(where.second)); error != cudaSuccess) {
     (void)cudaGetLastError();  // told once: what torch launches next is not to blame
@@ -78,6 +79,34 @@ void block_variance_of(Where where, Tensor images, Tensor gradient, Address scal
                        at<T>(loss), count, channels, height, width, block_h, block_w, stride, literal});
 }
 
+template <class T>
+Photos<T> photos(const Tensor& tensor) {
+  const auto [n, c, h, w] = tensor.second;
+  return {at<T>(tensor.first), n, c, h, w};
+}
+
+using RateAt = std::pair<Address, double>;  // of float64 [P] (0: none), and the number for all
+
+// offsets: of the images and of the gradients; counts: P, N, M; workspace: squares and arrays (0: none).
+template <class T>
+void veil_step_of(Where where, Tensor veils, Tensor momentum, Tensor gradients, Tensor images, Tensor mean_images,
+                  std::pair<Address, Address> offsets, Address active, std::array<RateAt, 4> rates,
+                  std::tuple<std::int64_t, std::int64_t, std::int64_t> counts, std::pair<int, int> sizes, int a,
+                  std::tuple<int, int, int> block, bool norm, bool literal, std::pair<Address, Address> workspace,
+                  Address statistics, int cluster) {
+  const auto rate = [](const RateAt& given) { return Rate{at<const double>(given.first), given.second}; };
+  const auto [people, number, slopes] = counts;
+  const auto [block_h, block_w, stride] = block;
+  const VeilStep<T> call{photos<T>(veils), photos<T>(momentum), photos<const T>(gradients),
+                         photos<const std::uint8_t>(images), photos<const T>(mean_images),
+                         at<const std::int64_t>(offsets.first), at<const std::int64_t>(offsets.second),
+                         at<const bool>(active), rate(rates[0]), rate(rates[1]), rate(rates[2]), rate(rates[3]), people,
+                         number, slopes, sizes.first, sizes.second, a, block_h, block_w, stride, norm, literal,
+                         at<T>(workspace.first), at<T>(workspace.second), at<T>(statistics), 0, 0};
+  run("veil_step_", where, [cluster](const VeilStep<T>& given, cudaStream_t stream) { return veil_step(given, cluster, stream); },
+      call);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
@@ -87,4 +116,9 @@ PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
   module.def("block_variance_f64", &block_variance_of<double>);
   module.def("block_variance_memory_f32", &block_variance_memory<float>);
   module.def("block_variance_memory_f64", &block_variance_memory<double>);
+  module.def("veil_step_f32", &veil_step_of<float>);
+  module.def("veil_step_f64", &veil_step_of<double>);
+  module.def("veil_step_array", &veil_step_array);
+  module.def("veil_step_memory_f32", &veil_step_memory<float>);
+  module.def("veil_step_memory_f64", &veil_step_memory<double>);
 }

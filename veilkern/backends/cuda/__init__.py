@@ -1,4 +1,4 @@
-"""The CUDA kernels (kernels/*.cu) as a backend: for the ops, and the calls of them, in which they beat the Triton kernels.
+"""The CUDA kernels (kernels/*.cu) as a backend: for the ops, and the calls of them, in which they beat Triton's.
 
 That is decided by what is counted of both: bytes, instructions, launches (bench/results/resources.md; on a GPU,
 bench/gpu.sh measures it). All other calls are Triton's, and `LACKS` and `LIMITS` say why. A launch goes to the current

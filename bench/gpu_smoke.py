@@ -1,0 +1,114 @@
+"""The stage `smoke` of bench/gpu.sh: every op by every backend for GPUs on a few values, against the reference.
+
+`python bench/gpu_smoke.py --rows FILE` writes a row for each: `right`, why the backend does not serve it, or what went
+wrong. Each has a process of its own, several at a time: a kernel that ends its process, or leaves the device unusable
+to it, takes none of the others along. Exit status 1 where one is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import DRY, machine
+from forked import every
+from rows import append, read
+
+import veilkern as vk
+from veilkern import backends
+from veilkern.errors import BackendError
+from veilkern.testing.entry import Entry, Sample
+from veilkern.testing.making import on
+from veilkern.testing.table import TABLE
+
+BACKENDS = ("cuda", "triton")
+SECONDS = 60  # a kernel that hangs would take all the time there is
+
+
+def samples(entry: Entry) -> list[Sample]:
+    """All ordinary ones, and one each that is odd or lies otherwise in memory."""
+    kinds = {kind: [s for s in entry.samples if s.kind == kind] for kind in ("ordinary", "odd", "channels_last")}
+    return kinds["ordinary"][:1] if DRY else kinds["ordinary"] + kinds["odd"][:1] + kinds["channels_last"][:1]
+
+
+def refusal(error: BackendError) -> str:
+    """What the backend says, without the words around it."""
+    return str(error).partition(": ")[2].removeprefix("no backend serves this call (").removesuffix(")")
+
+
+def tried(entry: Entry, name: str) -> str:
+    """`right`, or why not, in a line."""
+    backend = backends._load(name)
+    if not backend.available:
+        return f"absent: {backend.reason}"
+    if entry.launcher in backend.lacks:
+        return backend.lacks[entry.launcher]
+    device = backend.devices[0]
+    if name == "cuda" and not DRY:  # a device that runs it wrongly would otherwise look like one that is not served
+        from veilkern.backends.cuda._probe import failure
+
+        if wrong := failure(entry.launcher, torch.device(device, 0)):
+            return f"WRONG: on its own examples: {wrong}"
+    right, left = 0, {}
+    with vk.use_backend(name):
+        for sample in samples(entry):
+            try:
+                found = entry.call(on(device, sample.make()))
+            except BackendError as error:
+                left[sample.label] = refusal(error)
+                continue
+            entry.require(tuple(t.cpu() for t in found), entry.truth(sample.make()), sample.make())
+            right += 1
+    words = [f"right, {right} of {right + len(left)} samples"] if right else ["serves none of its samples"]
+    return "; ".join([*words, *(f"{label}: {why}" for label, why in left.items())])
+
+
+def one(path: Path, entry: Entry, name: str) -> None:
+    """A row, whatever happens."""
+    row = {"stage": "smoke", "op": entry.name, "backend": name} | ({"dry": True} if DRY else {})
+    started = time.monotonic()
+    try:
+        result = tried(entry, name)
+    except Exception as error:
+        traceback.print_exc()
+        result = f"WRONG: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    append(path, row | {"result": result, "took_s": round(time.monotonic() - started, 2)})
+    print(f"{entry.name}, {name}: {result}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=Path, required=True, help="JSON lines are added here")
+    parser.add_argument("--until", type=float, default=float("inf"), help="the moment (Unix time) to be done by")
+    options = parser.parse_args()
+    if DRY:
+        backends.list_backends()  # once for all; on a GPU nothing may look at it before the processes part
+    pairs = [(entry, name) for name in BACKENDS for entry in TABLE.values()]
+    ended = every(
+        [(f"{e.name}, {n}", one, (options.rows, e, n)) for e, n in pairs],
+        until=min(options.until, time.time() + (600 if DRY else SECONDS)),
+    )
+    for (entry, name), how in zip(pairs, ended, strict=True):
+        if how is not None:
+            row = {"stage": "smoke", "op": entry.name, "backend": name, "result": f"WRONG: its process {how}"}
+            append(options.rows, row)
+            print(f"{entry.name}, {name}: {row['result']}", flush=True)
+    rows = [row for row in read(options.rows) if row.get("stage") == "smoke"]
+    wrong = [f"{row['op']} ({row['backend']})" for row in rows if row["result"].startswith("WRONG")]
+    right = {name: sum(r["backend"] == name and r["result"].startswith("right") for r in rows) for name in BACKENDS}
+    counts = ", ".join(f"{name} {count} right" for name, count in right.items())
+    print(f"{vk.__file__}; {machine()['backend']}")
+    print(f"of {len(TABLE)} ops: {counts}" + (f"; WRONG: {', '.join(wrong)}" if wrong else ""))
+    sys.stdout.flush()
+    os._exit(bool(wrong))  # a device that a kernel spoiled may refuse to be left in order
+
+
+if __name__ == "__main__":
+    main()

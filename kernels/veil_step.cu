@@ -1,0 +1,546 @@
+// veil_step_ (eq. 13, MI-FGSM) for all people in one launch: g = dL/dv; g /= mean|g|; m = decay m + g;
+// v = clamp(v - step sign(m), 0, 1). L = mean of L_fea - lam L_vis + mu L_var (the mathematics: veil_step.py).
+//
+// veils, momentum f32 or f64 [P, 3, H, W] (changed), gradients [M, 3, H, W] by gradient_offsets, images u8 [N, 3, H, W] by
+// offsets, mean_images [P, 3, H, W] or none -> statistics [P, 3].
+//
+// Three things of a person need all of its photo before anything can go on: the distances ||v - x_i||, the mean of the box
+// sums, and mean|g|. Triton's version makes three launches of it and keeps what lies between in memory. Here a cluster of
+// eight blocks takes one person (Hopper; before it, a block alone), each block a band of rows of all three channels: 14
+// rows of 112. Its protected mean photo, that photo's row sums and its gradient stay in shared memory (56 KB: four blocks a
+// processor), the blocks reach each other's rows there, and two barriers of the cluster take the place of the launches.
+// Traffic of a person with n photos and k gradients of s values, in f32: 4 k s + n s + 20 s bytes (24 with mean_images), of
+// which 8 s are written; the photos are read a second time for the slope of `norm`, from L2 (the veil is, too). Triton's: 4
+// k s + 2 n s + 36 s. At n = k = 10 with mean_images: 70 s + 10 s of L2 against 96 s or more, in one launch, not three.
+// A thread takes four pixels of all three channels at a time, in reads of 16 bytes (of photos 4), so that gradients in
+// channels_last, as the engine makes them, are read whole too. About 110 instructions a value: a processor of an H200 has
+// time for 430 while memory brings a value's 70 bytes. In flight: 96 bytes a thread and 896 threads, 86 KB a processor,
+// where 4.8 TB/s at 0.7 us take 25 KB.
+// Sums go in a fixed order: threads, warps, blocks by rank. Photos larger than shared memory keep the three arrays in
+// memory that the caller gives.
+#include "cuda/veil_step.h"
+
+#include <math.h>
+
+#include "boxes.cuh"
+#include "device.cuh"
+
+namespace veilkern {
+namespace {
+
+constexpr unsigned THREADS = 256;  // of a block, at most
+template <class T>
+constexpr unsigned BLOCKS = sizeof(T) == 4 ? 3 : 2;  // of them a processor, at least: 80 registers a thread, or 128
+constexpr int TOGETHER = 4;        // photos whose distances are summed at once
+constexpr int SHARES = 128;        // photos whose shares lie in shared memory at once
+constexpr int CHANNELS = 3;
+
+// What a block's threads share besides the three arrays. The numbers of a rank are read by the others of the cluster.
+template <class T>
+struct Shared {
+  T scratch[CHANNELS + TOGETHER][WARPS];
+  T shares[SHARES];
+  T sums[CHANNELS];              // this block's part of the sum of the boxes
+  T means[CHANNELS];             // of the boxes of the whole photo
+  T absolutes[8], variances[8];  // written by each rank
+};
+
+// A block's part of a person.
+template <class T>
+struct Band {
+  std::int64_t person;
+  int rank, rows, first, height, width;  // rows of a band, the last may have fewer; the first of this one
+  T* arrays;                             // three of [3, rows, width]
+  bool shared;
+  std::int64_t apart;                    // from a rank's arrays to the next one's, where they are not in shared memory
+
+  __device__ __forceinline__ int own() const {
+    const int left = height - first;
+    return left < 0 ? 0 : left < rows ? left : rows;
+  }
+  __device__ __forceinline__ int plane() const { return rows * width; }
+
+  __device__ __forceinline__ T* mixed() const { return arrays; }  // the mean protected photo
+  __device__ __forceinline__ T* lines() const { return arrays + CHANNELS * plane(); }  // its sums of boxes along rows
+  __device__ __forceinline__ T* slopes() const { return arrays + 2 * CHANNELS * plane(); }
+
+  // Row y of a channel's `lines`, whichever block of the cluster has it.
+  __device__ __forceinline__ const T* line(int channel, int y) const {
+    const int owner = y / rows;
+    const T* here = lines() + channel * plane() + (y - owner * rows) * width;
+    return shared ? of_rank(here, owner) : here + (owner - rank) * apart;
+  }
+};
+
+// A thread's pixels: VEC of a row at a time, all channels.
+template <class T, int VEC>
+struct Pixels {
+  int y, x;            // in the photo
+  int place;           // in a channel of the block's arrays
+};
+
+template <class T, int VEC>
+__device__ __forceinline__ Pixels<T, VEC> pixels(const Band<T>& band, int unit) {
+  const int across = band.width / VEC, row = unit / across, x = (unit - row * across) * VEC;
+  return {band.first + row, x, row * band.width + x};
+}
+
+template <class T, int VEC>
+struct Values {
+  T of[CHANNELS][VEC];
+};
+
+template <class T, int VEC>
+__device__ __forceinline__ Values<T, VEC> kept(const T* array, int plane, int place) {
+  Values<T, VEC> found;
+#pragma unroll
+  for (int c = 0; c < CHANNELS; ++c) {
+    const Several<T, VEC> values = read<VEC>(array + c * plane + place);
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) found.of[c][i] = values.of[i];
+  }
+  return found;
+}
+
+template <class T, int VEC>
+__device__ __forceinline__ void keep(T* array, int plane, int place, const Values<T, VEC>& values) {
+#pragma unroll
+  for (int c = 0; c < CHANNELS; ++c) {
+    Several<T, VEC> some;
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) some.of[i] = values.of[c][i];
+    write(array + c * plane + place, some);
+  }
+}
+
+// Pixels of one channel of photo n.
+template <class T, class S, int VEC>
+__device__ __forceinline__ Several<T, VEC> of_channel(const Photos<S>& photos, std::int64_t n, int c, const Pixels<T, VEC>& at) {
+  return read<VEC>(static_cast<const T*>(photos.data) + n * photos.n + c * photos.c + at.y * photos.h + at.x * photos.w);
+}
+
+// Values of photo n. LAST: the channels lie side by side, and VEC pixels of them one after another.
+template <bool LAST, class T, class S, int VEC>
+__device__ __forceinline__ Values<T, VEC> of_photo(const Photos<S>& photos, std::int64_t n, const Pixels<T, VEC>& at) {
+  Values<T, VEC> found;
+  const auto* place = photos.data + n * photos.n + at.y * photos.h + at.x * photos.w;
+  using Value = std::remove_const_t<S>;
+  if (LAST) {
+    Several<Value, VEC> some[CHANNELS];
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) some[c] = read<VEC>(place + c * VEC);
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) found.of[c][i] = T(some[(CHANNELS * i + c) / VEC].of[(CHANNELS * i + c) % VEC]);
+  } else {
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) {
+      const Several<Value, VEC> some = read<VEC>(place + c * photos.c);
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) found.of[c][i] = T(some.of[i]);
+    }
+  }
+  return found;
+}
+
+struct Span {
+  std::int64_t begin, end;
+};
+
+// Where a person's rows of `total` begin and end. Nobody has checked the offsets (the host would wait): a pair that does
+// not lie in order within 0..total is none, so that nothing is read beyond.
+__device__ __forceinline__ Span span_of(const std::int64_t* offsets, std::int64_t person, std::int64_t total) {
+  const std::int64_t begin = offsets[person], end = offsets[person + 1];
+  return begin >= 0 && begin <= end && end <= total ? Span{begin, end} : Span{0, 0};
+}
+
+template <class T>
+__device__ __forceinline__ T rate_of(const Rate& rate, std::int64_t person) {
+  return T(rate.table == nullptr ? rate.number : rate.table[person]);
+}
+
+// The mean gradient of what went through the network, times 1 - alpha, into `slopes`.
+template <class T, int VEC, bool LAST>
+__device__ void add_gradients(const VeilStep<T>& call, const Band<T>& band, const Span& span, T rest_alpha, int units) {
+  const T weight = rest_alpha / T(span.end - span.begin);
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+    Values<T, VEC> total = {};
+    std::int64_t n = span.begin;
+    for (; n + 1 < span.end; n += 2) {  // two at once: six reads of 16 bytes are on their way
+      const Values<T, VEC> one = of_photo<LAST, T>(call.gradients, n, at), two = of_photo<LAST, T>(call.gradients, n + 1, at);
+#pragma unroll
+      for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) total.of[c][i] = total.of[c][i] + one.of[c][i] + two.of[c][i];
+    }
+    if (n < span.end) {
+      const Values<T, VEC> one = of_photo<LAST, T>(call.gradients, n, at);
+#pragma unroll
+      for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) total.of[c][i] += one.of[c][i];
+    }
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) total.of[c][i] *= weight;
+    keep(band.slopes(), band.plane(), at.place, total);
+  }
+}
+
+// 255^2 ||v - x_i||^2 of the block's rows, for `count` photos from n on, and their sum added to `mixed`.
+template <class T, int VEC>
+__device__ void measure(const VeilStep<T>& call, const Band<T>& band, std::int64_t n, int count, bool first, int units,
+                        T (&squares)[TOGETHER]) {
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+    Values<T, VEC> veil = of_photo<false, T>(call.veils, band.person, at), total = {};
+    if (!first) total = kept<T, VEC>(band.mixed(), band.plane(), at.place);
+#pragma unroll
+    for (int k = 0; k < TOGETHER; ++k) {
+      if (k >= count) break;
+      const Values<T, VEC> photo = of_photo<false, T>(call.images, n + k, at);
+#pragma unroll
+      for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) {
+          const T gap = veil.of[c][i] * 255 - photo.of[c][i];
+          squares[k] += gap * gap;
+          total.of[c][i] += photo.of[c][i];
+        }
+    }
+    keep(band.mixed(), band.plane(), at.place, total);
+  }
+}
+
+template <class T, int VEC>
+__device__ void measure_all(const VeilStep<T>& call, const Band<T>& band, const Span& span, int units, Shared<T>& shared) {
+  const unsigned warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  for (std::int64_t n = span.begin; n < span.end; n += TOGETHER) {
+    const int count = span.end - n < TOGETHER ? int(span.end - n) : TOGETHER;
+    T squares[TOGETHER] = {};
+    measure<T, VEC>(call, band, n, count, n == span.begin, units, squares);
+#pragma unroll
+    for (int k = 0; k < TOGETHER; ++k) {
+      const T of_warp = warp_sum(squares[k]);
+      if (threadIdx.x % WARP == 0) shared.scratch[k][warp] = of_warp;
+    }
+    __syncthreads();
+    if (threadIdx.x < unsigned(count)) {
+      T total = 0;
+      for (unsigned i = 0; i < warps; ++i) total += shared.scratch[threadIdx.x][i];
+      call.squares[(n + threadIdx.x) * (1 << call.shift) + band.rank] = total;
+    }
+    __syncthreads();
+  }
+}
+
+// The mean protected photo into `mixed`, and this thread's part of the sum of its boxes; of `mse` its slope too.
+template <class T, int VEC>
+__device__ void mix(const VeilStep<T>& call, const Band<T>& band, const Span& span, T rest_alpha, const Boxes& down,
+                    const Boxes& along, int units, T (&sums)[CHANNELS]) {
+  const T alpha = T(call.a) / 255, share = 1 / (255 * T(span.end - span.begin)), values = T(CHANNELS) * call.height * call.width;
+  const T slope = call.norm ? T(0) : rate_of<T>(call.lam, band.person) * rest_alpha * rest_alpha * 2 / values;
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+    const T rows = T(down.covering(at.y, at.y));
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) {
+      const int place = c * band.plane() + at.place;
+      const Several<T, VEC> veil = of_channel(call.veils, band.person, c, at);
+      Several<T, VEC> mean, slopes = read<VEC>(band.slopes() + place);
+      if (call.mean_images.data != nullptr) {
+        mean = of_channel(call.mean_images, band.person, c, at);
+      } else {
+        mean = read<VEC>(band.mixed() + place);
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) mean.of[i] *= share;
+      }
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) {
+        slopes.of[i] -= slope * (veil.of[i] - mean.of[i]);
+        mean.of[i] = alpha * mean.of[i] + rest_alpha * veil.of[i];
+        sums[c] += mean.of[i] * (rows * T(along.covering(at.x + i, at.x + i)));
+      }
+      if (!call.norm) write(band.slopes() + place, slopes);
+      write(band.mixed() + place, mean);
+    }
+  }
+}
+
+// The sums of boxes along the block's rows into `lines`, about `centre`, which all blocks know before they know the mean.
+template <class T, int VEC>
+__device__ void add_along(const Band<T>& band, const Boxes& along, T centre, int units) {
+  const bool three = along.block == 3 && along.stride == 1;
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+    Values<T, VEC> sums;
+    for (int c = 0; c < CHANNELS; ++c) {
+      const T* row = band.mixed() + c * band.plane() + (at.place - at.x);
+      T z[VEC];
+      if (three) {
+        along_three<T, VEC>(row, at.x, band.width, centre, sums.of[c], z);
+      } else {
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) sums.of[c][i] = along_any<T>(row, at.x + i, band.width, centre, along);
+      }
+      Several<T, VEC> some;
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) some.of[i] = sums.of[c][i];
+      write(band.lines() + c * band.plane() + at.place, some);
+    }
+  }
+}
+
+// The slope of `norm`: lam (1 - alpha) (v sum of shares - sum of share_i x_i) taken off; a photo's share is 1 / (n r_i).
+// Returns this thread's part of L_vis, without its factor.
+template <class T, int VEC>
+__device__ T add_visual(const VeilStep<T>& call, const Band<T>& band, const Span& span, T rest_alpha, int units, Shared<T>& shared) {
+  const T number = T(span.end - span.begin), values = T(CHANNELS) * call.height * call.width;
+  const T lam = rate_of<T>(call.lam, band.person) * rest_alpha;
+  T loss = 0;
+  for (std::int64_t n = span.begin; n < span.end; n += SHARES) {
+    const int count = span.end - n < SHARES ? int(span.end - n) : SHARES;
+    for (int k = threadIdx.x; k < count; k += blockDim.x) {
+      T square = 0;
+      for (int rank = 0; rank < (1 << call.shift); ++rank) square += call.squares[(n + k) * (1 << call.shift) + rank];
+      square /= 65025;
+      const T distance = sqrt(square);
+      shared.shares[k] = distance > 0 ? 1 / (distance * number) : T(0);
+      loss += call.norm ? distance / number : square / (number * values);
+    }
+    if (!call.norm) continue;
+    __syncthreads();
+    for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+      const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+      Values<T, VEC> weighted = {};
+      T all = 0;
+#pragma unroll 2
+      for (int k = 0; k < count; ++k) {
+        const T share = shared.shares[k], scaled = share / 255;
+        const Values<T, VEC> photo = of_photo<false, T>(call.images, n + k, at);
+        all += share;
+#pragma unroll
+        for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+          for (int i = 0; i < VEC; ++i) weighted.of[c][i] += photo.of[c][i] * scaled;
+      }
+      const Values<T, VEC> veil = of_photo<false, T>(call.veils, band.person, at);
+      Values<T, VEC> slopes = kept<T, VEC>(band.slopes(), band.plane(), at.place);
+#pragma unroll
+      for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) slopes.of[c][i] -= lam * (veil.of[c][i] * all - weighted.of[c][i]);
+      keep(band.slopes(), band.plane(), at.place, slopes);
+    }
+    __syncthreads();  // before the next photos' shares are written
+  }
+  return loss;
+}
+
+// L_var's slope added, from the rows' sums of all blocks; this thread's parts of <z, B^T B z> and of sum|g|.
+template <class T, int VEC>
+__device__ void add_variance(const VeilStep<T>& call, const Band<T>& band, T rest_alpha, const Boxes& down, const Boxes& along,
+                             T centre, const T (&means)[CHANNELS], int units, T& variance, T& absolute) {
+  const T area = T(call.block_h * call.block_w), number = T(down.boxes) * T(along.boxes);
+  const T factor = 1 + 1 / (area * area), shrink = (area - 1) / area;
+  const T mu = rate_of<T>(call.mu, band.person) * rest_alpha, slope = mu * 2 * factor / number;
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+    const T rows = T(down.covering(at.y, at.y));
+#pragma unroll 1
+    for (int c = 0; c < CHANNELS; ++c) {
+      T found[VEC] = {};
+      for (int y = down.first(at.y); y < down.past(at.y, band.height); ++y) {
+        const T weight = T(down.covering(at.y, y));
+        const Several<T, VEC> some = read<VEC>(band.line(c, y) + at.x);
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) found[i] += weight * some.of[i];
+      }
+      const int place = c * band.plane() + at.place;
+      const Several<T, VEC> mixed = read<VEC>(band.mixed() + place);
+      Several<T, VEC> slopes = read<VEC>(band.slopes() + place);
+      const T mean = means[c];
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) {
+        const T boxes = rows * T(along.covering(at.x + i, at.x + i));
+        // About the mean itself: a constant's sum of boxes is area times the boxes on the pixel.
+        const T of_blocks = found[i] - (mean - area * centre) * boxes;
+        variance += (mixed.of[i] - mean / area) * of_blocks;
+        slopes.of[i] += slope * of_blocks;
+        if (call.literal) slopes.of[i] += mu * 2 * shrink * shrink * mean / number * boxes;
+        absolute += fabs(slopes.of[i]);
+      }
+      write(band.slopes() + place, slopes);
+    }
+  }
+}
+
+// m = decay m + g scale; v = clamp(v - step sign(m), 0, 1).
+template <class T, int VEC>
+__device__ void move(const VeilStep<T>& call, const Band<T>& band, T scale, int units) {
+  const T step = rate_of<T>(call.step, band.person), decay = rate_of<T>(call.decay, band.person);
+  for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+    const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) {
+      T* momentum = call.momentum.data + band.person * call.momentum.n + c * call.momentum.c + at.y * call.momentum.h +
+                    at.x * call.momentum.w;
+      T* veil = call.veils.data + band.person * call.veils.n + c * call.veils.c + at.y * call.veils.h + at.x * call.veils.w;
+      const Several<T, VEC> slope = read<VEC>(band.slopes() + c * band.plane() + at.place);
+      Several<T, VEC> m = read<VEC>(momentum), v = read<VEC>(veil);
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) {
+        m.of[i] = decay * m.of[i] + slope.of[i] * scale;
+        const T moved = v.of[i] + (m.of[i] > 0 ? -step : m.of[i] < 0 ? step : T(0));
+        v.of[i] = moved < 0 ? T(0) : moved > 1 ? T(1) : moved;
+      }
+      write(momentum, m);
+      write(veil, v);
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void tell(const VeilStep<T>& call, std::int64_t person, T size, T visual, T variance) {
+  T* statistics = call.statistics + person * 3;
+  statistics[0] = size;
+  statistics[1] = visual;
+  statistics[2] = variance;
+}
+
+template <class T>
+__device__ __forceinline__ Band<T> band_of(const VeilStep<T>& call) {
+  Band<T> band;
+  band.person = blockIdx.x >> call.shift;
+  band.rank = int(blockIdx.x & ((1u << call.shift) - 1));
+  band.height = call.height;
+  band.width = call.width;
+  band.rows = call.rows;
+  band.first = band.rank * band.rows;
+  band.shared = call.arrays == nullptr;
+  band.apart = 3 * CHANNELS * std::int64_t(band.plane());
+  band.arrays = band.shared ? reinterpret_cast<T*>(block_memory() + (sizeof(Shared<T>) + 15) / 16 * 16)
+                            : call.arrays + std::int64_t(blockIdx.x) * band.apart;
+  return band;
+}
+
+template <class T, int VEC, bool LAST>
+__global__ void __launch_bounds__(THREADS, BLOCKS<T>) veil_step_kernel(const __grid_constant__ VeilStep<T> call) {
+  const Band<T> band = band_of(call);
+  Shared<T>& shared = *reinterpret_cast<Shared<T>*>(block_memory());
+  const Span span = span_of(call.offsets, band.person, call.photos);
+  const Span slopes = span_of(call.gradient_offsets, band.person, call.slopes);
+  const bool moving = call.active == nullptr || call.active[band.person], teller = band.rank == 0 && threadIdx.x == 0;
+  if (!moving || span.begin == span.end || slopes.begin == slopes.end) {  // the whole cluster leaves
+    const T nothing = moving ? T(NAN) : T(0);
+    if (teller) tell(call, band.person, nothing, nothing, nothing);
+    return;
+  }
+  const Boxes down{call.block_h, call.stride, (call.height - call.block_h) / call.stride + 1};
+  const Boxes along{call.block_w, call.stride, (call.width - call.block_w) / call.stride + 1};
+  const T rest_alpha = 1 - T(call.a) / 255, centre = T(0.5);
+  const int units = band.own() * (band.width / VEC);
+
+  add_gradients<T, VEC, LAST>(call, band, slopes, rest_alpha, units);
+  measure_all<T, VEC>(call, band, span, units, shared);
+  T parts[CHANNELS] = {};
+  mix<T, VEC>(call, band, span, rest_alpha, down, along, units, parts);
+  for (int c = 0; c < CHANNELS; ++c) {
+    parts[c] = block_sum(parts[c], shared.scratch[TOGETHER + c]);  // its barrier ends the writing of `mixed`
+    if (threadIdx.x == 0) shared.sums[c] = parts[c];
+  }
+  add_along<T, VEC>(band, along, centre, units);
+  cluster_sync();  // everybody's squares, sums and lines
+
+  const T area = T(call.block_h * call.block_w), number = T(down.boxes) * T(along.boxes);
+  if (threadIdx.x < CHANNELS) {
+    T total = 0;
+    for (int rank = 0; rank < (1 << call.shift); ++rank) total += *of_rank(&shared.sums[threadIdx.x], rank);
+    shared.means[threadIdx.x] = total / number;
+  }
+  __syncthreads();
+  T visual = add_visual<T, VEC>(call, band, span, rest_alpha, units, shared), variance = 0, absolute = 0;
+  add_variance<T, VEC>(call, band, rest_alpha, down, along, centre, shared.means, units, variance, absolute);
+  absolute = block_sum(absolute, shared.scratch[0]);
+  variance = block_sum(variance, shared.scratch[1]);
+  visual = block_sum(visual, shared.scratch[2]);
+  if (threadIdx.x < 1u << call.shift) {  // to every block, so that none need wait for the others' end
+    of_rank(shared.absolutes, int(threadIdx.x))[band.rank] = absolute;
+    of_rank(shared.variances, int(threadIdx.x))[band.rank] = variance;
+  }
+  cluster_sync();
+
+  T size = 0;
+  variance = 0;
+  for (int rank = 0; rank < (1 << call.shift); ++rank) {
+    size += shared.absolutes[rank];
+    variance += shared.variances[rank];
+  }
+  variance *= (1 + 1 / (area * area)) / number;
+  const T shrink = (area - 1) / area;
+  for (int c = 0; call.literal && c < CHANNELS; ++c) variance += shrink * shrink * shared.means[c] * shared.means[c];
+  size /= T(CHANNELS) * call.height * call.width;
+  const bool finite = size < T(INFINITY);  // false for NaN too
+  const T weight = call.norm ? rest_alpha : rest_alpha * rest_alpha;
+  if (teller) tell(call, band.person, finite ? size : T(NAN), weight * visual, variance);
+  if (finite) move<T, VEC>(call, band, size > 0 ? 1 / size : T(0), units);
+}
+
+// Whether photos can be read `wide` values at once along their rows, or, LAST, along pixels whose channels lie together.
+template <class T>
+bool whole(const Photos<T>& photos, int wide, bool last = false) {
+  if (photos.data == nullptr) return true;
+  if (reinterpret_cast<std::uintptr_t>(photos.data) % (wide * sizeof(T)) != 0) return false;
+  if (photos.n % wide != 0 || photos.h % wide != 0) return false;
+  return last ? photos.c == 1 && photos.w == CHANNELS : photos.w == 1 && photos.c % wide == 0;
+}
+
+// As many threads as leave the fewest idle in the last turn.
+unsigned threads_for(std::int64_t units) {
+  unsigned best = 128;
+  std::int64_t least = INT64_MAX;
+  for (unsigned threads = 128; threads <= THREADS; threads += WARP) {
+    const std::int64_t places = (units + threads - 1) / threads * threads;
+    if (places <= least) best = threads, least = places;
+  }
+  return best;
+}
+
+int rows_of(int height, int cluster) { return (height + cluster - 1) / cluster; }
+
+}  // namespace
+
+std::size_t veil_step_array(int height, int width, int cluster) {
+  return std::size_t(CHANNELS) * rows_of(height, cluster) * width;
+}
+
+template <class T>
+std::size_t veil_step_memory(int height, int width, int cluster, bool arrays) {
+  return (sizeof(Shared<T>) + 15) / 16 * 16 + (arrays ? 3 * sizeof(T) * veil_step_array(height, width, cluster) : 0);
+}
+
+template <class T>
+cudaError_t veil_step(VeilStep<T> call, int cluster, cudaStream_t stream) {
+  constexpr int WIDE = 16 / sizeof(T);
+  for (call.shift = 0; 1 << call.shift < cluster;) ++call.shift;
+  call.rows = rows_of(call.height, cluster);
+  const bool several = call.width % WIDE == 0 && whole(call.veils, WIDE) && whole(call.momentum, WIDE) &&
+                       whole(call.mean_images, WIDE) && whole(call.images, WIDE);
+  const bool last = several && whole(call.gradients, WIDE, true), plain = several && whole(call.gradients, WIDE);
+  const unsigned threads = threads_for(std::int64_t(call.rows) * (call.width / (plain || last ? WIDE : 1)));
+  const std::size_t memory = veil_step_memory<T>(call.height, call.width, cluster, call.arrays == nullptr);
+  const Grid grid{call.people * cluster, threads, unsigned(cluster), memory};
+  if (plain) return launch(veil_step_kernel<T, WIDE, false>, grid, stream, call);
+  if (last) return launch(veil_step_kernel<T, WIDE, true>, grid, stream, call);
+  return launch(veil_step_kernel<T, 1, false>, grid, stream, call);
+}
+
+template cudaError_t veil_step(VeilStep<float>, int, cudaStream_t);
+template cudaError_t veil_step(VeilStep<double>, int, cudaStream_t);
+template std::size_t veil_step_memory<float>(int, int, int, bool);
+template std::size_t veil_step_memory<double>(int, int, int, bool);
+
+}  // namespace veilkern

@@ -1,0 +1,175 @@
+"""The CUDA backend without a GPU: why it is absent, what it leaves to Triton, how a device is tried, kinds of device."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import pytest
+import torch
+from helpers import BACKENDS, another_order, serving
+from launcher_cases import steps_by_offsets_that_cannot_be
+from triton_cases import run_python
+
+import veilkern as vk
+from veilkern import ops
+from veilkern.testing.compare import require_same_bits
+from veilkern.testing.making import laid_out
+from veilkern.testing.ops.veil_step import state
+from veilkern.testing.table import TABLE
+
+EMULATED = "cuda" in BACKENDS and not torch.cuda.is_available()
+needs_kernels = pytest.mark.skipif("cuda" not in BACKENDS, reason="no CUDA kernels here: no GPU, and no `make emulate`")
+needs_emulation = pytest.mark.skipif(not EMULATED, reason="no emulated CUDA kernels here: make emulate")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def module(name: str):
+    return importlib.import_module(f"veilkern.backends.cuda.{name}")
+
+
+def test_why_it_is_absent():
+    tell = "import veilkern as vk; print({b.name: b.reason for b in vk.list_backends()}['cuda'])"
+    blind = run_python(tell, CUDA_VISIBLE_DEVICES="", VEILKERN_CUDA_EMULATE="0").stdout
+    assert "no GPU" in blind and "VEILKERN_CUDA_EMULATE=1" in blind
+    unbuilt = "import sys; sys.modules['veilkern_cuda_emulated'] = None\n" + tell
+    assert "make emulate" in run_python(unbuilt, VEILKERN_CUDA_EMULATE="1").stdout
+    seeing = "import torch; torch.cuda.is_available = lambda: True\nimport sys; sys.modules['veilkern._cuda'] = None\n"
+    assert "without the CUDA kernels" in run_python(seeing + tell, VEILKERN_CUDA_EMULATE="").stdout
+    assert (
+        "ROCm" in run_python("import torch; torch.version.hip = '6'\n" + seeing + tell, VEILKERN_CUDA_EMULATE="").stdout
+    )
+
+
+@needs_emulation
+def test_the_cpu_is_not_served_by_the_emulation_unless_asked():
+    x = torch.rand(1, 1, 4, 4)
+    arguments = (x, (3, 3), 1, "consistent", None, None, True)
+    select = importlib.import_module("veilkern.backends").select
+    assert select("block_variance", *arguments).__module__.split(".")[2] in ("cpu", "reference")
+    with vk.use_backend("cuda") as backend:
+        assert backend.devices == ("cpu",) and "emulated" in backend.detail
+        assert select("block_variance", *arguments).__module__ == "veilkern.backends.cuda.block_variance"
+
+
+@needs_kernels
+def test_what_is_left_to_triton_is_said():
+    x = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=DEVICE)
+    with (
+        vk.use_backend("cuda"),
+        pytest.raises(vk.BackendError, match="blend: no backend serves this call .cuda: left to Triton"),
+    ):
+        ops.blend(x, x, torch.zeros(1, dtype=torch.int64, device=DEVICE), 51)
+    wide = torch.zeros(1, 1, 300, 300, dtype=torch.float64, device=DEVICE)
+    with (
+        vk.use_backend("cuda"),
+        pytest.raises(vk.BackendError, match="planes of 300 x 300 take .* bytes of shared memory"),
+    ):
+        ops.block_variance(wide)
+
+
+# The trial of a device
+
+
+@needs_kernels
+@pytest.mark.parametrize("op", list(vk.list_backends()[0].ops))
+def test_a_device_is_tried(op, monkeypatch):
+    """Right values pass; wrong ones, and a kernel that does not run, are the reason to leave the op to Triton."""
+    probe, launcher = module("_probe"), module(op.removesuffix("_"))
+    assert probe.failure(op, DEVICE) is None
+    plain = getattr(launcher, op)
+
+    def spoilt(*arguments):
+        found = plain(*arguments)
+        written = found if isinstance(found, torch.Tensor) else arguments[-1]  # launchers without a result write `out`
+        return written.add_(1) if found is None else found + 1e-2
+
+    monkeypatch.setattr(launcher, op, spoilt)
+    assert "wrong values on this device" in probe.failure(op, DEVICE)
+
+    def broken(*arguments):
+        raise RuntimeError("no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(launcher, op, broken)
+    assert probe.failure(op, DEVICE) == "no kernel image is available for execution on the device"
+
+
+@needs_kernels
+def test_a_trial_is_made_once_and_never_in_a_capture(monkeypatch):
+    probe = module("_probe")
+    made, device = [], torch.device("cuda:0")
+    monkeypatch.setattr(probe, "_results", {})
+    monkeypatch.setattr(probe, "failure", lambda op, device: made.append(op))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: memoryview(b""))  # any context
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert "before a CUDA graph was captured" in probe._tried("ssim", device) and not made
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert probe._tried("ssim", device) is None and probe._tried("ssim", device) is None and made == ["ssim"]
+
+
+# veil_step_: a cluster of blocks a person or one block; arrays in shared memory or not
+
+WAYS = {
+    "a cluster": ((9, 0), 227),
+    "a cluster, too little memory": ((9, 0), 2),
+    "a block": ((8, 0), 163),
+    "a block, too little memory": ((8, 0), 2),
+}
+
+
+@needs_emulation
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("visual,block,stride", [("norm", (3, 3), 1), ("mse", (9, 2), 1), ("norm", (4, 4), 3)])
+@pytest.mark.parametrize("side", [(9, 12), (17, 10), (40, 16)])
+def test_a_step_on_every_kind_of_device(way, visual, block, stride, side, monkeypatch):
+    launcher, (capability, kilobytes) = module("veil_step"), WAYS[way]
+    monkeypatch.setattr(launcher, "capability_of", lambda device: capability)
+    monkeypatch.setattr(launcher, "memory_of", lambda device: kilobytes << 10)
+    entry, options = TABLE["veil_step_"], {"visual": visual, "block": block, "stride": stride, "form": "literal"}
+    found = []
+    for layout in ("dense", "channels_last", "crop"):
+        made = state((3, 0, 6), *side, gradient_counts=(2, 1, 3), **options)
+        wanted = entry.truth(made)
+        made["gradients"] = laid_out(made["gradients"], layout)
+        for again in range(2):
+            given = made | {name: made[name].clone() for name in entry.writes}
+            with serving("cuda"), another_order("cuda" if again else ""):
+                found.append(entry.call(given))
+        entry.require(found[-1], wanted, made)
+        require_same_bits("another order of threads", found[-2], found[-1])
+
+
+@needs_emulation
+def test_more_photos_than_shares_and_distances_are_summed_at_once():
+    """Shares lie in shared memory by 128, distances go four at a time: more than that, and not a multiple."""
+    entry = TABLE["veil_step_"]
+    for counts in ((131, 1), (5, 257)):
+        made = state(counts, 6, 8)
+        wanted = entry.truth(made)
+        with serving("cuda"):
+            entry.require(entry.call(made), wanted, made)
+
+
+@needs_kernels
+def test_people_too_few_for_a_device_without_clusters(monkeypatch):
+    launcher = module("veil_step")
+    monkeypatch.setattr(launcher, "capability_of", lambda device: (8, 0))
+    monkeypatch.setattr(launcher, "processors_of", lambda device: 108)
+    few, many = torch.zeros(107, 3, 1, 1), torch.zeros(108, 3, 1, 1)
+    assert "107 people leave some of 108 processors idle" in launcher.limit(few) and launcher.limit(many) is None
+    monkeypatch.setattr(launcher, "capability_of", lambda device: (9, 0))
+    assert launcher.limit(few) is None
+
+
+@needs_kernels
+def test_a_step_by_offsets_that_cannot_be_moves_nobody():
+    steps_by_offsets_that_cannot_be(module("veil_step").veil_step_, DEVICE)
+
+
+@needs_kernels
+def test_the_seed_is_back():
+    """another_order leaves the variable as it was."""
+    before = os.environ.get("VEILKERN_CUDA_EMULATE")
+    with another_order("cuda"):
+        pass
+    assert os.environ.get("VEILKERN_CUDA_EMULATE") == before
