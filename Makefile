@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 SECONDS ?= 60
 
-.PHONY: demo emulate test test-quick lint types check real bench sanitize fuzz mutate wheel clean
+.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -34,13 +34,16 @@ $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/
 # of its own in .venv, never part of a wheel; the tests run the kernels by it where there is no GPU.
 EMULATED_SOURCES = $(wildcard kernels/*.cu kernels/*.cuh csrc/cuda/*.h csrc/cuda/*.cpp csrc/cuda/emulated/*)
 EMULATE_OPTIONS ?= -O2
+EMULATE_SITE ?= $(VENV)
 emulate: $(VENV)/emulate.done
 $(VENV)/emulate.done: $(VENV)/dev.done $(EMULATED_SOURCES)
+	$(MAKE) emulated
+	touch $@
+emulated:
 	$(CXX) -std=c++17 -shared -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas $(EMULATE_OPTIONS) \
 	  -DVEILKERN_CUDA_MODULE=veilkern_cuda_emulated -Icsrc/cuda/emulated -Icsrc -Ikernels \
 	  $$($(BIN)/python -m pybind11 --includes) csrc/cuda/bindings.cpp csrc/cuda/emulated/fibers.cpp -x c++ $(wildcard kernels/*.cu) \
-	  -o $$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")/veilkern_cuda_emulated.so
-	touch $@
+	  -o $$($(EMULATE_SITE)/bin/python -c "import site; print(site.getsitepackages()[0])")/veilkern_cuda_emulated.so
 
 # One process a core with one thread each: the tests of threads set their own numbers. The order is another each time;
 # --randomly-seed=N (printed at the top) repeats it. VEILKERN_SLOW=1 and VEILKERN_LARGE=1 run what is skipped.
@@ -93,6 +96,7 @@ sanitize: $(VENV)/dev.done
 	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
 	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake \
 	  --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF .  # linking takes minutes otherwise
+	$(MAKE) emulated EMULATE_SITE=$(SANITIZED) EMULATE_OPTIONS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 	cd $(SANITIZED) && $(SANITIZED_PYTHON) -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests \
 	  -p no:cacheprovider -n auto --dist worksteal -q -k "not ($(UNSANITIZED))" $(SANITIZE_OPTIONS)
 	cd $(SANITIZED) && $(SANITIZED_PYTHON) $(CURDIR)/fuzz/run.py --target ops --target bank --seconds $(SECONDS) \

@@ -95,7 +95,7 @@ def on_the_device() -> Iterator[None]:
 
 def shrunk(made: dict, people: int = 2, side: int = 12) -> dict:
     """A few photos of the arguments that the table makes, and a corner of each."""
-    photos = int(made["offsets"][people]) if "offsets" in made else 4
+    photos = int(made["offsets"][people]) if "offsets" in made else 2
     counts = {"offsets": people + 1, "momentum": people, "mean_images": people}
     if "offsets" in made:
         counts["veils"] = people
@@ -141,7 +141,7 @@ def on_device(*tensors: torch.Tensor):
 ROUNDS = int(os.environ.get("VEILKERN_BENCH_ROUNDS", 21))
 
 
-def interleaved_on_gpu(rivals: Calls, *, rounds: int = ROUNDS) -> dict[str, float]:
+def interleaved_on_gpu(rivals: Calls, *, rounds: int = ROUNDS, warmups: int = 3) -> dict[str, float]:
     """Median seconds a call of each rival by CUDA events; every round takes them in another order.
 
     A write over twice the L2 cache goes before each call: it empties the cache, and while it runs the host is ahead, so
@@ -150,7 +150,7 @@ def interleaved_on_gpu(rivals: Calls, *, rounds: int = ROUNDS) -> dict[str, floa
     flush = torch.empty(2**29, dtype=torch.int8, device=DEVICE)
     names, order = list(rivals), random.Random(0)
     for call in rivals.values():
-        for _ in range(3):
+        for _ in range(warmups):
             call()
     samples: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-Task = tuple[str, Callable[..., None], tuple]
+Task = tuple[Callable[..., None], tuple]
 
 
 def end_with_parent() -> None:
@@ -57,7 +57,7 @@ def every(tasks: list[Task], *, until: float, jobs: int | None = None) -> list[s
             return [ended.get(index, "was not begun in time") for index in range(len(tasks))]
         while waiting and len(running) < jobs:
             index = waiting.pop(0)
-            running[_begin(*tasks[index][1:])] = index
+            running[_begin(*tasks[index])] = index
         for child in list(running):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:

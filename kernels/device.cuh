@@ -51,6 +51,17 @@ __device__ __forceinline__ T* of_rank(T* mine, int rank) {
 #endif
 }
 
+// Asks for memory that is read soon: into L2 where the device can (Hopper; whole sixteens of bytes), else nothing.
+__device__ __forceinline__ void soon(const void* place, int bytes) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  const auto address = reinterpret_cast<std::uint64_t>(place);
+  const int before = int(-address & 15), whole = (bytes - before) & ~15;
+  if (whole > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address + before), "r"(whole) : "memory");
+#else
+  (void)place, (void)bytes;
+#endif
+}
+
 // N values that lie side by side, read and written at once: 16 bytes an access where there are as many.
 template <class T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Several {
@@ -59,11 +70,17 @@ struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Several {
 
 template <int N, class T>
 __device__ __forceinline__ Several<T, N> read(const T* place) {
+#ifndef __CUDACC__
+  emulated::require_aligned(place, alignof(Several<T, N>));
+#endif
   return *reinterpret_cast<const Several<T, N>*>(place);
 }
 
 template <class T, int N>
 __device__ __forceinline__ void write(T* place, const Several<T, N>& values) {
+#ifndef __CUDACC__
+  emulated::require_aligned(place, alignof(Several<T, N>));
+#endif
   *reinterpret_cast<Several<T, N>*>(place) = values;
 }
 

@@ -15,13 +15,14 @@
 // A thread takes four pixels of all three channels at a time, in reads of 16 bytes (of photos 4), so that gradients in
 // channels_last, as the engine makes them, are read whole too. About 110 instructions a value: a processor of an H200 has
 // time for 430 while memory brings a value's 70 bytes. In flight: 96 bytes a thread and 896 threads, 86 KB a processor,
-// where 4.8 TB/s at 0.7 us take 25 KB.
+// where 4.8 TB/s at 0.7 us take 25 KB; the photos, 4 bytes a read, are asked for into L2 meanwhile.
 // Sums go in a fixed order: threads, warps, blocks by rank. Photos larger than shared memory keep the three arrays in
 // memory that the caller gives.
 #include "cuda/veil_step.h"
 
 #include <math.h>
 
+#include "band.cuh"
 #include "boxes.cuh"
 #include "device.cuh"
 
@@ -32,8 +33,8 @@ constexpr unsigned THREADS = 256;  // of a block, at most
 template <class T>
 constexpr unsigned BLOCKS = sizeof(T) == 4 ? 3 : 2;  // of them a processor, at least: 80 registers a thread, or 128
 constexpr int TOGETHER = 4;        // photos whose distances are summed at once
+constexpr int SOON = 64;           // photos that are asked for before they are read
 constexpr int SHARES = 128;        // photos whose shares lie in shared memory at once
-constexpr int CHANNELS = 3;
 
 // What a block's threads share besides the three arrays. The numbers of a rank are read by the others of the cluster.
 template <class T>
@@ -45,119 +46,19 @@ struct Shared {
   T absolutes[8], variances[8];  // written by each rank
 };
 
-// A block's part of a person.
-template <class T>
-struct Band {
-  std::int64_t person;
-  int rank, rows, first, height, width;  // rows of a band, the last may have fewer; the first of this one
-  T* arrays;                             // three of [3, rows, width]
-  bool shared;
-  std::int64_t apart;                    // from a rank's arrays to the next one's, where they are not in shared memory
-
-  __device__ __forceinline__ int own() const {
-    const int left = height - first;
-    return left < 0 ? 0 : left < rows ? left : rows;
-  }
-  __device__ __forceinline__ int plane() const { return rows * width; }
-
-  __device__ __forceinline__ T* mixed() const { return arrays; }  // the mean protected photo
-  __device__ __forceinline__ T* lines() const { return arrays + CHANNELS * plane(); }  // its sums of boxes along rows
-  __device__ __forceinline__ T* slopes() const { return arrays + 2 * CHANNELS * plane(); }
-
-  // Row y of a channel's `lines`, whichever block of the cluster has it.
-  __device__ __forceinline__ const T* line(int channel, int y) const {
-    const int owner = y / rows;
-    const T* here = lines() + channel * plane() + (y - owner * rows) * width;
-    return shared ? of_rank(here, owner) : here + (owner - rank) * apart;
-  }
-};
-
-// A thread's pixels: VEC of a row at a time, all channels.
-template <class T, int VEC>
-struct Pixels {
-  int y, x;            // in the photo
-  int place;           // in a channel of the block's arrays
-};
-
-template <class T, int VEC>
-__device__ __forceinline__ Pixels<T, VEC> pixels(const Band<T>& band, int unit) {
-  const int across = band.width / VEC, row = unit / across, x = (unit - row * across) * VEC;
-  return {band.first + row, x, row * band.width + x};
-}
-
-template <class T, int VEC>
-struct Values {
-  T of[CHANNELS][VEC];
-};
-
-template <class T, int VEC>
-__device__ __forceinline__ Values<T, VEC> kept(const T* array, int plane, int place) {
-  Values<T, VEC> found;
-#pragma unroll
-  for (int c = 0; c < CHANNELS; ++c) {
-    const Several<T, VEC> values = read<VEC>(array + c * plane + place);
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) found.of[c][i] = values.of[i];
-  }
-  return found;
-}
-
-template <class T, int VEC>
-__device__ __forceinline__ void keep(T* array, int plane, int place, const Values<T, VEC>& values) {
-#pragma unroll
-  for (int c = 0; c < CHANNELS; ++c) {
-    Several<T, VEC> some;
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) some.of[i] = values.of[c][i];
-    write(array + c * plane + place, some);
-  }
-}
-
-// Pixels of one channel of photo n.
-template <class T, class S, int VEC>
-__device__ __forceinline__ Several<T, VEC> of_channel(const Photos<S>& photos, std::int64_t n, int c, const Pixels<T, VEC>& at) {
-  return read<VEC>(static_cast<const T*>(photos.data) + n * photos.n + c * photos.c + at.y * photos.h + at.x * photos.w);
-}
-
-// Values of photo n. LAST: the channels lie side by side, and VEC pixels of them one after another.
-template <bool LAST, class T, class S, int VEC>
-__device__ __forceinline__ Values<T, VEC> of_photo(const Photos<S>& photos, std::int64_t n, const Pixels<T, VEC>& at) {
-  Values<T, VEC> found;
-  const auto* place = photos.data + n * photos.n + at.y * photos.h + at.x * photos.w;
-  using Value = std::remove_const_t<S>;
-  if (LAST) {
-    Several<Value, VEC> some[CHANNELS];
-#pragma unroll
-    for (int c = 0; c < CHANNELS; ++c) some[c] = read<VEC>(place + c * VEC);
-#pragma unroll
-    for (int c = 0; c < CHANNELS; ++c)
-#pragma unroll
-      for (int i = 0; i < VEC; ++i) found.of[c][i] = T(some[(CHANNELS * i + c) / VEC].of[(CHANNELS * i + c) % VEC]);
-  } else {
-#pragma unroll
-    for (int c = 0; c < CHANNELS; ++c) {
-      const Several<Value, VEC> some = read<VEC>(place + c * photos.c);
-#pragma unroll
-      for (int i = 0; i < VEC; ++i) found.of[c][i] = T(some.of[i]);
-    }
-  }
-  return found;
-}
-
-struct Span {
-  std::int64_t begin, end;
-};
-
-// Where a person's rows of `total` begin and end. Nobody has checked the offsets (the host would wait): a pair that does
-// not lie in order within 0..total is none, so that nothing is read beyond.
-__device__ __forceinline__ Span span_of(const std::int64_t* offsets, std::int64_t person, std::int64_t total) {
-  const std::int64_t begin = offsets[person], end = offsets[person + 1];
-  return begin >= 0 && begin <= end && end <= total ? Span{begin, end} : Span{0, 0};
-}
-
 template <class T>
 __device__ __forceinline__ T rate_of(const Rate& rate, std::int64_t person) {
   return T(rate.table == nullptr ? rate.number : rate.table[person]);
+}
+
+// Asks for the first photos while the gradients are read: they are small, so that too few bytes of them are on their way
+// from memory at a time, but enough from L2.
+template <class T>
+__device__ void ask_for_photos(const VeilStep<T>& call, const Band<T>& band, const Span& span) {
+  if (call.images.w != 1 || call.images.h != call.width) return;
+  for (int i = threadIdx.x; i < CHANNELS * SOON && i / CHANNELS < span.end - span.begin; i += blockDim.x)
+    soon(call.images.data + (span.begin + i / CHANNELS) * call.images.n + i % CHANNELS * call.images.c + std::int64_t(band.first) * call.width,
+         band.own() * call.width);
 }
 
 // The mean gradient of what went through the network, times 1 - alpha, into `slopes`.
@@ -198,17 +99,18 @@ __device__ void measure(const VeilStep<T>& call, const Band<T>& band, std::int64
     const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
     Values<T, VEC> veil = of_photo<false, T>(call.veils, band.person, at), total = {};
     if (!first) total = kept<T, VEC>(band.mixed(), band.plane(), at.place);
+    Bytes<VEC> photos[TOGETHER];
+    fetch(call.images, n, count, at, photos);
 #pragma unroll
     for (int k = 0; k < TOGETHER; ++k) {
       if (k >= count) break;
-      const Values<T, VEC> photo = of_photo<false, T>(call.images, n + k, at);
 #pragma unroll
       for (int c = 0; c < CHANNELS; ++c)
 #pragma unroll
         for (int i = 0; i < VEC; ++i) {
-          const T gap = veil.of[c][i] * 255 - photo.of[c][i];
+          const T photo = T(photos[k].of[c].of[i]), gap = veil.of[c][i] * 255 - photo;
           squares[k] += gap * gap;
-          total.of[c][i] += photo.of[c][i];
+          total.of[c][i] += photo;
         }
     }
     keep(band.mixed(), band.plane(), at.place, total);
@@ -317,15 +219,19 @@ __device__ T add_visual(const VeilStep<T>& call, const Band<T>& band, const Span
       const Pixels<T, VEC> at = pixels<T, VEC>(band, unit);
       Values<T, VEC> weighted = {};
       T all = 0;
-#pragma unroll 2
-      for (int k = 0; k < count; ++k) {
-        const T share = shared.shares[k], scaled = share / 255;
-        const Values<T, VEC> photo = of_photo<false, T>(call.images, n + k, at);
-        all += share;
+      for (int first = 0; first < count; first += TOGETHER) {
+        Bytes<VEC> photos[TOGETHER];
+        fetch(call.images, n + first, count - first, at, photos);
 #pragma unroll
-        for (int c = 0; c < CHANNELS; ++c)
+        for (int k = 0; k < TOGETHER; ++k) {
+          if (first + k >= count) break;
+          const T share = shared.shares[first + k], scaled = share / 255;
+          all += share;
 #pragma unroll
-          for (int i = 0; i < VEC; ++i) weighted.of[c][i] += photo.of[c][i] * scaled;
+          for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+            for (int i = 0; i < VEC; ++i) weighted.of[c][i] += T(photos[k].of[c].of[i]) * scaled;
+        }
       }
       const Values<T, VEC> veil = of_photo<false, T>(call.veils, band.person, at);
       Values<T, VEC> slopes = kept<T, VEC>(band.slopes(), band.plane(), at.place);
@@ -444,6 +350,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<T>) veil_step_kernel(const __g
   const T rest_alpha = 1 - T(call.a) / 255, centre = T(0.5);
   const int units = band.own() * (band.width / VEC);
 
+  ask_for_photos(call, band, span);
   add_gradients<T, VEC, LAST>(call, band, slopes, rest_alpha, units);
   measure_all<T, VEC>(call, band, span, units, shared);
   T parts[CHANNELS] = {};

@@ -75,9 +75,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _left_to_triton(item) -> bool:
-    """Whether a case takes an op of the table by CUDA kernels that it does not have."""
+    """Whether a case takes the CUDA kernels' path where they have none: of another op, or in a file of another op."""
     given = item.callspec.params if hasattr(item, "callspec") else {}
-    return given.get("path") == "cuda" and "entry" in given and not by_cuda(given["entry"].launcher.removesuffix("_"))
+    stem = given["entry"].launcher.removesuffix("_") if "entry" in given else item.path.stem.removeprefix("test_")
+    return given.get("path") == "cuda" and not by_cuda(stem)
 
 
 def _quick(items) -> set:
@@ -131,15 +132,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def pytest_generate_tests(metafunc):
-    """`path`: every way through an op that there is; the CUDA kernels only where a file tests an op that has one."""
-    if "path" in metafunc.fixturenames:
-        stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
-        paths = [path for path in PATHS if path != "cuda" or stem == "ops" or by_cuda(stem)]
-        metafunc.parametrize("path", paths, indirect=True)
-
-
-@pytest.fixture
+@pytest.fixture(params=PATHS)
 def path(request):
     """Every way through an op that this machine has."""
     if request.param in ("triton", "cuda") and request.param not in BACKENDS:

@@ -1,4 +1,4 @@
-"""The CUDA backend without a GPU: why it is absent, what it leaves to Triton, how a device is tried, kinds of device."""
+"""The CUDA backend without a GPU: why it is absent, what it leaves to Triton, how one is tried, kinds of them."""
 
 from __future__ import annotations
 
@@ -139,6 +139,38 @@ def test_a_step_on_every_kind_of_device(way, visual, block, stride, side, monkey
         require_same_bits("another order of threads", found[-2], found[-1])
 
 
+def misled(tensor: torch.Tensor, how: str) -> torch.Tensor:
+    """The same photos, whole along their rows, but not where sixteen bytes may be read at once."""
+    c, h, w = tensor.shape[1:]
+    steps = {
+        "address": (3 * h * w, h * w, w),
+        "photos": (3 * h * w + 1, h * w, w),
+        "channels": (3 * h * w + 8, h * w + 1, w),
+    }
+    steps |= {"rows": (3 * h * (w + 1) + c, h * (w + 1), w + 1)}
+    strides = (*steps[how], 1)
+    size = 1 + sum((count - 1) * step for count, step in zip(tensor.shape, strides, strict=True))
+    memory = torch.zeros(size + 8, dtype=tensor.dtype, device=tensor.device)[1 if how == "address" else 0 :]
+    return memory.as_strided(tensor.shape, strides, memory.storage_offset()).copy_(tensor)
+
+
+@needs_kernels
+@pytest.mark.parametrize("how", ["address", "photos", "channels", "rows"])
+@pytest.mark.parametrize("name", ["veils", "momentum", "gradients", "images", "mean_images", "out"])
+def test_strides_and_addresses_that_mislead(name, how):
+    """A width that fits and rows that are whole are not enough to read several values at once."""
+    entry = TABLE["block_variance_gradient" if name == "out" else "veil_step_"]
+    for dtype in (torch.float32, torch.float64):
+        if name == "out":
+            made = {"images": torch.rand(2, 3, 6, 8, dtype=dtype), "out": torch.zeros(2, 3, 6, 8, dtype=dtype)}
+        else:
+            made = state((2, 3), 6, 8, dtype=dtype, mean_images=torch.rand(2, 3, 6, 8, dtype=dtype))
+        wanted = entry.truth(made)
+        made[name] = misled(made[name], how)
+        with serving("cuda"):
+            entry.require(entry.call(made), wanted, made)
+
+
 @needs_emulation
 def test_more_photos_than_shares_and_distances_are_summed_at_once():
     """Shares lie in shared memory by 128, distances go four at a time: more than that, and not a multiple."""
@@ -164,6 +196,32 @@ def test_people_too_few_for_a_device_without_clusters(monkeypatch):
 @needs_kernels
 def test_a_step_by_offsets_that_cannot_be_moves_nobody():
     steps_by_offsets_that_cannot_be(module("veil_step").veil_step_, DEVICE)
+
+
+@needs_emulation
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["blend", "sealed"])
+def test_a_short_craft(scheme, sample_model, people, monkeypatch):
+    """With the CUDA kernels first, as on a GPU: the veils of the C++ kernels, but where a sign hangs on rounding."""
+    few, config = people.take([0, 1, 6]), vk.CraftConfig(seed=1, steps=3, scheme=scheme, robust="none")
+    wanted = vk.craft(sample_model, few, config, progress=False)
+    backends = importlib.import_module("veilkern.backends")
+    served, select = set(), backends.select
+
+    def seen(op, *arguments):
+        launcher = select(op, *arguments)
+        served.add(launcher.__module__.rpartition(".")[0] + "." + op)
+        return launcher
+
+    monkeypatch.setattr(backends, "_ORDER_ON", {"cpu": ("cuda", "cpu", "reference")})
+    monkeypatch.setattr(backends, "select", seen)
+    found = vk.craft(sample_model, few, config, progress=False)
+    assert "veilkern.backends.cuda.veil_step_" in served and any(
+        name.startswith("veilkern.backends.cpu.") for name in served
+    )
+    assert (found.bank.veils != wanted.bank.veils).float().mean() < 0.01
+    for a, b in zip(found.report, wanted.report, strict=True):
+        assert a["feature_distance"] == pytest.approx(b["feature_distance"], abs=1e-3)
 
 
 @needs_kernels

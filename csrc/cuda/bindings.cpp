@@ -4,13 +4,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "cuda/block_variance.h"
+#include "cuda/recover.h"
 #include "cuda/veil_step.h"
 
 #ifndef VEILKERN_CUDA_MODULE
@@ -107,6 +110,22 @@ void veil_step_of(Where where, Tensor veils, Tensor momentum, Tensor gradients, 
       call);
 }
 
+template <class T>
+void recover_of(Where where, Tensor protected_, Tensor veils, Tensor out, Address rows,
+                std::tuple<std::int64_t, int, int, int> sizes, std::int64_t people, int a,
+                const std::vector<std::uint16_t>& weights, int band) {
+  const auto [n, c, h, w] = protected_.second;
+  const auto [vn, vc, vh, vw] = veils.second;
+  const auto [on, oc, oh, ow] = out.second;
+  const auto [count, channels, height, width] = sizes;
+  Recover<T> call{at<const T>(protected_.first), n, c, h, w, at<const std::uint8_t>(veils.first), vn, vc, vh, vw,
+                  at<std::uint8_t>(out.first), on, oc, oh, ow, at<const std::int64_t>(rows), people, count,
+                  channels, height, width, a, static_cast<int>(weights.size()) - 1, band, {}};
+  if (call.radius < 1 || call.radius > RECOVER_FARTHEST) fail("recover", cudaErrorInvalidValue);
+  std::copy(weights.begin(), weights.end(), call.weights);
+  run("recover", where, recover<T>, call);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
@@ -116,6 +135,9 @@ PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
   module.def("block_variance_f64", &block_variance_of<double>);
   module.def("block_variance_memory_f32", &block_variance_memory<float>);
   module.def("block_variance_memory_f64", &block_variance_memory<double>);
+  module.def("recover_u8", &recover_of<std::uint8_t>);
+  module.def("recover_u16", &recover_of<std::uint16_t>);
+  module.def("recover_rows", &recover_rows);
   module.def("veil_step_f32", &veil_step_of<float>);
   module.def("veil_step_f64", &veil_step_of<double>);
   module.def("veil_step_array", &veil_step_array);

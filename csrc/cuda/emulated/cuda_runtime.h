@@ -1,13 +1,14 @@
 // CUDA on the CPU, for tests: what the .cu files of kernels/ use, with the meaning that CUDA gives it. It stands in for
 // NVIDIA's header where this folder comes first among the include paths (make emulate), and is in no wheel.
 //
-// The threads of a block are fibers of one OS thread, switched at each barrier, shuffle and end; the blocks of a cluster
-// run together, clusters one after another. VEILKERN_CUDA_EMULATE=<seed> orders clusters, blocks and threads and says what
+// The threads of a block are fibers of one OS thread, switched where they wait at a barrier or shuffle; the blocks of a
+// cluster run together, each as far as it can before the next one moves; clusters one after another. VEILKERN_CUDA_EMULATE=<seed> orders clusters, blocks and threads and says what
 // lies in shared memory at first (1: in order, every byte 255): a kernel without a fault gives the same bits for any
 // seed; one that lacks a barrier or reads what nobody wrote does not. A barrier that some threads never reach is an error,
 // not a hang. It proves arithmetic, indices and barriers: not the order of memory on a GPU, and no speed.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -25,7 +26,12 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorLaunchFailure = 719
+};
 using cudaStream_t = void*;
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -49,6 +55,9 @@ void sync_threads();
 void sync_cluster();
 void sync_warp();
 unsigned char* memory_of(unsigned rank);  // another block's shared memory
+
+// A GPU reads several values at once only where they begin at a multiple of their size: else the launch fails.
+void require_aligned(const void* place, std::size_t bytes);
 
 // Runs body in every thread of the grid; cudaErrorLaunchFailure, and the reason in cudaGetErrorString, where threads wait
 // at a barrier that others do not reach.
@@ -109,3 +118,16 @@ inline unsigned __dp2a_lo(unsigned pair, unsigned four, unsigned sum) {
   return sum + (pair & 0xFFFF) * (four & 255) + (pair >> 16) * (four >> 8 & 255);
 }
 inline unsigned __dp2a_hi(unsigned pair, unsigned four, unsigned sum) { return __dp2a_lo(pair, four >> 16, sum); }
+// Bits of a float, one rounding for a product and a sum, and 0 to 1 alone (NaN: 0).
+inline float __uint_as_float(unsigned bits) {
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline unsigned __float_as_uint(float value) {
+  unsigned bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __saturatef(float value) { return value > 0 ? value < 1 ? value : 1 : 0; }

@@ -90,6 +90,7 @@ struct Cluster {
 
 thread_local Cluster* cluster = nullptr;
 thread_local std::string failure;
+thread_local bool misaligned = false;
 
 Warp& warp_of(const Fiber& fiber) {
   const unsigned each = (cluster->threads + WARP - 1) / WARP;
@@ -151,18 +152,42 @@ void prepare(Fiber& fiber, unsigned char* stack) {
   makecontext(&fiber.context, start, 0);
 }
 
-// All threads of the cluster to their end; false where some wait for others that never come.
-bool finish(const std::vector<unsigned>& order, bool back_and_forth) {
-  std::size_t left = order.size();
-  for (bool forward = true; left > 0; forward = !forward || !back_and_forth) {
+// In which order blocks, their warps and the lanes of those come.
+struct Order {
+  Order(unsigned blocks_, unsigned threads, std::mt19937_64& random, bool shuffled)
+      : blocks(ordered(blocks_, random, shuffled)), warps(ordered((threads + WARP - 1) / WARP, random, shuffled)),
+        lanes(ordered(WARP, random, shuffled)) {}
+  std::vector<unsigned> blocks, warps, lanes;
+};
+
+bool advance_warp(const Order& order, unsigned block, unsigned warp, std::size_t& left) {
+  bool moved = false;
+  for (const unsigned lane : order.lanes) {
+    if (warp * WARP + lane >= cluster->threads) continue;
+    Fiber& fiber = cluster->fibers[block * cluster->threads + warp * WARP + lane];
+    if (fiber.ended || (fiber.waits != nullptr && fiber.waits->turn == fiber.turn)) continue;
+    resume(fiber);
+    moved = true;
+    left -= fiber.ended;
+  }
+  return moved;
+}
+
+bool advance_block(const Order& order, unsigned block, std::size_t& left) {
+  bool moved = false;
+  for (const unsigned warp : order.warps)
+    while (advance_warp(order, block, warp, left)) moved = true;
+  return moved;
+}
+
+// All threads of the cluster to their end; false where some wait for others that never come. Whoever comes first in the
+// order goes as far as it can before the next one moves at all: a block until it waits for its cluster, a warp for its
+// block. So a barrier that is missing shows, as it would not if all went in step.
+bool finish(const Order& order) {
+  for (std::size_t left = cluster->fibers.size(); left > 0;) {
     bool moved = false;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      Fiber& fiber = cluster->fibers[order[forward ? i : order.size() - 1 - i]];
-      if (fiber.ended || (fiber.waits != nullptr && fiber.waits->turn == fiber.turn)) continue;
-      resume(fiber);
-      moved = true;
-      left -= fiber.ended;
-    }
+    for (const unsigned block : order.blocks)
+      while (advance_block(order, block, left)) moved = true;
     if (!moved) return false;
   }
   return true;
@@ -175,6 +200,10 @@ void sync_threads() { arrive(cluster->blocks[cluster->now->here.rank]); }
 void sync_cluster() { arrive(cluster->all); }
 void sync_warp() { arrive(warp_of(*cluster->now).barrier); }
 unsigned char* memory_of(unsigned rank) { return cluster->memories.at(rank)->at; }
+
+void require_aligned(const void* place, std::size_t bytes) {
+  misaligned = misaligned || reinterpret_cast<std::uintptr_t>(place) % bytes != 0;
+}
 
 std::uint64_t exchange(std::uint64_t mine, unsigned lane) {
   Fiber& fiber = *cluster->now;
@@ -190,6 +219,7 @@ cudaError_t run(dim3 blocks, dim3 threads, unsigned size, std::size_t shared, co
       threads.x == 0 || threads.x > 1024)
     return cudaErrorInvalidValue;
   static thread_local Stacks stacks;
+  misaligned = false;
   const std::uint64_t chosen = seed();
   std::mt19937_64 random(chosen);
   const bool shuffled = chosen > 1;
@@ -214,19 +244,20 @@ cudaError_t run(dim3 blocks, dim3 threads, unsigned size, std::size_t shared, co
         prepare(fiber, stacks.of(rank * each + thread));
       }
     }
-    const bool whole = finish(ordered(size * each, random, shuffled), shuffled);
+    const bool whole = finish(Order(size, each, random, shuffled));
     cluster = nullptr;
     if (!whole) {
       failure = "block " + std::to_string(number * size) + " and its cluster: threads wait at a barrier that others do not reach";
       return cudaErrorLaunchFailure;
     }
   }
-  return cudaSuccess;
+  return misaligned ? cudaErrorMisalignedAddress : cudaSuccess;
 }
 
 }  // namespace emulated
 
 const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaErrorLaunchFailure) return emulated::failure.c_str();
+  if (error == cudaErrorMisalignedAddress) return "misaligned address";
   return error == cudaSuccess ? "no error" : "invalid value";
 }

@@ -21,7 +21,7 @@ def _module():
             ) from error
     if not torch.cuda.is_available():
         raise ImportError(
-            f"no GPU: torch {torch.__version__} sees none (VEILKERN_CUDA_EMULATE=1 and `make emulate`: on the CPU, for tests)"
+            f"no GPU: torch {torch.__version__} sees none (`make emulate`, VEILKERN_CUDA_EMULATE=1: on the CPU, for tests)"
         )
     if torch.version.hip is not None:
         raise ImportError("torch is built for ROCm: the CUDA kernels need a GPU of NVIDIA")

@@ -44,9 +44,9 @@ def _a_veil_that_is_a_photo() -> Arguments:
     return made
 
 
-def _not_finite() -> Arguments:
+def _not_finite(value: float) -> Arguments:
     made = state()
-    made["gradients"][3] = float("nan")
+    made["gradients"][3, 0, 0, 0] = value
     return made
 
 
@@ -122,7 +122,8 @@ SAMPLES = (
     Sample("channels_last", "", lambda: state(layout="channels_last")),
     Sample("channels_last", "mse", lambda: state(layout="channels_last", visual="mse"), light=False),
     Sample("extreme", "a veil that is a photo", _a_veil_that_is_a_photo, light=False),
-    Sample("extreme", "a gradient that is not finite", _not_finite, light=False),
+    Sample("extreme", "a gradient that is not finite", lambda: _not_finite(float("nan")), light=False),
+    Sample("extreme", "an infinite gradient", lambda: _not_finite(float("-inf")), light=False),
     *(Sample("extreme", f"blend {a}", lambda a=a: state(a=a), light=a == 0) for a in (0, 255)),
     Sample("extreme", "a step over all values", lambda: state(step=2.0), light=False),
     Sample("many", "", lambda: state((3, 1, 4), 40, 40), light=False),

@@ -1,0 +1,523 @@
+// recover with its Gaussian filter
+#include "cuda/recover.h"
+
+#include <cmath>
+
+#include "device.cuh"
+
+namespace veilkern {
+namespace {
+
+constexpr int NEAR = 4;  // radii up to this have a kernel each
+constexpr int EACH = 8;  // columns that a thread reads at once
+constexpr int BATCH = 4;  // and rows
+constexpr int FOUR = 4;  // columns and rows that a thread of the kernel for other radii sums at once
+constexpr int PIECE = 16;  // rows that it recovers at once
+constexpr unsigned NEAR_THREADS = 128, FAR_THREADS = 256;
+constexpr unsigned HALF = 1u << 23;  // of a unit of the result
+constexpr unsigned FLOAT_UNITS = 0x4B000000;  // the bits of 2^23 as a float, whose last bit is 1
+
+using Eight = Several<unsigned, 2>;  // bytes
+
+// Step from column to column.
+template <bool WHOLE>
+__device__ __forceinline__ std::int64_t across(std::int64_t step_w) {
+  return WHOLE ? 1 : step_w;
+}
+
+// Index of a row that may lie up to size - 1 beyond either border.
+__device__ __forceinline__ int reflected(int place, int size) {
+  const int there = place < 0 ? -place : place, other = 2 * (size - 1) - there;
+  return there < other ? there : other;
+}
+
+__host__ __device__ inline std::int64_t up_to(std::int64_t value, std::int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Rows of recovered bytes in shared memory: where the first begins, and how far on the next one does. On either side of a
+// row is room for `radius` more; for a near radius it takes the last bytes before the row and the first after it, which
+// the next row does not need.
+struct Lines {
+  int before, pitch;
+};
+__host__ __device__ inline Lines lines_of(int radius, std::int64_t width) {
+  const int before = int(up_to(radius, EACH));
+  return {before, int(up_to(width, EACH)) + (radius <= NEAR ? before : 2 * before)};
+}
+
+// A block's threads as rows of `across`; a thread has `wide` columns at once.
+struct Spread {
+  int across, rows, wide, inverse;  // inverse: 2^16 / across, by which threads are divided
+};
+__host__ __device__ inline Spread spread_of(unsigned threads, int wide, int width) {
+  const int needed = (width + wide - 1) / wide, across = needed < int(threads) ? needed : int(threads);
+  return {across, int(threads) / across, wide, 65536 / across + 1};
+}
+
+// A thread's first column and row, and how far on the next ones are.
+struct Place {
+  int x, columns, y, rows;
+
+  __device__ __forceinline__ Place(const Spread& spread, int width) {
+    y = int(threadIdx.x) * spread.inverse >> 16;
+    x = (int(threadIdx.x) - y * spread.across) * spread.wide;
+    columns = spread.across * spread.wide;
+    rows = spread.rows;
+    if (y >= rows) x = width;  // a thread too many
+  }
+};
+
+// sum + two signed numbers of `pair` times bytes 0 and 1 of `four` (HIGH: 2 and 3).
+template <bool HIGH>
+__device__ __forceinline__ unsigned signed_dot(unsigned pair, unsigned four, unsigned sum) {
+#ifdef __CUDACC__
+  unsigned found;
+  if constexpr (HIGH)
+    asm("dp2a.hi.s32.u32 %0, %1, %2, %3;" : "=r"(found) : "r"(pair), "r"(four), "r"(sum));
+  else
+    asm("dp2a.lo.s32.u32 %0, %1, %2, %3;" : "=r"(found) : "r"(pair), "r"(four), "r"(sum));
+  return found;
+#else
+  const unsigned two = HIGH ? four >> 16 : four, high = pair >> 16 & 0x8000 ? 0xFFFF0000 : 0, low = pair & 0x8000 ? 0xFFFF0000 : 0;
+  return sum + (low | (pair & 0xFFFF)) * (two & 255) + (high | pair >> 16) * (two >> 8 & 255);
+#endif
+}
+
+// The same of two numbers without signs.
+template <bool HIGH>
+__device__ __forceinline__ unsigned dot(unsigned pair, unsigned four, unsigned sum) {
+  return HIGH ? __dp2a_hi(pair, four, sum) : __dp2a_lo(pair, four, sum);
+}
+
+// Byte WHICH of each of four numbers.
+template <int WHICH>
+__device__ __forceinline__ unsigned bytes_of(const unsigned* numbers) {
+  constexpr unsigned two = WHICH | (4 + WHICH) << 4;
+  return __byte_perm(__byte_perm(numbers[0], numbers[1], two), __byte_perm(numbers[2], numbers[3], two), 0x5410);
+}
+
+// What values are recovered with: the factors of x' and v in t (of p it is 1), 1 / (255 a), and that times -2^23.
+struct Inverse {
+  unsigned factors;
+  float scale, offset;
+};
+
+// What the host works out of a call.
+struct Plan {
+  Inverse by;
+  Spread eights;
+  std::int64_t photo_step, veil_step;  // from one row of a thread to its next one
+  Lines lines;
+  int bands;
+};
+
+// x of four values, from t + FLOAT_UNITS: as a float that is 2^23 + t, or less than 2^23 where t is negative.
+__device__ __forceinline__ unsigned quotients(unsigned (&t)[4], const Inverse& by) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float part = __saturatef(__fmaf_rn(__uint_as_float(t[i]), by.scale, by.offset));
+    t[i] = __float_as_uint(__fmaf_rn(part, 255.0f, 8388608.0f));
+  }
+  return bytes_of<0>(t);
+}
+
+__device__ __forceinline__ unsigned recovered(const std::uint8_t*, const unsigned* photo, unsigned veil, const Inverse& by) {
+  const unsigned low = __byte_perm(photo[0], veil, 0x5140), high = __byte_perm(photo[0], veil, 0x7362);
+  unsigned t[4] = {signed_dot<false>(by.factors, low, FLOAT_UNITS), signed_dot<true>(by.factors, low, FLOAT_UNITS),
+                   signed_dot<false>(by.factors, high, FLOAT_UNITS), signed_dot<true>(by.factors, high, FLOAT_UNITS)};
+  return quotients(t, by);
+}
+
+__device__ __forceinline__ unsigned recovered(const std::uint16_t*, const unsigned* photo, unsigned veil, const Inverse& by) {
+  constexpr unsigned units = FLOAT_UNITS >> 16;
+  const unsigned first = by.factors >> 16, second = by.factors & 0xFFFF0000;
+  unsigned t[4] = {signed_dot<false>(first, veil, __byte_perm(photo[0], units, 0x5410)),
+                   signed_dot<false>(second, veil, __byte_perm(photo[0], units, 0x5432)),
+                   signed_dot<true>(first, veil, __byte_perm(photo[1], units, 0x5410)),
+                   signed_dot<true>(second, veil, __byte_perm(photo[1], units, 0x5432))};
+  return quotients(t, by);
+}
+
+// EACH values of a row, as words; those beyond its end are 0.
+template <bool WHOLE, class T>
+__device__ __forceinline__ Several<unsigned, 2 * sizeof(T)> words_of(const T* place, std::int64_t step, int there) {
+  if constexpr (WHOLE) {
+    return read<2 * sizeof(T)>(reinterpret_cast<const unsigned*>(place));
+  } else {
+    constexpr int in_word = 4 / sizeof(T), bits = 8 * sizeof(T);
+    Several<unsigned, 2 * sizeof(T)> words{};
+#pragma unroll
+    for (int i = 0; i < EACH; ++i)
+      if (i < there) words.of[i / in_word] |= unsigned(place[i * step]) << i % in_word * bits;
+    return words;
+  }
+}
+
+// The bytes of WORDS words into a row, as far as it goes.
+template <bool WHOLE, int WORDS>
+__device__ __forceinline__ void put(std::uint8_t* place, std::int64_t step, int there, const Several<unsigned, WORDS>& words) {
+  if constexpr (WHOLE) {
+    write(reinterpret_cast<unsigned*>(place), words);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4 * WORDS; ++i)
+      if (i < there) place[i * step] = std::uint8_t(words.of[i / 4] >> i % 4 * 8);
+  }
+}
+
+// One plane of a photo, of its veil and of the result.
+template <class T>
+struct Plane {
+  const T* photo;
+  const std::uint8_t* veil;
+  std::uint8_t* out;
+  int first, rows;  // those to write; `out` begins there
+  bool veiled;
+
+  __device__ __forceinline__ Plane(const Recover<T>& call, int bands) {
+    const unsigned of_photo = blockIdx.x / unsigned(bands), channels = unsigned(call.channels);
+    const std::int64_t number = of_photo / channels, channel = of_photo % channels, person = call.rows[number];
+    first = int(blockIdx.x % unsigned(bands)) * call.band;
+    rows = call.height - first < call.band ? call.height - first : call.band;
+    veiled = person >= 0 && person < call.people;
+    photo = call.photos + number * call.photos_n + channel * call.photos_c;
+    veil = call.veils + (veiled ? person : 0) * call.veils_n + channel * call.veils_c;
+    out = call.out + number * call.out_n + channel * call.out_c + first * call.out_h;
+  }
+};
+
+// A row that names no veil reads nothing: a black photo, never an unveiled one.
+template <bool WHOLE, class T>
+__device__ __forceinline__ void blacken(const Recover<T>& call, const Plane<T>& plane, const Place& at) {
+  for (int y = at.y; y < plane.rows; y += at.rows)
+#pragma unroll 1
+    for (int x = at.x; x < call.width; x += at.columns)
+      put<WHOLE>(plane.out + y * call.out_h + x * across<WHOLE>(call.out_w), call.out_w, call.width - x, Eight{});
+}
+
+// A thread's way down the rows of a plane: where it reads next, and where in shared memory the recovered bytes go.
+template <class T>
+struct Way {
+  const T* photo;
+  const std::uint8_t* veil;
+  unsigned char* kept;
+};
+
+// EACH columns of the next ROWS rows.
+template <bool WHOLE, int ROWS, class T>
+__device__ __forceinline__ void fetch_rows(const Recover<T>& call, const Plan& plan, Way<T>& way, int there) {
+  Several<unsigned, 2 * sizeof(T)> hidden[ROWS];
+  Eight v[ROWS];
+#pragma unroll
+  for (int k = 0; k < ROWS; ++k, way.photo += plan.photo_step, way.veil += plan.veil_step) {
+    hidden[k] = words_of<WHOLE>(way.photo, call.photos_w, there);
+    v[k] = words_of<WHOLE>(way.veil, call.veils_w, there);
+  }
+#pragma unroll
+  for (int k = 0; k < ROWS; ++k, way.kept += plan.eights.rows * plan.lines.pitch) {
+    const Eight found{{recovered(way.photo, hidden[k].of, v[k].of[0], plan.by),
+                       recovered(way.photo, hidden[k].of + sizeof(T), v[k].of[1], plan.by)}};
+    write(reinterpret_cast<unsigned*>(way.kept), found);
+  }
+}
+
+// Rows first, first + 1, .. of a plane into shared memory, recovered.
+template <bool WHOLE, class T>
+__device__ __forceinline__ void fetch(const Recover<T>& call, const Plan& plan, const Plane<T>& plane, int first, int rows,
+                                      unsigned char* kept, const Place& at) {
+  const int y = first + at.y;
+  for (int x = at.x; x < call.width; x += at.columns) {
+    Way<T> way{plane.photo + y * call.photos_h + x * across<WHOLE>(call.photos_w),
+               plane.veil + y * call.veils_h + x * across<WHOLE>(call.veils_w), kept + at.y * plan.lines.pitch + x};
+    int left = rows - at.y;
+    for (; left > (BATCH - 1) * at.rows; left -= BATCH * at.rows) fetch_rows<WHOLE, BATCH>(call, plan, way, call.width - x);
+    for (; left > 0; left -= at.rows) fetch_rows<WHOLE, 1>(call, plan, way, call.width - x);
+  }
+}
+
+// Of `rows` rows that begin with the plane's row `top`, the first and last `radius`, where they lie beyond the plane.
+__device__ __forceinline__ void reflect_rows(unsigned char* kept, int pitch, int top, int rows, int height, int width, int radius,
+                                             const Place& at) {
+#pragma unroll 1
+  for (int i = at.y; i < 2 * radius; i += at.rows) {
+    const int y = i < radius ? i : rows - 2 * radius + i, source = reflected(top + y, height) - top;
+    if (source == y) continue;
+#pragma unroll 1
+    for (int x = at.x; x < width; x += at.columns)
+      write(reinterpret_cast<unsigned*>(kept + y * pitch + x), read<2>(reinterpret_cast<const unsigned*>(kept + source * pitch + x)));
+  }
+}
+
+// What lies beyond either end of rows: LANES threads a row.
+template <unsigned LANES>
+__device__ __forceinline__ void reflect_ends(unsigned char* kept, int pitch, int rows, int width, int radius) {
+#pragma unroll 1
+  for (int y = threadIdx.x / LANES; y < rows; y += int(blockDim.x / LANES)) {
+    unsigned char *left = kept + y * pitch, *right = left + width - 1;
+#pragma unroll
+    for (int i = 1 + int(threadIdx.x % LANES); i <= radius; i += int(LANES)) left[-i] = left[i], right[i] = right[-i];
+  }
+}
+
+// What the near kernels take besides: the weights from -r to r in pairs, which begin with the first one or before it, and
+// from the centre outwards; how many rows a thread writes.
+struct Taps {
+  unsigned even[NEAR + 1], odd[NEAR + 1], down[NEAR + 1];
+  int deep;
+};
+
+// Sums along a row of EACH columns: RADIUS + 1 pairs each, whether the window begins at an even byte or at an odd one.
+template <int RADIUS>
+__device__ __forceinline__ void along(const unsigned char* place, const Taps& taps, unsigned (&sums)[EACH]) {
+  const unsigned* words = reinterpret_cast<const unsigned*>(place);
+  const Eight middle = read<2>(words);
+  const unsigned window[4] = {words[-1], middle.of[0], middle.of[1], words[2]};
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+    const int start = NEAR + i - RADIUS;
+    sums[i] = 0;
+#pragma unroll
+    for (int m = 0; m <= RADIUS; ++m) {
+      const int two = start / 2 + m;
+      const unsigned pair = start % 2 ? taps.odd[m] : taps.even[m], word = window[two / 2];
+      sums[i] = two % 2 ? dot<true>(pair, word, sums[i]) : dot<false>(pair, word, sums[i]);
+    }
+  }
+}
+
+// And down the columns, of the rows' sums in `ring` from `first` on.
+template <int RADIUS>
+__device__ __forceinline__ Eight down(const unsigned (&ring)[2 * RADIUS + 1][EACH], int first, const Taps& taps) {
+  constexpr int ROWS = 2 * RADIUS + 1;
+  unsigned totals[EACH];
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+    totals[i] = HALF + taps.down[0] * ring[(first + RADIUS) % ROWS][i];
+#pragma unroll
+    for (int k = 1; k <= RADIUS; ++k)
+      totals[i] += taps.down[k] * (ring[(first + RADIUS - k) % ROWS][i] + ring[(first + RADIUS + k) % ROWS][i]);
+  }
+  return {{bytes_of<3>(totals), bytes_of<3>(totals + 4)}};
+}
+
+// EACH columns of `rows` rows; a row's place in the ring is known when this is compiled, so that all of it is registers.
+template <int RADIUS, bool WHOLE>
+__device__ __forceinline__ void walk(const unsigned char* row, int pitch, std::uint8_t* out, std::int64_t step_h,
+                                     std::int64_t step_w, int there, int rows, const Taps& taps) {
+  constexpr int ROWS = 2 * RADIUS + 1;
+  unsigned ring[ROWS][EACH];
+#pragma unroll
+  for (int k = 0; k < ROWS - 1; ++k, row += pitch) along<RADIUS>(row, taps, ring[k]);
+  for (; rows > 0; rows -= ROWS) {
+#pragma unroll
+    for (int k = 0; k < ROWS; ++k, row += pitch, out += step_h) {
+      if (k >= rows) return;
+      along<RADIUS>(row, taps, ring[(k + ROWS - 1) % ROWS]);
+      put<WHOLE>(out, step_w, there, down<RADIUS>(ring, k, taps));
+    }
+  }
+}
+
+// Blocks a processor: for so many there are registers.
+constexpr int near_blocks(int radius, bool whole) { return !whole ? 3 : radius < 3 ? 7 : 8 - radius; }
+
+template <class T, int RADIUS, bool WHOLE>
+__global__ void __launch_bounds__(NEAR_THREADS, near_blocks(RADIUS, WHOLE))
+    recover_near(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan, const __grid_constant__ Taps taps) {
+  const Plane<T> plane(call, plan.bands);
+  const Place at(plan.eights, call.width);
+  if (!plane.veiled) return blacken<WHOLE>(call, plane, at);
+  unsigned char* kept = block_memory() + plan.lines.before;
+  const int pitch = plan.lines.pitch, rows = plane.rows + 2 * RADIUS, top = plane.first - RADIUS;
+  const int low = top > 0 ? top : 0, high = top + rows < call.height ? top + rows : call.height;
+  fetch<WHOLE>(call, plan, plane, low, high - low, kept + (low - top) * pitch, at);
+  __syncthreads();
+  reflect_rows(kept, pitch, top, rows, call.height, call.width, RADIUS, at);
+  __syncthreads();
+  reflect_ends<1>(kept, pitch, rows, call.width, RADIUS);
+  __syncthreads();
+  const int begin = at.y * taps.deep, left = plane.rows - begin;
+  if (left <= 0) return;
+  for (int x = at.x; x < call.width; x += at.columns)
+    walk<RADIUS, WHOLE>(kept + begin * pitch + x, pitch, plane.out + begin * call.out_h + x * across<WHOLE>(call.out_w),
+                        call.out_h, call.out_w, call.width - x, left < taps.deep ? left : taps.deep, taps);
+}
+
+// Any other radius. Shared memory: the rows' sums, the weights, and PIECE rows of bytes at a time.
+struct Far {
+  int span, pitch, rows;  // span: the radius up to a multiple of 4, so that windows begin with a word; then of the sums
+};
+
+// The weights of bytes i - 5 and i - 4 of a window as pair i, and how many pairs there are; 0 beyond the radius.
+__host__ __device__ inline int pairs_of(int span) { return 2 * span + 12; }
+
+__device__ __forceinline__ void lay_out(unsigned* pairs, int span, const std::uint16_t (&weights)[RECOVER_FARTHEST + 1], int radius) {
+  const auto weight = [&](int place) {
+    const int away = place < span ? span - place : place - span;
+    return away <= radius ? unsigned(weights[away]) : 0u;
+  };
+  for (int i = threadIdx.x; i < pairs_of(span); i += FAR_THREADS) pairs[i] = weight(i - 5) | weight(i - 4) << 16;
+}
+
+// Sums along rows, FOUR columns a thread: each word of their windows is read once, and of the six pairs that meet it four.
+__device__ __forceinline__ void sum_along(const unsigned char* kept, int pitch, const unsigned* pairs, int span, unsigned* sums,
+                                          int sums_pitch, int rows, int width, const Place& at) {
+  for (int y = at.y; y < rows; y += at.rows)
+    for (int x = at.x; x < width; x += at.columns) {
+      const unsigned* words = reinterpret_cast<const unsigned*>(kept + y * pitch + x - span);
+      Several<unsigned, FOUR> found{};
+      unsigned six[6] = {0, 0, 0, 0, pairs[2], pairs[3]};
+      for (int k = 0; k <= span / 2; ++k) {
+        const unsigned word = words[k];
+        const Several<unsigned, 4> next = read<4>(pairs + 4 * k + 4);
+        six[0] = six[4], six[1] = six[5];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) six[2 + i] = next.of[i];
+#pragma unroll
+        for (int i = 0; i < FOUR; ++i) found.of[i] = dot<true>(six[5 - i], word, dot<false>(six[3 - i], word, found.of[i]));
+      }
+      write(sums + y * sums_pitch + x, found);
+    }
+}
+
+// Down the columns, FOUR rows of FOUR columns a thread: each sum is read once for all of these rows.
+template <bool WHOLE, class T>
+__device__ __forceinline__ void sum_down(const Recover<T>& call, const Plane<T>& plane, const unsigned* sums, int sums_pitch,
+                                         int low, const unsigned* pairs, int span, const Place& at) {
+  for (int y = FOUR * at.y; y < plane.rows; y += FOUR * at.rows)
+    for (int x = at.x; x < call.width; x += at.columns) {
+      const int tall = plane.rows - y < FOUR ? plane.rows - y : FOUR;
+      unsigned totals[FOUR][FOUR], taps[FOUR] = {};
+#pragma unroll
+      for (int t = 0; t < FOUR; ++t)
+#pragma unroll
+        for (int i = 0; i < FOUR; ++i) totals[t][i] = HALF;
+#pragma unroll 4
+      for (int away = -call.radius; away < call.radius + tall; ++away) {
+        const int source = reflected(plane.first + y + away, call.height) - low;
+        const Several<unsigned, FOUR> row = read<FOUR>(sums + source * sums_pitch + x);
+#pragma unroll
+        for (int t = FOUR - 1; t > 0; --t) taps[t] = taps[t - 1];
+        taps[0] = pairs[span + away + 5] & 0xFFFF;
+#pragma unroll
+        for (int t = 0; t < FOUR; ++t)
+#pragma unroll
+          for (int i = 0; i < FOUR; ++i) totals[t][i] += taps[t] * row.of[i];
+      }
+#pragma unroll
+      for (int t = 0; t < FOUR; ++t)
+        if (t < tall)
+          put<WHOLE>(plane.out + (y + t) * call.out_h + x * across<WHOLE>(call.out_w), call.out_w, call.width - x,
+                     Several<unsigned, 1>{{bytes_of<3>(totals[t])}});
+    }
+}
+
+template <class T, bool WHOLE>
+__global__ void __launch_bounds__(FAR_THREADS, WHOLE ? 3 : 1)
+    recover_far(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan, const __grid_constant__ Far of) {
+  const Plane<T> plane(call, plan.bands);
+  const Place eights(plan.eights, call.width), fours(spread_of(FAR_THREADS, FOUR, call.width), call.width);
+  if (!plane.veiled) return blacken<WHOLE>(call, plane, eights);
+  unsigned* sums = reinterpret_cast<unsigned*>(block_memory());
+  unsigned* pairs = sums + of.rows * of.pitch;
+  unsigned char* kept = reinterpret_cast<unsigned char*>(pairs + pairs_of(of.span)) + plan.lines.before;
+  const int before = plane.first - call.radius, past = plane.first + plane.rows + call.radius, pitch = plan.lines.pitch;
+  const int low = before > 0 ? before : 0, high = past < call.height ? past : call.height;
+  lay_out(pairs, of.span, call.weights, call.radius);
+  for (int y = low; y < high; y += PIECE) {
+    const int rows = high - y < PIECE ? high - y : PIECE;
+    fetch<WHOLE>(call, plan, plane, y, rows, kept, eights);
+    __syncthreads();
+    reflect_ends<WARP>(kept, pitch, rows, call.width, call.radius);
+    __syncthreads();
+    sum_along(kept, pitch, pairs, of.span, sums + (y - low) * of.pitch, of.pitch, rows, call.width, fours);
+    __syncthreads();
+  }
+  sum_down<WHOLE>(call, plane, sums, of.pitch, low, pairs, of.span, fours);
+}
+
+// Whether EACH values of each row of each plane can be read and written at once.
+template <class T>
+bool in_eights(const Recover<T>& call) {
+  const auto whole = [](const auto* data, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
+    return reinterpret_cast<std::uintptr_t>(data) % (EACH * sizeof(*data)) == 0 && w == 1 && n % EACH == 0 &&
+           c % EACH == 0 && h % EACH == 0;
+  };
+  return call.width % EACH == 0 && whole(call.photos, call.photos_n, call.photos_c, call.photos_h, call.photos_w) &&
+         whole(call.veils, call.veils_n, call.veils_c, call.veils_h, call.veils_w) &&
+         whole(call.out, call.out_n, call.out_c, call.out_h, call.out_w);
+}
+
+template <class T>
+Inverse inverse_of(int a) {
+  const unsigned photo = sizeof(T) == 1 ? 255 : 0, veil = unsigned(a - 255) & 0xFFFF;
+  const float scale = float((1 + std::ldexp(1.0, -20)) / (255 * a));
+  return {photo | veil << 16, scale, -std::ldexp(scale, 23)};
+}
+
+Taps taps_of(int radius, const std::uint16_t* weights, int deep) {
+  const auto weight = [=](int place) {
+    const int away = place < radius ? radius - place : place - radius;
+    return away <= radius ? unsigned(weights[away]) : 0u;
+  };
+  Taps taps{};
+  for (int m = 0; m <= radius; ++m) {
+    taps.even[m] = weight(2 * m) | weight(2 * m + 1) << 16;
+    taps.odd[m] = weight(2 * m - 1) | weight(2 * m) << 16;
+    taps.down[m] = weights[m];
+  }
+  taps.deep = deep;
+  return taps;
+}
+
+// Bytes of shared memory besides those of rows, and of each row, of which there are `rows` and 2 r, or all.
+struct Needed {
+  std::int64_t always, row;
+};
+Needed needed_of(int radius, std::int64_t width) {
+  const Lines lines = lines_of(radius, width);
+  if (radius <= NEAR) return {lines.before, lines.pitch};
+  return {std::int64_t{PIECE} * lines.pitch + 4 * pairs_of(int(up_to(radius, 4))), 4 * up_to(width, FOUR)};
+}
+
+template <class T, bool WHOLE>
+cudaError_t launched(const Recover<T>& call, cudaStream_t stream) {
+  const int radius = call.radius, bands = (call.height + call.band - 1) / call.band;
+  const bool near = radius <= NEAR;
+  const int with_ends = call.band + 2 * radius, rows = near || with_ends < call.height ? with_ends : call.height;
+  const Needed needed = needed_of(radius, call.width);
+  const Grid grid{call.count * call.channels * bands, near ? NEAR_THREADS : FAR_THREADS, 1,
+                  std::size_t(needed.always + rows * needed.row)};
+  const Spread eights = spread_of(grid.threads, EACH, call.width);
+  const Plan plan{inverse_of<T>(call.a), eights, eights.rows * call.photos_h, eights.rows * call.veils_h,
+                  lines_of(radius, call.width), bands};
+  const Far far{int(up_to(radius, 4)), int(up_to(call.width, FOUR)), rows};
+  if (!near) return launch(recover_far<T, WHOLE>, grid, stream, call, plan, far);
+  const Taps taps = taps_of(radius, call.weights, (call.band + eights.rows - 1) / eights.rows);
+  switch (radius) {
+    case 1: return launch(recover_near<T, 1, WHOLE>, grid, stream, call, plan, taps);
+    case 2: return launch(recover_near<T, 2, WHOLE>, grid, stream, call, plan, taps);
+    case 3: return launch(recover_near<T, 3, WHOLE>, grid, stream, call, plan, taps);
+    default: return launch(recover_near<T, 4, WHOLE>, grid, stream, call, plan, taps);
+  }
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t recover(const Recover<T>& call, cudaStream_t stream) {
+  return in_eights(call) ? launched<T, true>(call, stream) : launched<T, false>(call, stream);
+}
+
+std::int64_t recover_rows(int radius, std::int64_t height, std::int64_t width, std::int64_t memory) {
+  const Needed needed = needed_of(radius, width);
+  const std::int64_t there = (memory - needed.always) / needed.row, rows = there - 2 * radius;
+  if (memory < needed.always || (rows < 1 && (radius <= NEAR || there < height))) return 0;
+  return rows > height || (radius > NEAR && there >= height) ? height : rows;
+}
+
+template cudaError_t recover(const Recover<std::uint8_t>&, cudaStream_t);
+template cudaError_t recover(const Recover<std::uint16_t>&, cudaStream_t);
+
+}  // namespace veilkern

@@ -1,0 +1,412 @@
+// ssim
+#include "cuda/ssim.h"
+
+#include "device.cuh"
+
+namespace veilkern {
+namespace {
+
+constexpr int ROWS = 4;     // that go through together
+constexpr int COLUMNS = 4;  // that a thread filters along a row: four neighbours have a tile of 4 x 4, down and along
+static_assert(ROWS == COLUMNS);
+
+__device__ __forceinline__ float inverse(float value) {
+#ifdef __CUDACC__
+  float found;  // within a unit of the last place, in one instruction: exact division takes ten
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+  return found;
+#else
+  return 1 / value;
+#endif
+}
+__device__ __forceinline__ double inverse(double value) { return 1 / value; }
+
+__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
+__device__ __forceinline__ int most(int a, int b) { return a > b ? a : b; }
+
+// What a column keeps in shared memory, in units of 16 bytes: ROWS rows of four values on their way forward, as many on
+// their way back, and the pixels of both photos until their gradient is due. An odd number of units, and a tile's rows
+// side by side: no two of eight neighbours meet in a bank, whether each has a column or four of them four rows.
+template <class T, int HALF, int GRADIENTS>
+struct Column {
+  static constexpr int UNIT = 16 / sizeof(T);
+  static constexpr int FORTH = 0, BACK = 4 * ROWS, PIXELS = 2 * BACK;  // where they begin, in values
+  static constexpr int KEPT = (2 * HALF + 2 * ROWS + ROWS - 1) / ROWS * ROWS;  // rows of pixels
+  static constexpr int SOURCE = GRADIENTS > 0 ? PIXELS + 2 * KEPT : BACK;
+  static constexpr int SIZE = SOURCE + UNIT;
+};
+
+// Where a column's next pixels lie: kept in shared memory, for registers are short.
+template <class T>
+struct alignas(16) Source {
+  const T *x, *y;
+};
+
+// Four values of one row: a unit each ROWS units.
+template <class T>
+__device__ __forceinline__ void put(T* place, const T (&values)[4]) {
+  constexpr int UNIT = 16 / sizeof(T);
+#pragma unroll
+  for (int i = 0; i < 4; i += UNIT) {
+    Several<T, UNIT> unit;
+#pragma unroll
+    for (int k = 0; k < UNIT; ++k) unit.of[k] = values[i + k];
+    write(place + i * ROWS, unit);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void get(const T* place, T (&values)[4]) {
+  constexpr int UNIT = 16 / sizeof(T);
+#pragma unroll
+  for (int i = 0; i < 4; i += UNIT) {
+    const Several<T, UNIT> unit = read<UNIT>(place + i * ROWS);
+#pragma unroll
+    for (int k = 0; k < UNIT; ++k) values[i + k] = unit.of[k];
+  }
+}
+
+// The window down a column. A row's value goes at once to all sums that hold it, and each sum takes the register of the
+// one before it: nothing is moved. sums[k] is that of the row HALF - 1 - k above the last one that came.
+template <class T, int HALF, int MANY>
+struct Down {
+  T sums[2 * HALF][MANY];
+
+  // Turns the values of a row into the filtered ones of the row HALF above.
+  __device__ __forceinline__ void operator()(T (&values)[4], const T* taps) {
+#pragma unroll
+    for (int q = 0; q < MANY; ++q) {
+      const T value = values[q];
+      values[q] = sums[0][q] + taps[HALF] * value;
+#pragma unroll
+      for (int k = 0; k < 2 * HALF - 1; ++k) {
+        const int away = HALF - 1 - k;
+        sums[k][q] = sums[k + 1][q] + taps[away < 0 ? -away : away] * value;
+      }
+      sums[2 * HALF - 1][q] = taps[HALF] * value;
+    }
+  }
+};
+
+// The window along a row for COLUMNS columns; place: HALF columns before the first.
+template <class T, int HALF, int MANY, int SIZE>
+__device__ __forceinline__ void along(const T* place, const T* taps, T (&sums)[COLUMNS][4]) {
+#pragma unroll
+  for (int k = 0; k < COLUMNS + 2 * HALF; ++k) {
+    T values[4];
+    get(place + k * SIZE, values);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      const int away = k - c - HALF;
+      if (away < -HALF || away > HALF) continue;
+      const T tap = taps[away < 0 ? -away : away];
+#pragma unroll
+      for (int q = 0; q < MANY; ++q) sums[c][q] = away == -HALF ? tap * values[q] : sums[c][q] + tap * values[q];
+    }
+  }
+}
+
+// S of one place from the blurred x, y, x^2 + y^2 and x y, and its slopes times weight: 2 q, r, px and py.
+template <class T, int GRADIENTS>
+__device__ __forceinline__ T score(const T (&blurred)[4], const Ssim<T>& call, T weight, T (&slopes)[4]) {
+  const T ux = blurred[0], uy = blurred[1], mx = ux + call.middle, my = uy + call.middle;
+  const T above1 = 2 * (mx * my) + call.c1, above2 = 2 * (blurred[3] - ux * uy) + call.c2;
+  const T below1 = mx * mx + (my * my + call.c1), below2 = (blurred[2] + call.c2 - ux * ux) - uy * uy;
+  const T one1 = inverse(below1), one2 = inverse(below2);
+  const T light = above1 * one1, contrast = above2 * one2, found = light * contrast;
+  if (GRADIENTS > 0) {
+    const T slope1 = one1 * weight, slope2 = one2 * weight;
+    slopes[0] = -found * slope2;
+    slopes[1] = light * slope2;
+    slopes[2] = (my * contrast - mx * found) * slope1 - ux * slopes[0] - uy * slopes[1];
+    slopes[3] = GRADIENTS > 1 ? (mx * contrast - my * found) * slope1 - uy * slopes[0] - ux * slopes[1] : T(0);
+  }
+  return found;
+}
+
+// The rows and columns of a block, the same for all its threads. Each S is told by the middle of its window.
+template <class T, int HALF, int GRADIENTS>
+struct Piece {
+  static constexpr int REACH = GRADIENTS > 0 ? HALF : 0;  // how far around the piece S is needed
+  std::int64_t plane;                                     // the first of the block's
+  int number, many;                                       // of the piece; how many a plane has
+  int row0, row1, column0, column1;                       // whose gradient it finds, and whose S it counts
+  int left, right;                                        // columns that it reads
+  int map0;                                               // the first row whose S it finds
+  int first, forth, end;                                  // the first row; the end of those that S needs, and of all
+
+  __device__ __forceinline__ explicit Piece(const Ssim<T>& call) {
+    const SsimPieces& of = call.pieces;
+    many = of.bands * of.strips;
+    number = int(blockIdx.x % unsigned(many));
+    plane = std::int64_t(blockIdx.x / unsigned(many)) * of.together;
+    row0 = number / of.strips * of.rows;
+    row1 = least(row0 + of.rows, call.height);
+    column0 = number % of.strips * of.columns;
+    column1 = least(column0 + of.columns, call.width);
+    constexpr int around = (HALF + REACH + COLUMNS - 1) / COLUMNS * COLUMNS;
+    left = most(column0 - around, 0);
+    right = least(column1 + around, call.width);
+    map0 = most(row0 - REACH, call.border);
+    first = map0 - HALF;
+    forth = least(row1 + REACH, call.height - call.border) + HALF;
+    end = GRADIENTS > 0 ? row1 + 2 * HALF : forth;
+  }
+
+  // What a thread does with its own column and the four from `x` on, a bit each: whether S counts (bits 0 to 3), whether
+  // the gradient is written (4 to 7); whether there is S in its own column (8).
+  __device__ __forceinline__ unsigned flags(const Ssim<T>& call, int x, int own) const {
+    const int begin = call.border, end_ = call.width - call.border;
+    unsigned bits = unsigned(own >= begin && own < end_) << 8;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      bits |= unsigned(x + c >= most(column0, begin) && x + c < least(column1, end_)) << c;
+      bits |= unsigned(x + c >= column0 && x + c < column1) << (4 + c);
+    }
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(bits));  // one register: the compiler would keep what each bit was made of
+#endif
+    return bits;
+  }
+};
+
+// A thread's way down the piece. It has one column, for the window down, and of each ROWS rows four columns of one row, for
+// the window along.
+template <class T, int HALF, int GRADIENTS>
+struct Walk {
+  using Its = Column<T, HALF, GRADIENTS>;
+  static constexpr int MAPS = GRADIENTS > 0 ? 2 + GRADIENTS : 1;
+  const Ssim<T>& call;
+  const Piece<T, HALF, GRADIENTS>& piece;
+  const bool fours;          // whether gradients are written four at a time
+  bool there, in_photo;      // whether it has a plane, and a column of it
+  T* own;                    // its column in shared memory
+  T* line;                   // its row of the column that lies HALF before its four
+  unsigned flags;            // see Piece
+  std::int64_t target = 0;   // where its next gradient is written
+  T weight = 0, total = 0;   // of S in the gradients; the sum of S
+  int slot = 0;              // of the next rows of pixels
+  T pixels[ROWS][2];         // the next rows
+  Down<T, HALF, 4> down = {};
+  Down<T, HALF, MAPS> back = {};
+
+  __device__ __forceinline__ Walk(const Ssim<T>& call_, const Piece<T, HALF, GRADIENTS>& piece_, bool fours_)
+      : call(call_), piece(piece_), fours(fours_) {
+    const int wide = call.pieces.wide, index = int(threadIdx.x) / wide, at = int(threadIdx.x) % wide;
+    const int x = piece.left + at / COLUMNS * COLUMNS, column = piece.left + at;
+    const std::int64_t plane = piece.plane + index;
+    there = index < call.pieces.together && plane < call.planes;
+    in_photo = there && column < piece.right;
+    flags = piece.flags(call, x, column);
+    T* columns = reinterpret_cast<T*>(block_memory()) + index * (wide + 2 * HALF) * Its::SIZE;
+    own = columns + (HALF + at) * Its::SIZE;
+    line = columns + at / COLUMNS * COLUMNS * Its::SIZE + row() * Its::UNIT;
+    if (!there) return;
+    const std::int64_t image = plane / call.channels, channel = plane % call.channels;
+    *source() = {call.x + image * call.x_n + channel * call.x_c + piece.first * call.x_h + column * call.x_w,
+                 call.y + image * call.y_n + channel * call.y_c + piece.first * call.y_h + column * call.y_w};
+    target = (plane * call.height + piece.first - ROWS - 2 * HALF + row()) * call.width + x;
+    weight = call.scale == nullptr ? call.weight : call.weight * call.scale[image];
+    surround(columns, at, wide);
+  }
+
+  // Which of ROWS: as a plane's threads are a multiple of four. Read again each time: a register less.
+  __device__ __forceinline__ static int row() { return int(threadIdx.x) % ROWS; }
+
+  __device__ __forceinline__ Source<T>* source() const { return reinterpret_cast<Source<T>*>(own + Its::SOURCE); }
+
+  // What lies before and behind the columns: photos of zeros, slopes of zero.
+  __device__ __forceinline__ void surround(T* columns, int at, int wide) const {
+    const T middle = call.middle, square = middle * middle, outside[4] = {-middle, -middle, 2 * square, square};
+    const T nothing[4] = {};
+    for (int i = at; i < 2 * HALF; i += wide)
+      for (int j = 0; j < ROWS; ++j) {
+        T* place = columns + (i < HALF ? i : wide + i) * Its::SIZE + j * Its::UNIT;
+        put(place + Its::FORTH, outside);
+        if (GRADIENTS > 0) put(place + Its::BACK, nothing);
+      }
+  }
+
+  // The pixels of the rows from t on, zeros outside.
+  __device__ __forceinline__ void fetch(int t) {
+    const bool needed = in_photo && t < piece.forth, whole = t >= 0 && t + ROWS <= call.height;
+#pragma unroll
+    for (int j = 0; j < ROWS; ++j) pixels[j][0] = pixels[j][1] = 0;
+    if (!needed) return;
+    const Source<T> from = *source();
+    if (whole) {
+#pragma unroll
+      for (int j = 0; j < ROWS; ++j) {
+        pixels[j][0] = __ldg(from.x + j * call.x_h);
+        pixels[j][1] = __ldg(from.y + j * call.y_h);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < ROWS; ++j) {
+        if (t + j < 0 || t + j >= call.height) continue;
+        pixels[j][0] = __ldg(from.x + j * call.x_h);
+        pixels[j][1] = __ldg(from.y + j * call.y_h);
+      }
+    }
+    *source() = {from.x + ROWS * call.x_h, from.y + ROWS * call.y_h};
+  }
+
+  // Those pixels down the window.
+  __device__ __forceinline__ void send_forth() {
+    Several<T, 2 * ROWS> kept;
+#pragma unroll
+    for (int j = 0; j < ROWS; ++j) {
+      const T a = pixels[j][0] - call.middle, b = pixels[j][1] - call.middle;
+      kept.of[2 * j] = a;
+      kept.of[2 * j + 1] = b;
+      T values[4] = {a, b, a * a + b * b, a * b};
+      down(values, call.taps);
+      put(own + Its::FORTH + j * Its::UNIT, values);
+    }
+    if (GRADIENTS > 0) write(own + Its::PIXELS + 2 * slot, kept);
+  }
+
+  // S of the rows from `centre` on, and its slopes.
+  __device__ __forceinline__ void find_scores(int centre) {
+    T blurred[COLUMNS][4];
+    along<T, HALF, 4, Its::SIZE>(line + Its::FORTH, call.taps, blurred);
+    const int here = centre + row();
+    const bool inside = here >= piece.map0 && here + HALF < piece.forth;
+    const unsigned counts = inside && here >= piece.row0 && here < piece.row1 ? flags : 0;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      T slopes[4];
+      const T found = score<T, GRADIENTS>(blurred[c], call, weight, slopes);
+      if (counts >> c & 1) total += found;
+      if (GRADIENTS > 0) put(line + (HALF + c) * Its::SIZE + Its::BACK, slopes);
+    }
+  }
+
+  // The slopes of the rows from `centre` on down the window; its four threads have written them.
+  __device__ __forceinline__ void send_back(int centre) {
+#pragma unroll
+    for (int j = 0; j < ROWS; ++j) {
+      T values[4] = {};
+      const bool found = flags >> 8 & 1 && centre + j >= piece.map0 && centre + j + HALF < piece.forth;
+      if (found) get(own + Its::BACK + j * Its::UNIT, values);
+      back(values, call.taps);
+      put(own + Its::BACK + j * Its::UNIT, values);
+    }
+  }
+
+  // The gradient of the rows from `begin` on.
+  __device__ __forceinline__ void finish(int begin) {
+    T slopes[COLUMNS][4];
+    along<T, HALF, MAPS, Its::SIZE>(line + Its::BACK, call.taps, slopes);
+    if (begin + row() < piece.row0 || begin + row() >= piece.row1) return;
+    int from = slot + row() + Its::KEPT - ROWS - 2 * HALF;
+    if (from >= Its::KEPT) from -= Its::KEPT;
+    const T* kept = line + HALF * Its::SIZE + Its::PIXELS + 2 * from - row() * Its::UNIT;
+    Several<T, COLUMNS> of_x, of_y;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      const Several<T, 2> pair = read<2>(kept + c * Its::SIZE);
+      const T a = pair.of[0], b = pair.of[1];
+      of_x.of[c] = slopes[c][2] + a * slopes[c][0] + b * slopes[c][1];
+      if (GRADIENTS > 1) of_y.of[c] = slopes[c][3] + b * slopes[c][0] + a * slopes[c][1];
+    }
+    deliver(call.gradient_x + target, of_x);
+    if (GRADIENTS > 1) deliver(call.gradient_y + target, of_y);
+  }
+
+  __device__ __forceinline__ void deliver(T* place, const Several<T, COLUMNS>& values) const {
+    if (fours) {
+      if (flags >> 4 & 1) write(place, values);
+      return;
+    }
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c)
+      if (flags >> (4 + c) & 1) place[c] = values.of[c];
+  }
+
+  // Two barriers each ROWS rows: rows filtered down, forth and back, lie in shared memory; then all are filtered along.
+  __device__ __forceinline__ void run() {
+    fetch(piece.first);
+#pragma unroll 1
+    for (int t = piece.first;; t += ROWS) {
+      if (there && t < piece.forth) send_forth();
+      const int done = t - ROWS - 2 * HALF;
+      if (GRADIENTS > 0 && there && done + ROWS > piece.row0) finish(done);
+      if (t >= piece.end) return;
+      slot = slot + ROWS < Its::KEPT ? slot + ROWS : 0;
+      target += ROWS * std::int64_t(call.width);
+      __syncthreads();
+      const int centre = t - HALF;
+      if (there && centre + ROWS > piece.map0 && t < piece.forth) find_scores(centre);
+      fetch(t + ROWS);
+      if (GRADIENTS > 0) {
+        __syncwarp();
+        if (there) send_back(centre);
+      }
+      __syncthreads();
+    }
+  }
+};
+
+template <class T, int HALF, int GRADIENTS>
+__global__ void __launch_bounds__(SSIM_THREADS, sizeof(T) == 4 ? 2 : 1)
+    ssim_kernel(const __grid_constant__ Ssim<T> call, const bool fours) {
+  const Piece<T, HALF, GRADIENTS> piece(call);
+  Walk<T, HALF, GRADIENTS> walk(call, piece, fours);
+  walk.run();
+  __syncthreads();
+  T* totals = reinterpret_cast<T*>(block_memory());  // of each thread, where the columns were
+  totals[threadIdx.x] = walk.total;
+  __syncthreads();
+  const int wide = call.pieces.wide, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+  for (int i = threadIdx.x / WARP; i < call.pieces.together; i += warps) {
+    T total = 0;
+    for (int k = lane; k < wide; k += WARP) total += totals[i * wide + k];
+    total = warp_sum(total);
+    if (lane == 0 && piece.plane + i < call.planes) call.scores[(piece.plane + i) * piece.many + piece.number] = total;
+  }
+}
+
+// Longer windows than 7 take the kernel for 11, the others that for 7: taps beyond the window are zero.
+constexpr int half_of(int window) { return window > 7 ? 5 : 3; }
+
+template <class T, int HALF>
+cudaError_t launch_for(const Ssim<T>& call, const Grid& grid, cudaStream_t stream) {
+  const auto whole = [](const T* gradient) { return reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0; };
+  const bool fours = call.width % COLUMNS == 0 && whole(call.gradient_x) && whole(call.gradient_y);
+  if (call.gradient_x == nullptr) return launch(ssim_kernel<T, HALF, 0>, grid, stream, call, fours);
+  if (call.gradient_y == nullptr) return launch(ssim_kernel<T, HALF, 1>, grid, stream, call, fours);
+  return launch(ssim_kernel<T, HALF, 2>, grid, stream, call, fours);
+}
+
+template <class T, int HALF>
+constexpr std::size_t column_bytes(bool gradients) {
+  return sizeof(T) * (gradients ? Column<T, HALF, 1>::SIZE : Column<T, HALF, 0>::SIZE);
+}
+
+}  // namespace
+
+template <class T>
+std::size_t ssim_memory(int wide, int window, bool gradients) {
+  const int half = half_of(window);
+  const std::size_t each = half == 5 ? column_bytes<T, 5>(gradients) : column_bytes<T, 3>(gradients);
+  return (std::size_t(wide) + 2 * half) * each;
+}
+
+template <class T>
+cudaError_t ssim(const Ssim<T>& call, cudaStream_t stream) {
+  const SsimPieces& of = call.pieces;
+  const unsigned threads = (unsigned(of.together * of.wide) + WARP - 1) / WARP * WARP;
+  if (threads > SSIM_THREADS) return cudaErrorInvalidValue;
+  const std::int64_t groups = (call.planes + of.together - 1) / of.together;
+  const Grid grid{groups * of.bands * of.strips, threads, 1,
+                  of.together * ssim_memory<T>(of.wide, call.window, call.gradient_x != nullptr)};
+  return half_of(call.window) == 5 ? launch_for<T, 5>(call, grid, stream) : launch_for<T, 3>(call, grid, stream);
+}
+
+template cudaError_t ssim(const Ssim<float>&, cudaStream_t);
+template cudaError_t ssim(const Ssim<double>&, cudaStream_t);
+template std::size_t ssim_memory<float>(int, int, bool);
+template std::size_t ssim_memory<double>(int, int, bool);
+
+}  // namespace veilkern
