@@ -14,7 +14,7 @@ $(VENV)/pip.done:
 
 # A plain install: the demo runs what users get. constraints.txt keeps torch to its CPU build's version.
 $(VENV)/demo.done: pyproject.toml constraints.txt $(VENV)/pip.done $(shell find csrc kernels veilkern -type f -not -path '*/__pycache__/*')
-	$(BIN)/python -m pip install --quiet -c constraints.txt ".[cli]"
+	VEILKERN_CUDA=OFF $(BIN)/python -m pip install --quiet -c constraints.txt ".[cli]"  # the demo runs on the CPU
 	rm -f $(VENV)/dev.done
 	touch $@
 
@@ -25,7 +25,7 @@ demo: $(VENV)/demo.done
 # (setuptools and wheel: some packages of dev come as sources only).
 $(VENV)/dev.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/cpu/* kernels/*.py) $(VENV)/pip.done
 	$(BIN)/python -m pip install --quiet -c constraints.txt scikit-build-core pybind11 setuptools wheel
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	VEILKERN_CUDA=OFF $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"  # emulated instead
 	$(BIN)/python -m pip install --quiet --no-deps onnx2torch lpips  # without the torchvision they name: none fits every torch
 	rm -f $(VENV)/demo.done
 	touch $@

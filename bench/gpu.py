@@ -54,7 +54,7 @@ STAGES = (
     Stage("build", 100, 20, "bench/gpu_build.py {site}"),
     Stage("smoke", 45, 10, f"bench/gpu_smoke.py {MEASURE}"),
     Stage("time", 65, 20, f"bench/gpu_time.py time {MEASURE}", kept=True),
-    Stage("tests", 110, 30, "bench/gpu_tests.py --failures {out}/failures.txt"),
+    Stage("tests", 110, 30, "bench/gpu_tests.py --failures {out}/failures.txt", {"OMP_NUM_THREADS": "1"}),
     Stage("eager", 40, 15, f"bench/gpu_time.py eager {MEASURE}", kept=True),
     Stage("sanitize", 60, 25, "bench/sanitize_gpu.py --until {until}"),
     Stage("tune", 60, 25, f"bench/gpu_tune.py {MEASURE}", {"VEILKERN_LAUNCHES": "{out}"}, kept=True),

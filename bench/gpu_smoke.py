@@ -33,8 +33,11 @@ SECONDS = 60  # a kernel that hangs would take all the time there is
 ORDINARY = 4  # a Triton kernel takes seconds to compile for each kind of call
 
 
-def samples(entry: Entry) -> list[Sample]:
-    """A few ordinary ones, and one each that is odd or lies otherwise in memory."""
+def samples(entry: Entry, name: str) -> list[Sample]:
+    """For Triton a few ordinary ones, and one each that is odd or lies otherwise in memory; for the CUDA kernels, which
+    are compiled already and serve some calls only, all. In a dry run ordinary ones."""
+    if name == "cuda":
+        return [s for s in entry.samples if s.light and (s.kind == "ordinary" or not DRY)]
     kinds = {kind: [s for s in entry.samples if s.kind == kind] for kind in ("ordinary", "odd", "channels_last")}
     ordinary = kinds["ordinary"]
     few = ordinary[:: -(-len(ordinary) // ORDINARY)]
@@ -69,16 +72,16 @@ def tried(entry: Entry, name: str) -> str:
             return f"WRONG: on its own examples: {wrong}"
     right, left = 0, {}
     with vk.use_backend(name):
-        for sample in samples(entry):
+        for sample in samples(entry, name):
             try:
                 found = entry.call(on(device, sample.make()))
             except BackendError as error:
-                left[sample.label] = refusal(error)
+                left[sample.label] = refusal(error).removeprefix(f"{name}: ")
                 continue
             entry.require(tuple(t.cpu() for t in found), entry.truth(sample.make()), sample.make())
             right += 1
-    words = [f"right, {right} of {right + len(left)} samples"] if right else ["serves none of its samples"]
-    return "; ".join([*words, *(f"{label}: {why}" for label, why in left.items())])
+    words = f"right, {right} of {right + len(left)} samples" if right else "serves none of its samples"
+    return "; ".join([words, *sorted(set(left.values()))])
 
 
 def one(path: Path, entry: Entry, name: str) -> None:

@@ -1,9 +1,9 @@
 """The stage `tests` of bench/gpu.sh: of all tests those that run something on the GPU, and no others.
 
 `python bench/gpu_tests.py` runs pytest on the files that have some, in several processes: first what only a GPU can
-show (tests/test_gpu*.py), then the CUDA kernels, then the Triton kernels. Further arguments are pytest's own. As a
-plugin (`-p gpu_tests`) this file chooses and sorts the tests. A file whose imports the machine lacks is left out by
-name.
+show (tests/test_gpu*.py), then the CUDA kernels, then the Triton kernels. Further arguments are pytest's own; files
+among them take the place of those. As a plugin (`-p gpu_tests`) this file chooses and sorts the tests. A file whose
+imports the machine lacks is left out by name.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def options(cores: int) -> list[str]:
 
 def main() -> None:
     chosen = []
-    for path in files():
+    for path in () if any(Path(given).is_file() for given in sys.argv[1:] if given.endswith(".py")) else files():
         if missing := lacking(path):
             print(f"left out: {path.name} (no {', '.join(missing)} here)")
         else:

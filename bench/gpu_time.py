@@ -103,7 +103,7 @@ def safe(call: Callable[[], object], avoided: set[str]) -> Callable[[], object]:
 
 
 def words_of(error: Exception) -> str:
-    """An error in a line; RuntimeError where the device cannot be used any more after it."""
+    """An error in a line; raised again where the device cannot be used any more after it."""
     traceback.print_exc()
     if not alive():
         raise error
@@ -116,13 +116,15 @@ def ours(calls: Calls, avoided: set[str]) -> tuple[Calls, dict]:
     """Our calls, with one more for each backend that could have served `veilkern` and did not, and what a row says of
     that."""
     found = {name: call for name, call in calls.items() if kind_of(name) == "time"}
+    found["veilkern"] = safe(calls["veilkern"], avoided)
     failed = dict.fromkeys(sorted(avoided), "it hung or ended its process before: not called again")
     served, about = set[str](), {}
     try:
         with noting(served):
-            safe(calls["veilkern"], avoided)()
+            found["veilkern"]()
     except Exception as error:
         failed[" + ".join(sorted(served)) or "veilkern"] = words_of(error)
+        del found["veilkern"]
         served.clear()
     for name in BACKENDS:
         if served != {name} and name not in avoided:
@@ -134,9 +136,7 @@ def ours(calls: Calls, avoided: set[str]) -> tuple[Calls, dict]:
             except Exception as error:
                 failed[name] = words_of(error)
     other = next((name for name in BACKENDS if name in found), None)
-    if served or other is None:
-        found["veilkern"] = safe(calls["veilkern"], avoided)
-    else:  # what should have served failed: the other is what there is to time
+    if "veilkern" not in found and other:  # what should have served failed: this is what there is to time
         served, found["veilkern"] = {other}, found.pop(other)
     return found, about | {"served": " + ".join(sorted(served))} | ({"failed": failed} if failed else {})
 
@@ -160,17 +160,17 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def working(calls: Calls) -> tuple[Calls, dict[str, str], float]:
-    """The calls that come to an end, why the others do not, and the seconds that all together take once more."""
-    good, failed, took = {}, {}, 0.0
+def working(calls: Calls) -> tuple[dict[str, float], dict[str, str]]:
+    """The seconds of a call of each that comes to an end, by the host's clock, and why the others do not."""
+    seconds, failed = {}, {}
     for name, call in calls.items():
         try:
             for _ in range(1 if DRY else 2):  # the first call compiles
-                once = seconds_of(call)
-            good[name], took = call, took + once
+                seconds[name] = seconds_of(call)
         except Exception as error:
+            seconds.pop(name, None)
             failed[name] = words_of(error)
-    return good, failed, took
+    return seconds, failed
 
 
 def row(stage: str, op: str, case: Case, mode: str, rows: list[dict]) -> dict:
@@ -182,19 +182,17 @@ def row(stage: str, op: str, case: Case, mode: str, rows: list[dict]) -> dict:
     else:
         calls = {name: c for name, c in calls.items() if name in ("veilkern", "copy") or kind_of(name) == stage}
         calls["veilkern"] = safe(calls["veilkern"], spoiled(op, rows))
-    good, failed, took = working(calls)
+    times, failed = working(calls)
     failed = about.get("failed", {}) | failed
     about |= {"failed": failed} if failed else {}
-    if not {"veilkern", "copy"} <= set(good):
+    if not {"veilkern", "copy"} <= set(times):
         return {"op": op, "size": case.size} | about
-    times = timed(good, rounds=max(3, min(ROUNDS, int(1 / max(took, 1e-6)))), warmups=3 if took < 0.1 else 0)
+    if not DRY:
+        took = sum(times.values())
+        how = {"rounds": max(3, min(ROUNDS, int(1 / took))), "warmups": 3 if took < 0.1 else 0}
+        times = common.interleaved_on_gpu({name: calls[name] for name in times}, **how)
     times = {name + (MODES[mode] if kind_of(name) == "compile" else ""): t for name, t in times.items()}
     return row_of(op, case, times) | about
-
-
-def timed(calls: Calls, **how) -> dict[str, float]:
-    """Seconds a call of each, by the device's clock."""
-    return common.interleaved(calls) if DRY else common.interleaved_on_gpu(calls, **how)
 
 
 def warm(named: list[list[Named]], path: Path, rows: list[dict], until: float) -> None:
@@ -218,6 +216,8 @@ def once_each(cases: list[Named], rows: list[dict]) -> None:
             ours(case.rivals(), spoiled(op, rows))
         except Exception as error:
             print(f"{op}: {words_of(error)}", flush=True)
+        if not alive():  # what a kernel did wrong may be known only now
+            raise RuntimeError(f"{op}: the device cannot be used any more")
 
 
 def by_cuda() -> set[str]:
@@ -233,7 +233,7 @@ def largest_first(named: list[list[Named]]) -> list[Named]:
 def copy_row() -> dict:
     """A copy on the device, of much more than fits its caches: what no kernel that moves memory can beat by much."""
     size = 2**16 if DRY else 2**32
-    seconds = timed({"copy": common.copy_of(size)})["copy"]
+    seconds = common.interleaved({"copy": common.copy_of(size)})["copy"]
     return {"bytes": 2 * size, "ms": round(seconds * 1e3, 3), "gb_s": round(2 * size / seconds / 1e9, 1)}
 
 

@@ -23,6 +23,8 @@ namespace {
 
 constexpr unsigned THREADS = 256;
 constexpr int BATCH = 4;  // rows that a thread reads at once
+template <class T>
+constexpr int BLOCKS = sizeof(T) == 4 ? 4 : 2;  // on a processor, as many as planes of 112 x 112 leave shared memory for
 
 // A plane as a thread sees it: its columns (the next ones `columns` further on) and its rows.
 template <int VEC>
@@ -148,8 +150,27 @@ __device__ T separate(const T* kept, T* lines, T* target, std::int64_t step_h, s
   return squares;
 }
 
+// What the sizes say, divided once on the host: in the kernel each quotient takes a hundred instructions in f64, and those
+// that the loss needs take registers all through the walk, which made ptxas spill. values: how many all boxes hold, by which
+// the kernel does divide, so that flat planes have no variance; the others are the factors of what their names say, `add`
+// of the centre and `square` of its square (`literal`).
+template <class T>
+struct Factors {
+  T values, slope, add, loss, square;
+};
+
+template <class T>
+Factors<T> factors(const BlockVariance<T>& call) {
+  const double down = (call.height - call.block_h) / call.stride + 1, along = (call.width - call.block_w) / call.stride + 1;
+  const double number = down * along, area = double(call.block_h) * call.block_w, factor = 1 + 1 / (area * area);
+  const double shrunk = area - 1;  // of centre: mean S shrinks by (area - 1) / area
+  return {T(number * area), T(2 * factor / number), T(2 * shrunk * shrunk / (area * number)), T(factor / number),
+          T(shrunk * shrunk)};
+}
+
 template <class T, int VEC, bool PLAIN>
-__global__ void __launch_bounds__(THREADS) block_variance_kernel(const __grid_constant__ BlockVariance<T> call) {
+__global__ void __launch_bounds__(THREADS, BLOCKS<T>)
+    block_variance_kernel(const __grid_constant__ BlockVariance<T> call, const __grid_constant__ Factors<T> factors) {
   const std::int64_t image = blockIdx.x / unsigned(call.channels), channel = blockIdx.x % unsigned(call.channels);
   const int height = call.height, width = call.width;
   const Boxes down{call.block_h, call.stride, (height - call.block_h) / call.stride + 1};
@@ -160,12 +181,10 @@ __global__ void __launch_bounds__(THREADS) block_variance_kernel(const __grid_co
   T* squares_of = sums + WARPS;
   const Place<VEC> at(width, height);
 
-  const T area = T(call.block_h * call.block_w), number = T(down.boxes) * T(along.boxes);
   const T part = fetch<T, VEC>(call.images + image * call.images_n + channel * call.images_c, call.images_h, call.images_w,
                                kept, height, at, down, along);
-  const T mean = block_sum(part, sums) / number;  // its barrier also ends the writing of `kept`
-  const T centre = mean / area, factor = 1 + 1 / (area * area), shrink = (area - 1) / area;
-  Slope<T> of{2 * factor / number, call.literal ? 2 * shrink * shrink * mean / number : T(0)};
+  const T centre = block_sum(part, sums) / factors.values;  // its barrier also ends the writing of `kept`
+  Slope<T> of{factors.slope, call.literal ? factors.add * centre : T(0)};
   if (call.scale != nullptr) of.slope *= call.scale[image], of.add *= call.scale[image];
   T* target = call.gradient == nullptr ? nullptr : call.gradient + image * call.gradient_n + channel * call.gradient_c;
   T squares;
@@ -173,8 +192,8 @@ __global__ void __launch_bounds__(THREADS) block_variance_kernel(const __grid_co
     squares = walk<T, VEC>(kept, target, call.gradient_h, call.gradient_w, height, at, down, along, centre, of);
   else
     squares = separate<T>(kept, lines, target, call.gradient_h, call.gradient_w, height, at, down, along, centre, of);
-  T loss = factor * block_sum(squares, squares_of) / number;
-  if (call.literal) loss += shrink * shrink * mean * mean;
+  T loss = factors.loss * block_sum(squares, squares_of);
+  if (call.literal) loss += factors.square * centre * centre;
   if (threadIdx.x == 0) call.loss[blockIdx.x] = loss;
 }
 
@@ -201,9 +220,9 @@ template <class T>
 cudaError_t block_variance(const BlockVariance<T>& call, cudaStream_t stream) {
   const bool plain = call.block_h == 3 && call.block_w == 3 && call.stride == 1;
   const Grid grid{call.count * call.channels, THREADS, 1, block_variance_memory<T>(call.height, call.width, plain)};
-  if (!plain) return launch(block_variance_kernel<T, 1, false>, grid, stream, call);
-  if (in_sixteens(call)) return launch(block_variance_kernel<T, 16 / sizeof(T), true>, grid, stream, call);
-  return launch(block_variance_kernel<T, 1, true>, grid, stream, call);
+  if (!plain) return launch(block_variance_kernel<T, 1, false>, grid, stream, call, factors(call));
+  if (in_sixteens(call)) return launch(block_variance_kernel<T, 16 / sizeof(T), true>, grid, stream, call, factors(call));
+  return launch(block_variance_kernel<T, 1, true>, grid, stream, call, factors(call));
 }
 
 template cudaError_t block_variance(const BlockVariance<float>&, cudaStream_t);

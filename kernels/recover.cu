@@ -1,6 +1,33 @@
-// recover with its Gaussian filter
+// recover (eq. 14, corrected) with its Gaussian filter, in integers: x = clamp(floor((2 t + a) / (2 a)), 0, 255), then
+// (sum_ij w_i w_j x_ij + 2^23) div 2^24, w in 4096ths, borders reflected (t, and why it fits 32 bits: recover.py).
+//
+// protected u8 or u16 [N, 3, H, W], veils u8 [P, 3, H, W], rows i64 [N] -> out u8 [N, 3, H, W].
+//
+// Traffic: each photo is read once and written once, 2 bytes a value from u8 and 3 from u16, and the veil's byte, from
+// L2 where many photos share it: 10 values a cycle and processor of an H200; 7 with veils from memory. Triton's version
+// recovers 2 r + 1 values for each one it writes. Here a block recovers each value once (and 2 r rows more than it
+// writes, if it takes but a band of a plane), keeps the bytes in shared memory, and filters along rows, then down
+// columns.
+//
+// What counts is instructions: 128 a cycle and processor, 64 of them integer products. Of a value at r = 2, 19:
+//   Recovered, 5.7: a dot product of two bytes with two factors (IDP.2A, and half a permutation) adds t to the bits of
+//   a float; FFMA.SAT makes x / 255 of it, clamped, and FFMA rounds that into the lowest byte: exact, and at twice the
+//   rate of integer products. Three permutations pack four.
+//   Along the row, 3.5: r + 1 such dot products, with two weights each, on words as they lie in shared memory: pairs of
+//   weights that begin one byte earlier serve every other column.
+//   Down the column, 6.9: a thread has eight columns and walks down; the last 2 r + 1 rows' sums are a ring of
+//   registers, r sums of two and r + 1 products a value, one byte permuted out of each total.
+//   The rest: beginning, borders, the 2 r rows of sums before a thread's first one. So a thread should walk far: from 4
+//   photos a processor on, a block takes all planes of one (42 KB at 112 x 112: five blocks a processor, 38 rows a
+//   thread).
+// That is 6.7 values a cycle and processor at best: all that memory brings if veils are read from it too, 65 % of a
+// copy's speed if they come from L2; from u16 more than 90 % of either.
+//
+// Other radii: a loop instead of unrolled code, the sums of all rows in shared memory (50 KB at 112 x 112), and r + 1
+// dot products and 2 r + 4 products a value.
 #include "cuda/recover.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "device.cuh"
@@ -8,16 +35,17 @@
 namespace veilkern {
 namespace {
 
-constexpr int NEAR = 4;  // radii up to this have a kernel each
-constexpr int EACH = 8;  // columns that a thread reads at once
-constexpr int BATCH = 4;  // and rows
-constexpr int FOUR = 4;  // columns and rows that a thread of the kernel for other radii sums at once
-constexpr int PIECE = 16;  // rows that it recovers at once
+constexpr int NEAR = 4;                       // radii up to this have a kernel each; any other is far
+constexpr int EACH = 8;                       // columns that a thread reads at once
+constexpr int NEAR_BATCH = 4, FAR_BATCH = 2;  // and rows
 constexpr unsigned NEAR_THREADS = 128, FAR_THREADS = 256;
-constexpr unsigned HALF = 1u << 23;  // of a unit of the result
-constexpr unsigned FLOAT_UNITS = 0x4B000000;  // the bits of 2^23 as a float, whose last bit is 1
+constexpr int PIECE = 32;  // rows of bytes that the far kernel has at a time
+constexpr int TILE = 4;    // columns and rows that a thread of it sums at once
+constexpr std::int64_t FEW = 16;              // rows of a band, at least, where planes are few
+constexpr unsigned HALF = 1u << 23;           // a level of the result is 2^24
+constexpr unsigned FLOAT_UNITS = 0x4B000000;  // the bits of 2^23 as a float: the last one is worth 1
 
-using Eight = Several<unsigned, 2>;  // bytes
+using Eight = Several<unsigned, 2>;  // EACH bytes
 
 // Step from column to column.
 template <bool WHOLE>
@@ -35,9 +63,8 @@ __host__ __device__ inline std::int64_t up_to(std::int64_t value, std::int64_t u
   return (value + unit - 1) / unit * unit;
 }
 
-// Rows of recovered bytes in shared memory: where the first begins, and how far on the next one does. On either side of a
-// row is room for `radius` more; for a near radius it takes the last bytes before the row and the first after it, which
-// the next row does not need.
+// Rows of recovered bytes in shared memory: where the first begins, and how far on the next one does. On either side of
+// a row is room for `radius` more; near rows share what lies between them, of which each needs no more than half.
 struct Lines {
   int before, pitch;
 };
@@ -48,7 +75,7 @@ __host__ __device__ inline Lines lines_of(int radius, std::int64_t width) {
 
 // A block's threads as rows of `across`; a thread has `wide` columns at once.
 struct Spread {
-  int across, rows, wide, inverse;  // inverse: 2^16 / across, by which threads are divided
+  int across, rows, wide, inverse;  // inverse: 2^16 / across and a little, exact for any thread's number
 };
 __host__ __device__ inline Spread spread_of(unsigned threads, int wide, int width) {
   const int needed = (width + wide - 1) / wide, across = needed < int(threads) ? needed : int(threads);
@@ -79,8 +106,9 @@ __device__ __forceinline__ unsigned signed_dot(unsigned pair, unsigned four, uns
     asm("dp2a.lo.s32.u32 %0, %1, %2, %3;" : "=r"(found) : "r"(pair), "r"(four), "r"(sum));
   return found;
 #else
-  const unsigned two = HIGH ? four >> 16 : four, high = pair >> 16 & 0x8000 ? 0xFFFF0000 : 0, low = pair & 0x8000 ? 0xFFFF0000 : 0;
-  return sum + (low | (pair & 0xFFFF)) * (two & 255) + (high | pair >> 16) * (two >> 8 & 255);
+  const auto whole = [](unsigned half) { return half < 0x8000 ? half : half | 0xFFFF0000; };
+  const unsigned two = HIGH ? four >> 16 : four;
+  return sum + whole(pair & 0xFFFF) * (two & 255) + whole(pair >> 16) * (two >> 8 & 255);
 #endif
 }
 
@@ -97,7 +125,8 @@ __device__ __forceinline__ unsigned bytes_of(const unsigned* numbers) {
   return __byte_perm(__byte_perm(numbers[0], numbers[1], two), __byte_perm(numbers[2], numbers[3], two), 0x5410);
 }
 
-// What values are recovered with: the factors of x' and v in t (of p it is 1), 1 / (255 a), and that times -2^23.
+// What values are recovered with: the factors of x' (for p 0) and v in t; a little more than 1 / (255 a), and -2^23
+// times that.
 struct Inverse {
   unsigned factors;
   float scale, offset;
@@ -109,10 +138,11 @@ struct Plan {
   Spread eights;
   std::int64_t photo_step, veil_step;  // from one row of a thread to its next one
   Lines lines;
-  int bands;
+  int bands, groups;  // blocks a plane, and in how many groups of planes a photo is taken
+  int slots, deep;    // near: how many threads walk down a column of a plane, and how many rows each has
 };
 
-// x of four values, from t + FLOAT_UNITS: as a float that is 2^23 + t, or less than 2^23 where t is negative.
+// x of four values from t + FLOAT_UNITS, which as a float is 2^23 + t, and less than 2^23 where t is negative.
 __device__ __forceinline__ unsigned quotients(unsigned (&t)[4], const Inverse& by) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -122,14 +152,16 @@ __device__ __forceinline__ unsigned quotients(unsigned (&t)[4], const Inverse& b
   return bytes_of<0>(t);
 }
 
-__device__ __forceinline__ unsigned recovered(const std::uint8_t*, const unsigned* photo, unsigned veil, const Inverse& by) {
+__device__ __forceinline__ unsigned recovered(const std::uint8_t*, const unsigned* photo, unsigned veil,
+                                              const Inverse& by) {
   const unsigned low = __byte_perm(photo[0], veil, 0x5140), high = __byte_perm(photo[0], veil, 0x7362);
   unsigned t[4] = {signed_dot<false>(by.factors, low, FLOAT_UNITS), signed_dot<true>(by.factors, low, FLOAT_UNITS),
                    signed_dot<false>(by.factors, high, FLOAT_UNITS), signed_dot<true>(by.factors, high, FLOAT_UNITS)};
   return quotients(t, by);
 }
 
-__device__ __forceinline__ unsigned recovered(const std::uint16_t*, const unsigned* photo, unsigned veil, const Inverse& by) {
+__device__ __forceinline__ unsigned recovered(const std::uint16_t*, const unsigned* photo, unsigned veil,
+                                              const Inverse& by) {
   constexpr unsigned units = FLOAT_UNITS >> 16;
   const unsigned first = by.factors >> 16, second = by.factors & 0xFFFF0000;
   unsigned t[4] = {signed_dot<false>(first, veil, __byte_perm(photo[0], units, 0x5410)),
@@ -156,7 +188,8 @@ __device__ __forceinline__ Several<unsigned, 2 * sizeof(T)> words_of(const T* pl
 
 // The bytes of WORDS words into a row, as far as it goes.
 template <bool WHOLE, int WORDS>
-__device__ __forceinline__ void put(std::uint8_t* place, std::int64_t step, int there, const Several<unsigned, WORDS>& words) {
+__device__ __forceinline__ void put(std::uint8_t* place, std::int64_t step, int there,
+                                    const Several<unsigned, WORDS>& words) {
   if constexpr (WHOLE) {
     write(reinterpret_cast<unsigned*>(place), words);
   } else {
@@ -166,7 +199,7 @@ __device__ __forceinline__ void put(std::uint8_t* place, std::int64_t step, int 
   }
 }
 
-// One plane of a photo, of its veil and of the result.
+// One plane of a photo, of its veil and of the result; at first the first one of a block.
 template <class T>
 struct Plane {
   const T* photo;
@@ -175,25 +208,31 @@ struct Plane {
   int first, rows;  // those to write; `out` begins there
   bool veiled;
 
-  __device__ __forceinline__ Plane(const Recover<T>& call, int bands) {
-    const unsigned of_photo = blockIdx.x / unsigned(bands), channels = unsigned(call.channels);
-    const std::int64_t number = of_photo / channels, channel = of_photo % channels, person = call.rows[number];
-    first = int(blockIdx.x % unsigned(bands)) * call.band;
+  __device__ __forceinline__ Plane(const Recover<T>& call, const Plan& plan) {
+    const unsigned bands = unsigned(plan.bands), groups = unsigned(plan.groups), group = blockIdx.x / bands;
+    const std::int64_t number = group / groups, channel = group % groups * unsigned(call.planes);
+    const std::int64_t person = call.rows[number];
+    first = int(blockIdx.x % bands) * call.band;
     rows = call.height - first < call.band ? call.height - first : call.band;
     veiled = person >= 0 && person < call.people;
     photo = call.photos + number * call.photos_n + channel * call.photos_c;
     veil = call.veils + (veiled ? person : 0) * call.veils_n + channel * call.veils_c;
     out = call.out + number * call.out_n + channel * call.out_c + first * call.out_h;
   }
+
+  __device__ __forceinline__ void advance(const Recover<T>& call) {
+    photo += call.photos_c, veil += call.veils_c, out += call.out_c;
+  }
 };
 
 // A row that names no veil reads nothing: a black photo, never an unveiled one.
 template <bool WHOLE, class T>
-__device__ __forceinline__ void blacken(const Recover<T>& call, const Plane<T>& plane, const Place& at) {
-  for (int y = at.y; y < plane.rows; y += at.rows)
+__device__ __forceinline__ void blacken(const Recover<T>& call, Plane<T> plane, const Place& at) {
+  for (int i = 0; i < call.planes; ++i, plane.advance(call))
+    for (int y = at.y; y < plane.rows; y += at.rows)
 #pragma unroll 1
-    for (int x = at.x; x < call.width; x += at.columns)
-      put<WHOLE>(plane.out + y * call.out_h + x * across<WHOLE>(call.out_w), call.out_w, call.width - x, Eight{});
+      for (int x = at.x; x < call.width; x += at.columns)
+        put<WHOLE>(plane.out + y * call.out_h + x * across<WHOLE>(call.out_w), call.out_w, call.width - x, Eight{});
 }
 
 // A thread's way down the rows of a plane: where it reads next, and where in shared memory the recovered bytes go.
@@ -223,33 +262,34 @@ __device__ __forceinline__ void fetch_rows(const Recover<T>& call, const Plan& p
 }
 
 // Rows first, first + 1, .. of a plane into shared memory, recovered.
-template <bool WHOLE, class T>
-__device__ __forceinline__ void fetch(const Recover<T>& call, const Plan& plan, const Plane<T>& plane, int first, int rows,
-                                      unsigned char* kept, const Place& at) {
+template <bool WHOLE, int BATCH, class T>
+__device__ __forceinline__ void fetch(const Recover<T>& call, const Plan& plan, const Plane<T>& plane, int first,
+                                      int rows, unsigned char* kept, const Place& at) {
   const int y = first + at.y;
   for (int x = at.x; x < call.width; x += at.columns) {
     Way<T> way{plane.photo + y * call.photos_h + x * across<WHOLE>(call.photos_w),
                plane.veil + y * call.veils_h + x * across<WHOLE>(call.veils_w), kept + at.y * plan.lines.pitch + x};
     int left = rows - at.y;
-    for (; left > (BATCH - 1) * at.rows; left -= BATCH * at.rows) fetch_rows<WHOLE, BATCH>(call, plan, way, call.width - x);
+    for (; left > (BATCH - 1) * at.rows; left -= BATCH * at.rows)
+      fetch_rows<WHOLE, BATCH>(call, plan, way, call.width - x);
     for (; left > 0; left -= at.rows) fetch_rows<WHOLE, 1>(call, plan, way, call.width - x);
   }
 }
 
-// Of `rows` rows that begin with the plane's row `top`, the first and last `radius`, where they lie beyond the plane.
-__device__ __forceinline__ void reflect_rows(unsigned char* kept, int pitch, int top, int rows, int height, int width, int radius,
-                                             const Place& at) {
+// The first and last `radius` of `rows` rows, where they lie beyond the plane; they begin with its row `top`.
+__device__ __forceinline__ void reflect_rows(unsigned char* kept, int pitch, int top, int rows, int height, int width,
+                                             int radius, const Place& at) {
+  const auto words_at = [=](int y, int x) { return reinterpret_cast<unsigned*>(kept + y * pitch + x); };
 #pragma unroll 1
   for (int i = at.y; i < 2 * radius; i += at.rows) {
     const int y = i < radius ? i : rows - 2 * radius + i, source = reflected(top + y, height) - top;
     if (source == y) continue;
 #pragma unroll 1
-    for (int x = at.x; x < width; x += at.columns)
-      write(reinterpret_cast<unsigned*>(kept + y * pitch + x), read<2>(reinterpret_cast<const unsigned*>(kept + source * pitch + x)));
+    for (int x = at.x; x < width; x += at.columns) write(words_at(y, x), read<2>(words_at(source, x)));
   }
 }
 
-// What lies beyond either end of rows: LANES threads a row.
+// What lies beyond either end of each row: LANES threads a row.
 template <unsigned LANES>
 __device__ __forceinline__ void reflect_ends(unsigned char* kept, int pitch, int rows, int width, int radius) {
 #pragma unroll 1
@@ -260,14 +300,13 @@ __device__ __forceinline__ void reflect_ends(unsigned char* kept, int pitch, int
   }
 }
 
-// What the near kernels take besides: the weights from -r to r in pairs, which begin with the first one or before it, and
-// from the centre outwards; how many rows a thread writes.
+// The near kernels' weights: from -r to r in pairs, which begin with the first one or before it, and from the centre
+// outwards.
 struct Taps {
   unsigned even[NEAR + 1], odd[NEAR + 1], down[NEAR + 1];
-  int deep;
 };
 
-// Sums along a row of EACH columns: RADIUS + 1 pairs each, whether the window begins at an even byte or at an odd one.
+// EACH columns' sums along a row: RADIUS + 1 pairs each, whether its window begins at an even byte or at an odd one.
 template <int RADIUS>
 __device__ __forceinline__ void along(const unsigned char* place, const Taps& taps, unsigned (&sums)[EACH]) {
   const unsigned* words = reinterpret_cast<const unsigned*>(place);
@@ -301,7 +340,7 @@ __device__ __forceinline__ Eight down(const unsigned (&ring)[2 * RADIUS + 1][EAC
   return {{bytes_of<3>(totals), bytes_of<3>(totals + 4)}};
 }
 
-// EACH columns of `rows` rows; a row's place in the ring is known when this is compiled, so that all of it is registers.
+// EACH columns of `rows` rows. Where in the ring a row's sums lie is known when this is compiled: it is all registers.
 template <int RADIUS, bool WHOLE>
 __device__ __forceinline__ void walk(const unsigned char* row, int pitch, std::uint8_t* out, std::int64_t step_h,
                                      std::int64_t step_w, int there, int rows, const Taps& taps) {
@@ -319,54 +358,62 @@ __device__ __forceinline__ void walk(const unsigned char* row, int pitch, std::u
   }
 }
 
-// Blocks a processor: for so many there are registers.
-constexpr int near_blocks(int radius, bool whole) { return !whole ? 3 : radius < 3 ? 7 : 8 - radius; }
+// Blocks a processor for which there are registers.
+constexpr int near_blocks(int radius, bool whole) { return !whole ? 3 : radius < 3 ? 6 : 8 - radius; }
 
 template <class T, int RADIUS, bool WHOLE>
 __global__ void __launch_bounds__(NEAR_THREADS, near_blocks(RADIUS, WHOLE))
-    recover_near(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan, const __grid_constant__ Taps taps) {
-  const Plane<T> plane(call, plan.bands);
+    recover_near(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan,
+                 const __grid_constant__ Taps taps) {
+  Plane<T> plane(call, plan);
   const Place at(plan.eights, call.width);
   if (!plane.veiled) return blacken<WHOLE>(call, plane, at);
   unsigned char* kept = block_memory() + plan.lines.before;
   const int pitch = plan.lines.pitch, rows = plane.rows + 2 * RADIUS, top = plane.first - RADIUS;
   const int low = top > 0 ? top : 0, high = top + rows < call.height ? top + rows : call.height;
-  fetch<WHOLE>(call, plan, plane, low, high - low, kept + (low - top) * pitch, at);
+  const int mine = int(unsigned(at.y) / unsigned(plan.slots)), begin = (at.y - mine * plan.slots) * plan.deep;
+  const int left = plane.rows - begin;
+  std::uint8_t* out = plane.out + mine * call.out_c + begin * call.out_h;
+  for (int i = 0; i < call.planes; ++i, plane.advance(call))
+    fetch<WHOLE, NEAR_BATCH>(call, plan, plane, low, high - low, kept + (i * rows + low - top) * pitch, at);
   __syncthreads();
-  reflect_rows(kept, pitch, top, rows, call.height, call.width, RADIUS, at);
+  for (int i = 0; i < call.planes; ++i)
+    reflect_rows(kept + i * rows * pitch, pitch, top, rows, call.height, call.width, RADIUS, at);
   __syncthreads();
-  reflect_ends<1>(kept, pitch, rows, call.width, RADIUS);
+  reflect_ends<1>(kept, pitch, call.planes * rows, call.width, RADIUS);
   __syncthreads();
-  const int begin = at.y * taps.deep, left = plane.rows - begin;
-  if (left <= 0) return;
+  if (mine >= call.planes || left <= 0) return;
   for (int x = at.x; x < call.width; x += at.columns)
-    walk<RADIUS, WHOLE>(kept + begin * pitch + x, pitch, plane.out + begin * call.out_h + x * across<WHOLE>(call.out_w),
-                        call.out_h, call.out_w, call.width - x, left < taps.deep ? left : taps.deep, taps);
+    walk<RADIUS, WHOLE>(kept + (mine * rows + begin) * pitch + x, pitch, out + x * across<WHOLE>(call.out_w),
+                        call.out_h, call.out_w, call.width - x, left < plan.deep ? left : plan.deep, taps);
 }
 
-// Any other radius. Shared memory: the rows' sums, the weights, and PIECE rows of bytes at a time.
+// The far kernel has in shared memory the rows' sums, the weights, and PIECE rows of bytes. span: the radius up to a
+// multiple of 4, so that a window begins with a word; pitch, rows: of the sums.
 struct Far {
-  int span, pitch, rows;  // span: the radius up to a multiple of 4, so that windows begin with a word; then of the sums
+  int span, pitch, rows;
 };
 
-// The weights of bytes i - 5 and i - 4 of a window as pair i, and how many pairs there are; 0 beyond the radius.
+// The weights as pairs, of bytes i - 5 and i - 4 of a window the i-th; 0 beyond the radius.
 __host__ __device__ inline int pairs_of(int span) { return 2 * span + 12; }
 
-__device__ __forceinline__ void lay_out(unsigned* pairs, int span, const std::uint16_t (&weights)[RECOVER_FARTHEST + 1], int radius) {
+template <class T>
+__device__ __forceinline__ void lay_out(const Recover<T>& call, unsigned* pairs, int span) {
   const auto weight = [&](int place) {
     const int away = place < span ? span - place : place - span;
-    return away <= radius ? unsigned(weights[away]) : 0u;
+    return away <= call.radius ? unsigned(call.weights[away]) : 0u;
   };
   for (int i = threadIdx.x; i < pairs_of(span); i += FAR_THREADS) pairs[i] = weight(i - 5) | weight(i - 4) << 16;
 }
 
-// Sums along rows, FOUR columns a thread: each word of their windows is read once, and of the six pairs that meet it four.
-__device__ __forceinline__ void sum_along(const unsigned char* kept, int pitch, const unsigned* pairs, int span, unsigned* sums,
-                                          int sums_pitch, int rows, int width, const Place& at) {
+// TILE columns' sums along each row. Each word of their windows is read once, and of the six pairs that meet it four:
+// two have met the word before.
+__device__ __forceinline__ void sum_along(const unsigned char* kept, int pitch, const unsigned* pairs, int span,
+                                          unsigned* sums, int sums_pitch, int rows, int width, const Place& at) {
   for (int y = at.y; y < rows; y += at.rows)
     for (int x = at.x; x < width; x += at.columns) {
       const unsigned* words = reinterpret_cast<const unsigned*>(kept + y * pitch + x - span);
-      Several<unsigned, FOUR> found{};
+      Several<unsigned, TILE> found{};
       unsigned six[6] = {0, 0, 0, 0, pairs[2], pairs[3]};
       for (int k = 0; k <= span / 2; ++k) {
         const unsigned word = words[k];
@@ -375,38 +422,40 @@ __device__ __forceinline__ void sum_along(const unsigned char* kept, int pitch, 
 #pragma unroll
         for (int i = 0; i < 4; ++i) six[2 + i] = next.of[i];
 #pragma unroll
-        for (int i = 0; i < FOUR; ++i) found.of[i] = dot<true>(six[5 - i], word, dot<false>(six[3 - i], word, found.of[i]));
+        for (int i = 0; i < TILE; ++i)
+          found.of[i] = dot<true>(six[5 - i], word, dot<false>(six[3 - i], word, found.of[i]));
       }
       write(sums + y * sums_pitch + x, found);
     }
 }
 
-// Down the columns, FOUR rows of FOUR columns a thread: each sum is read once for all of these rows.
+// And down the columns, TILE by TILE values a thread: each sum is read once for all of these rows. `low`: the first row
+// that has sums.
 template <bool WHOLE, class T>
-__device__ __forceinline__ void sum_down(const Recover<T>& call, const Plane<T>& plane, const unsigned* sums, int sums_pitch,
-                                         int low, const unsigned* pairs, int span, const Place& at) {
-  for (int y = FOUR * at.y; y < plane.rows; y += FOUR * at.rows)
+__device__ __forceinline__ void sum_down(const Recover<T>& call, const Plane<T>& plane, const unsigned* sums,
+                                         int sums_pitch, int low, const unsigned* pairs, int span, const Place& at) {
+  for (int y = TILE * at.y; y < plane.rows; y += TILE * at.rows)
     for (int x = at.x; x < call.width; x += at.columns) {
-      const int tall = plane.rows - y < FOUR ? plane.rows - y : FOUR;
-      unsigned totals[FOUR][FOUR], taps[FOUR] = {};
+      const int tall = plane.rows - y < TILE ? plane.rows - y : TILE;
+      unsigned totals[TILE][TILE], taps[TILE] = {};
 #pragma unroll
-      for (int t = 0; t < FOUR; ++t)
+      for (int t = 0; t < TILE; ++t)
 #pragma unroll
-        for (int i = 0; i < FOUR; ++i) totals[t][i] = HALF;
+        for (int i = 0; i < TILE; ++i) totals[t][i] = HALF;
 #pragma unroll 4
       for (int away = -call.radius; away < call.radius + tall; ++away) {
         const int source = reflected(plane.first + y + away, call.height) - low;
-        const Several<unsigned, FOUR> row = read<FOUR>(sums + source * sums_pitch + x);
+        const Several<unsigned, TILE> row = read<TILE>(sums + source * sums_pitch + x);
 #pragma unroll
-        for (int t = FOUR - 1; t > 0; --t) taps[t] = taps[t - 1];
+        for (int t = TILE - 1; t > 0; --t) taps[t] = taps[t - 1];
         taps[0] = pairs[span + away + 5] & 0xFFFF;
 #pragma unroll
-        for (int t = 0; t < FOUR; ++t)
+        for (int t = 0; t < TILE; ++t)
 #pragma unroll
-          for (int i = 0; i < FOUR; ++i) totals[t][i] += taps[t] * row.of[i];
+          for (int i = 0; i < TILE; ++i) totals[t][i] += taps[t] * row.of[i];
       }
 #pragma unroll
-      for (int t = 0; t < FOUR; ++t)
+      for (int t = 0; t < TILE; ++t)
         if (t < tall)
           put<WHOLE>(plane.out + (y + t) * call.out_h + x * across<WHOLE>(call.out_w), call.out_w, call.width - x,
                      Several<unsigned, 1>{{bytes_of<3>(totals[t])}});
@@ -415,26 +464,27 @@ __device__ __forceinline__ void sum_down(const Recover<T>& call, const Plane<T>&
 
 template <class T, bool WHOLE>
 __global__ void __launch_bounds__(FAR_THREADS, WHOLE ? 3 : 1)
-    recover_far(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan, const __grid_constant__ Far of) {
-  const Plane<T> plane(call, plan.bands);
-  const Place eights(plan.eights, call.width), fours(spread_of(FAR_THREADS, FOUR, call.width), call.width);
+    recover_far(const __grid_constant__ Recover<T> call, const __grid_constant__ Plan plan,
+                const __grid_constant__ Far of) {
+  const Plane<T> plane(call, plan);
+  const Place eights(plan.eights, call.width), tiles(spread_of(FAR_THREADS, TILE, call.width), call.width);
   if (!plane.veiled) return blacken<WHOLE>(call, plane, eights);
   unsigned* sums = reinterpret_cast<unsigned*>(block_memory());
   unsigned* pairs = sums + of.rows * of.pitch;
   unsigned char* kept = reinterpret_cast<unsigned char*>(pairs + pairs_of(of.span)) + plan.lines.before;
-  const int before = plane.first - call.radius, past = plane.first + plane.rows + call.radius, pitch = plan.lines.pitch;
+  const int pitch = plan.lines.pitch, before = plane.first - call.radius, past = plane.first + plane.rows + call.radius;
   const int low = before > 0 ? before : 0, high = past < call.height ? past : call.height;
-  lay_out(pairs, of.span, call.weights, call.radius);
+  lay_out(call, pairs, of.span);
   for (int y = low; y < high; y += PIECE) {
     const int rows = high - y < PIECE ? high - y : PIECE;
-    fetch<WHOLE>(call, plan, plane, y, rows, kept, eights);
+    fetch<WHOLE, FAR_BATCH>(call, plan, plane, y, rows, kept, eights);
     __syncthreads();
     reflect_ends<WARP>(kept, pitch, rows, call.width, call.radius);
     __syncthreads();
-    sum_along(kept, pitch, pairs, of.span, sums + (y - low) * of.pitch, of.pitch, rows, call.width, fours);
+    sum_along(kept, pitch, pairs, of.span, sums + (y - low) * of.pitch, of.pitch, rows, call.width, tiles);
     __syncthreads();
   }
-  sum_down<WHOLE>(call, plane, sums, of.pitch, low, pairs, of.span, fours);
+  sum_down<WHOLE>(call, plane, sums, of.pitch, low, pairs, of.span, tiles);
 }
 
 // Whether EACH values of each row of each plane can be read and written at once.
@@ -452,11 +502,13 @@ bool in_eights(const Recover<T>& call) {
 template <class T>
 Inverse inverse_of(int a) {
   const unsigned photo = sizeof(T) == 1 ? 255 : 0, veil = unsigned(a - 255) & 0xFFFF;
+  // More by 2^-20 than 1 / (255 a): halves, which only an even a has, then go up, as they should, and for all the
+  // roundings that follow no other value passes a half: it is 1 / (2 a) away at least (tested for every a and t).
   const float scale = float((1 + std::ldexp(1.0, -20)) / (255 * a));
   return {photo | veil << 16, scale, -std::ldexp(scale, 23)};
 }
 
-Taps taps_of(int radius, const std::uint16_t* weights, int deep) {
+Taps taps_of(int radius, const std::uint16_t* weights) {
   const auto weight = [=](int place) {
     const int away = place < radius ? radius - place : place - radius;
     return away <= radius ? unsigned(weights[away]) : 0u;
@@ -467,34 +519,35 @@ Taps taps_of(int radius, const std::uint16_t* weights, int deep) {
     taps.odd[m] = weight(2 * m - 1) | weight(2 * m) << 16;
     taps.down[m] = weights[m];
   }
-  taps.deep = deep;
   return taps;
 }
 
-// Bytes of shared memory besides those of rows, and of each row, of which there are `rows` and 2 r, or all.
+// Bytes of shared memory: those that do not depend on the rows, and a row's.
 struct Needed {
   std::int64_t always, row;
 };
 Needed needed_of(int radius, std::int64_t width) {
   const Lines lines = lines_of(radius, width);
   if (radius <= NEAR) return {lines.before, lines.pitch};
-  return {std::int64_t{PIECE} * lines.pitch + 4 * pairs_of(int(up_to(radius, 4))), 4 * up_to(width, FOUR)};
+  return {std::int64_t{PIECE} * lines.pitch + 4 * pairs_of(int(up_to(radius, 4))), 4 * up_to(width, TILE)};
 }
 
 template <class T, bool WHOLE>
 cudaError_t launched(const Recover<T>& call, cudaStream_t stream) {
   const int radius = call.radius, bands = (call.height + call.band - 1) / call.band;
+  const int groups = call.channels / call.planes, all = call.band + 2 * radius;
   const bool near = radius <= NEAR;
-  const int with_ends = call.band + 2 * radius, rows = near || with_ends < call.height ? with_ends : call.height;
+  const int rows = near ? all : std::min(all, call.height);  // near: with those beyond the border
   const Needed needed = needed_of(radius, call.width);
-  const Grid grid{call.count * call.channels * bands, near ? NEAR_THREADS : FAR_THREADS, 1,
-                  std::size_t(needed.always + rows * needed.row)};
+  const Grid grid{call.count * groups * bands, near ? NEAR_THREADS : FAR_THREADS, 1,
+                  std::size_t(needed.always + call.planes * rows * needed.row)};
   const Spread eights = spread_of(grid.threads, EACH, call.width);
+  const int slots = eights.rows / call.planes;
   const Plan plan{inverse_of<T>(call.a), eights, eights.rows * call.photos_h, eights.rows * call.veils_h,
-                  lines_of(radius, call.width), bands};
-  const Far far{int(up_to(radius, 4)), int(up_to(call.width, FOUR)), rows};
+                  lines_of(radius, call.width), bands, groups, slots, (call.band + slots - 1) / slots};
+  const Far far{int(up_to(radius, 4)), int(up_to(call.width, TILE)), rows};
   if (!near) return launch(recover_far<T, WHOLE>, grid, stream, call, plan, far);
-  const Taps taps = taps_of(radius, call.weights, (call.band + eights.rows - 1) / eights.rows);
+  const Taps taps = taps_of(radius, call.weights);
   switch (radius) {
     case 1: return launch(recover_near<T, 1, WHOLE>, grid, stream, call, plan, taps);
     case 2: return launch(recover_near<T, 2, WHOLE>, grid, stream, call, plan, taps);
@@ -503,18 +556,48 @@ cudaError_t launched(const Recover<T>& call, cudaStream_t stream) {
   }
 }
 
+// How many rows of a plane a block can write with so many bytes; 0: not even one.
+std::int64_t rows_that_fit(int radius, std::int64_t height, std::int64_t width, std::int64_t memory) {
+  const Needed needed = needed_of(radius, width);
+  const std::int64_t there = memory < needed.always ? 0 : (memory - needed.always) / needed.row;
+  if (radius > NEAR && there >= height) return height;
+  return std::min(height, std::max(there - 2 * radius, std::int64_t{0}));
+}
+
+// Whether a block should take all planes of a photo: its threads then walk further, and begin less often.
+bool all_planes(int radius, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t memory) {
+  const Needed needed = needed_of(radius, width);
+  const Spread eights = spread_of(NEAR_THREADS, EACH, int(width));
+  const std::int64_t walking = eights.rows / channels * channels * eights.across;
+  return radius <= NEAR && 10 * walking >= 9 * std::int64_t{NEAR_THREADS} &&
+         needed.always + channels * (height + 2 * radius) * needed.row <= memory;
+}
+
 }  // namespace
 
 template <class T>
 cudaError_t recover(const Recover<T>& call, cudaStream_t stream) {
+  const bool possible = call.radius >= 1 && call.radius <= RECOVER_FARTHEST && call.band >= 1 && call.planes >= 1;
+  if (!possible || call.channels % call.planes != 0 || (call.radius > NEAR && call.planes > 1))
+    return cudaErrorInvalidValue;
   return in_eights(call) ? launched<T, true>(call, stream) : launched<T, false>(call, stream);
 }
 
-std::int64_t recover_rows(int radius, std::int64_t height, std::int64_t width, std::int64_t memory) {
-  const Needed needed = needed_of(radius, width);
-  const std::int64_t there = (memory - needed.always) / needed.row, rows = there - 2 * radius;
-  if (memory < needed.always || (rows < 1 && (radius <= NEAR || there < height))) return 0;
-  return rows > height || (radius > NEAR && there >= height) ? height : rows;
+std::pair<int, int> recover_share(int radius, const std::array<std::int64_t, 4>& shape, std::int64_t memory,
+                                  std::int64_t processors, bool whole) {
+  const auto [count, channels, height, width] = shape;
+  const std::int64_t least = std::min<std::int64_t>(height, std::max(8, radius / 4));
+  const std::int64_t enough = std::min<std::int64_t>(height, std::max(32, 4 * radius));
+  std::int64_t rows = 0;
+  for (const int blocks : {6, 3, 2, 1})  // a processor: as many as leave a band enough rows, and have registers
+    if (rows < enough && (blocks <= 3 || radius <= NEAR)) rows = rows_that_fit(radius, height, width, memory / blocks);
+  if (rows == 0 || rows < least) return {0, 0};
+  if (rows == height && count >= 4 * processors && all_planes(radius, channels, height, width, memory / 5))
+    return {int(channels), int(height)};
+  const std::int64_t parts = 2 * processors / std::max<std::int64_t>(1, count * channels) + 1;  // two a processor
+  if (!whole) rows = std::min(rows, std::max(FEW, (height + parts - 1) / parts));
+  const std::int64_t bands = (height + rows - 1) / rows;
+  return {1, int((height + bands - 1) / bands)};
 }
 
 template cudaError_t recover(const Recover<std::uint8_t>&, cudaStream_t);

@@ -1,4 +1,32 @@
-// ssim
+// ssim (Wang et al. 2004) and its gradients in one launch (the mathematics: ssim.py).
+//
+// x, y f32 or f64 [N, C, H, W] -> sums of S [N C, pieces of a plane], dS/dx and dS/dy [N, C, H, W] times scale [N].
+// S = (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)) comes from four quantities under the window K:
+// x, y, x^2 + y^2 and x y. Of its slopes q (for x^2 + y^2, twice), r (x y), px and py: dS/dx = K px + x K q + y K r,
+// dS/dy = K py + y K q + x K r. K is its own transpose, for each S is told by the middle of its window and its slopes
+// are zero where there is none. All is measured from the middle of the range: variances stay the same, and less is
+// lost to rounding.
+//
+// Traffic: x and y once, each gradient once: 16 bytes a pixel in f32, 12 for one gradient, 8 for S alone, where
+// Triton's version moves 56, 44 and 8. Arithmetic is the limit: 11 products down and 11 along for each of eight
+// quantities are 176 a pixel, and with all else it is 271 instructions on sm_90 (one gradient 241, S alone 133, both
+// and a window of 7 202). A processor of an H200 issues 128 a cycle: 2.1 cycles for a pixel whose bytes take memory
+// 0.8 (4.8 TB/s: 20.7 a cycle), 36 % of the memory's speed at best. Shared memory moves 208 bytes a pixel, 1.6 cycles
+// of 128. Tensor cores are no way out: three products of TF32 for one of f32, and a band of 11 fills half of their
+// tiles.
+//
+// A block takes whole planes, as many as fill its warps (two of 112 columns are 7 warps; two such blocks a
+// processor), and walks down them, four rows at a time. Few planes are cut into bands, wide ones into strips, whose
+// surroundings are found again: the launcher weighs that.
+//   down: a thread has a column and keeps, in registers, ten sums of each quantity that wait for rows to come; a
+//     row's value goes to all of them at once. Of both gradients these are 80 registers of 128: 16 warps a processor
+//     (f64: 160 of 255, 8 warps).
+//   along: the four rows lie in shared memory, 16 bytes for a pixel's four quantities. A thread has four columns of
+//     one row, in 14 reads of 16 bytes. Four neighbours have the same 4 x 4 pixels down and along, so that slopes
+//     need no barrier of the block on their way from along to down.
+// Pixels wait for their gradient in shared memory, too: 20 rows. That leaves two barriers each four rows. Sums go in
+// a fixed order: a thread's rows, a plane's threads, the pieces. What a column has in shared memory are 336 bytes
+// (f64: 624), 82 KB a block.
 #include "cuda/ssim.h"
 
 #include "device.cuh"
@@ -21,25 +49,38 @@ __device__ __forceinline__ float inverse(float value) {
 }
 __device__ __forceinline__ double inverse(double value) { return 1 / value; }
 
+// A number that is the same in a whole warp, in one of the registers that the warp shares.
+__device__ __forceinline__ int uniform(int value) {
+#ifdef __CUDACC__
+  return __reduce_max_sync(0xFFFFFFFFu, value);
+#else
+  return value;
+#endif
+}
+
 __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int most(int a, int b) { return a > b ? a : b; }
 
-// What a column keeps in shared memory, in units of 16 bytes: ROWS rows of four values on their way forward, as many on
-// their way back, and the pixels of both photos until their gradient is due. An odd number of units, and a tile's rows
-// side by side: no two of eight neighbours meet in a bank, whether each has a column or four of them four rows.
-template <class T, int HALF, int GRADIENTS>
-struct Column {
-  static constexpr int UNIT = 16 / sizeof(T);
-  static constexpr int FORTH = 0, BACK = 4 * ROWS, PIXELS = 2 * BACK;  // where they begin, in values
-  static constexpr int KEPT = (2 * HALF + 2 * ROWS + ROWS - 1) / ROWS * ROWS;  // rows of pixels
-  static constexpr int SOURCE = GRADIENTS > 0 ? PIXELS + 2 * KEPT : BACK;
-  static constexpr int SIZE = SOURCE + UNIT;
+// What a thread needs once each ROWS rows: in shared memory, for registers are short.
+template <class T>
+struct alignas(16) Aside {
+  const T *x, *y;       // its next pixels
+  std::int64_t target;  // where its gradients are written, but for the row
+  T weight;             // of S in them
+  unsigned flags;       // as a piece tells them
 };
 
-// Where a column's next pixels lie: kept in shared memory, for registers are short.
-template <class T>
-struct alignas(16) Source {
-  const T *x, *y;
+// What a column has in shared memory, in units of 16 bytes: ROWS rows of four values on their way forth, as many on
+// their way back, the pixels of both photos until their gradient is due, and what its thread keeps aside. An odd
+// number of units, and a tile's rows side by side: no two of eight neighbours meet in a bank, whether each has a column
+// or four of them the rows of a tile. (Where pixels are read again, two do: a twelfth of all that is read.)
+template <class T, int HALF, int GRADIENTS>
+struct Column {
+  static constexpr int UNIT = 16 / sizeof(T);                                  // in values, as all that follows
+  static constexpr int KEPT = (2 * HALF + 2 * ROWS + ROWS - 1) / ROWS * ROWS;  // rows of pixels
+  static constexpr int FORTH = 0, BACK = 4 * ROWS, PIXELS = 2 * BACK;          // where they begin
+  static constexpr int ASIDE = GRADIENTS > 0 ? PIXELS + 2 * KEPT : BACK;
+  static constexpr int SIZE = ((ASIDE + int(sizeof(Aside<T>) / sizeof(T))) / UNIT | 1) * UNIT;
 };
 
 // Four values of one row: a unit each ROWS units.
@@ -111,9 +152,10 @@ template <class T, int GRADIENTS>
 __device__ __forceinline__ T score(const T (&blurred)[4], const Ssim<T>& call, T weight, T (&slopes)[4]) {
   const T ux = blurred[0], uy = blurred[1], mx = ux + call.middle, my = uy + call.middle;
   const T above1 = 2 * (mx * my) + call.c1, above2 = 2 * (blurred[3] - ux * uy) + call.c2;
-  const T below1 = mx * mx + (my * my + call.c1), below2 = (blurred[2] + call.c2 - ux * ux) - uy * uy;
+  const T below1 = mx * mx + (my * my + call.c1), below2 = (blurred[2] - ux * ux - uy * uy) + call.c2;
   const T one1 = inverse(below1), one2 = inverse(below2);
-  const T light = above1 * one1, contrast = above2 * one2, found = light * contrast;
+  // contrast: exactly 1 where nothing varies, so that there no gradient is left of two large terms.
+  const T light = above1 * one1, contrast = 1 + (above2 - below2) * one2, found = light * contrast;
   if (GRADIENTS > 0) {
     const T slope1 = one1 * weight, slope2 = one2 * weight;
     slopes[0] = -found * slope2;
@@ -130,7 +172,8 @@ struct Piece {
   static constexpr int REACH = GRADIENTS > 0 ? HALF : 0;  // how far around the piece S is needed
   std::int64_t plane;                                     // the first of the block's
   int number, many;                                       // of the piece; how many a plane has
-  int row0, row1, column0, column1;                       // whose gradient it finds, and whose S it counts
+  int row0, row1, column0, column1;                       // whose gradient it finds
+  int count0, count1;                                     // rows whose S it counts
   int left, right;                                        // columns that it reads
   int map0;                                               // the first row whose S it finds
   int first, forth, end;                                  // the first row; the end of those that S needs, and of all
@@ -140,21 +183,23 @@ struct Piece {
     many = of.bands * of.strips;
     number = int(blockIdx.x % unsigned(many));
     plane = std::int64_t(blockIdx.x / unsigned(many)) * of.together;
-    row0 = number / of.strips * of.rows;
-    row1 = least(row0 + of.rows, call.height);
+    row0 = uniform(number / of.strips * of.rows);
+    row1 = uniform(least(row0 + of.rows, call.height));
     column0 = number % of.strips * of.columns;
     column1 = least(column0 + of.columns, call.width);
     constexpr int around = (HALF + REACH + COLUMNS - 1) / COLUMNS * COLUMNS;
     left = most(column0 - around, 0);
     right = least(column1 + around, call.width);
-    map0 = most(row0 - REACH, call.border);
-    first = map0 - HALF;
-    forth = least(row1 + REACH, call.height - call.border) + HALF;
+    count0 = uniform(most(row0, call.border));
+    count1 = uniform(least(row1, call.height - call.border));
+    map0 = uniform(most(row0 - REACH, call.border));
+    first = uniform(map0 - HALF);
+    forth = uniform(least(row1 + REACH, call.height - call.border) + HALF);
     end = GRADIENTS > 0 ? row1 + 2 * HALF : forth;
   }
 
-  // What a thread does with its own column and the four from `x` on, a bit each: whether S counts (bits 0 to 3), whether
-  // the gradient is written (4 to 7); whether there is S in its own column (8).
+  // What a thread does with its own column and the four from `x` on, a bit each: whether S counts (bits 0 to 3),
+  // whether the gradient is written (4 to 7); whether there is S in its own column (8).
   __device__ __forceinline__ unsigned flags(const Ssim<T>& call, int x, int own) const {
     const int begin = call.border, end_ = call.width - call.border;
     unsigned bits = unsigned(own >= begin && own < end_) << 8;
@@ -163,15 +208,12 @@ struct Piece {
       bits |= unsigned(x + c >= most(column0, begin) && x + c < least(column1, end_)) << c;
       bits |= unsigned(x + c >= column0 && x + c < column1) << (4 + c);
     }
-#ifdef __CUDACC__
-    asm volatile("" : "+r"(bits));  // one register: the compiler would keep what each bit was made of
-#endif
     return bits;
   }
 };
 
-// A thread's way down the piece. It has one column, for the window down, and of each ROWS rows four columns of one row, for
-// the window along.
+// A thread's way down the piece. It has one column, for the window down, and of each ROWS rows four columns of one row,
+// for the window along.
 template <class T, int HALF, int GRADIENTS>
 struct Walk {
   using Its = Column<T, HALF, GRADIENTS>;
@@ -181,10 +223,7 @@ struct Walk {
   const bool fours;          // whether gradients are written four at a time
   bool there, in_photo;      // whether it has a plane, and a column of it
   T* own;                    // its column in shared memory
-  T* line;                   // its row of the column that lies HALF before its four
-  unsigned flags;            // see Piece
-  std::int64_t target = 0;   // where its next gradient is written
-  T weight = 0, total = 0;   // of S in the gradients; the sum of S
+  T total = 0;               // of S
   int slot = 0;              // of the next rows of pixels
   T pixels[ROWS][2];         // the next rows
   Down<T, HALF, 4> down = {};
@@ -197,31 +236,34 @@ struct Walk {
     const std::int64_t plane = piece.plane + index;
     there = index < call.pieces.together && plane < call.planes;
     in_photo = there && column < piece.right;
-    flags = piece.flags(call, x, column);
     T* columns = reinterpret_cast<T*>(block_memory()) + index * (wide + 2 * HALF) * Its::SIZE;
     own = columns + (HALF + at) * Its::SIZE;
-    line = columns + at / COLUMNS * COLUMNS * Its::SIZE + row() * Its::UNIT;
     if (!there) return;
     const std::int64_t image = plane / call.channels, channel = plane % call.channels;
-    *source() = {call.x + image * call.x_n + channel * call.x_c + piece.first * call.x_h + column * call.x_w,
-                 call.y + image * call.y_n + channel * call.y_c + piece.first * call.y_h + column * call.y_w};
-    target = (plane * call.height + piece.first - ROWS - 2 * HALF + row()) * call.width + x;
-    weight = call.scale == nullptr ? call.weight : call.weight * call.scale[image];
+    Aside<T>& mine = aside();
+    mine.x = call.x + image * call.x_n + channel * call.x_c + piece.first * call.x_h + column * call.x_w;
+    mine.y = call.y + image * call.y_n + channel * call.y_c + piece.first * call.y_h + column * call.y_w;
+    mine.target = (plane * call.height + row()) * call.width + x;
+    mine.flags = piece.flags(call, x, column);
+    mine.weight = call.scale == nullptr ? call.weight : call.weight * call.scale[image];
     surround(columns, at, wide);
   }
 
   // Which of ROWS: as a plane's threads are a multiple of four. Read again each time: a register less.
   __device__ __forceinline__ static int row() { return int(threadIdx.x) % ROWS; }
 
-  __device__ __forceinline__ Source<T>* source() const { return reinterpret_cast<Source<T>*>(own + Its::SOURCE); }
+  // Its row of the column that lies HALF before its four.
+  __device__ __forceinline__ T* line() const { return own - HALF * Its::SIZE - row() * (Its::SIZE - Its::UNIT); }
 
-  // What lies before and behind the columns: photos of zeros, slopes of zero.
+  __device__ __forceinline__ Aside<T>& aside() const { return *reinterpret_cast<Aside<T>*>(own + Its::ASIDE); }
+
+  // What lies before and behind the photo's columns: pixels of zero, slopes of zero.
   __device__ __forceinline__ void surround(T* columns, int at, int wide) const {
     const T middle = call.middle, square = middle * middle, outside[4] = {-middle, -middle, 2 * square, square};
     const T nothing[4] = {};
-    for (int i = at; i < 2 * HALF; i += wide)
-      for (int j = 0; j < ROWS; ++j) {
-        T* place = columns + (i < HALF ? i : wide + i) * Its::SIZE + j * Its::UNIT;
+    for (int i = at; i < wide + 2 * HALF; i += wide)
+      for (int j = 0; j < ROWS && (i < HALF || i >= piece.right - piece.left + HALF); ++j) {
+        T* place = columns + i * Its::SIZE + j * Its::UNIT;
         put(place + Its::FORTH, outside);
         if (GRADIENTS > 0) put(place + Its::BACK, nothing);
       }
@@ -233,22 +275,23 @@ struct Walk {
 #pragma unroll
     for (int j = 0; j < ROWS; ++j) pixels[j][0] = pixels[j][1] = 0;
     if (!needed) return;
-    const Source<T> from = *source();
+    const T *x = aside().x, *y = aside().y;
     if (whole) {
 #pragma unroll
       for (int j = 0; j < ROWS; ++j) {
-        pixels[j][0] = __ldg(from.x + j * call.x_h);
-        pixels[j][1] = __ldg(from.y + j * call.y_h);
+        pixels[j][0] = __ldg(x + j * call.x_h);
+        pixels[j][1] = __ldg(y + j * call.y_h);
       }
     } else {
 #pragma unroll
       for (int j = 0; j < ROWS; ++j) {
         if (t + j < 0 || t + j >= call.height) continue;
-        pixels[j][0] = __ldg(from.x + j * call.x_h);
-        pixels[j][1] = __ldg(from.y + j * call.y_h);
+        pixels[j][0] = __ldg(x + j * call.x_h);
+        pixels[j][1] = __ldg(y + j * call.y_h);
       }
     }
-    *source() = {from.x + ROWS * call.x_h, from.y + ROWS * call.y_h};
+    aside().x = x + ROWS * call.x_h;
+    aside().y = y + ROWS * call.y_h;
   }
 
   // Those pixels down the window.
@@ -269,16 +312,16 @@ struct Walk {
   // S of the rows from `centre` on, and its slopes.
   __device__ __forceinline__ void find_scores(int centre) {
     T blurred[COLUMNS][4];
-    along<T, HALF, 4, Its::SIZE>(line + Its::FORTH, call.taps, blurred);
+    along<T, HALF, 4, Its::SIZE>(line() + Its::FORTH, call.taps, blurred);
+    const T weight = aside().weight;
     const int here = centre + row();
-    const bool inside = here >= piece.map0 && here + HALF < piece.forth;
-    const unsigned counts = inside && here >= piece.row0 && here < piece.row1 ? flags : 0;
+    const unsigned counts = here >= piece.count0 && here < piece.count1 ? aside().flags : 0;
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
       T slopes[4];
       const T found = score<T, GRADIENTS>(blurred[c], call, weight, slopes);
       if (counts >> c & 1) total += found;
-      if (GRADIENTS > 0) put(line + (HALF + c) * Its::SIZE + Its::BACK, slopes);
+      if (GRADIENTS > 0) put(line() + (HALF + c) * Its::SIZE + Its::BACK, slopes);
     }
   }
 
@@ -287,7 +330,7 @@ struct Walk {
 #pragma unroll
     for (int j = 0; j < ROWS; ++j) {
       T values[4] = {};
-      const bool found = flags >> 8 & 1 && centre + j >= piece.map0 && centre + j + HALF < piece.forth;
+      const bool found = aside().flags >> 8 & 1 && centre + j >= piece.map0 && centre + j + HALF < piece.forth;
       if (found) get(own + Its::BACK + j * Its::UNIT, values);
       back(values, call.taps);
       put(own + Its::BACK + j * Its::UNIT, values);
@@ -297,11 +340,11 @@ struct Walk {
   // The gradient of the rows from `begin` on.
   __device__ __forceinline__ void finish(int begin) {
     T slopes[COLUMNS][4];
-    along<T, HALF, MAPS, Its::SIZE>(line + Its::BACK, call.taps, slopes);
+    along<T, HALF, MAPS, Its::SIZE>(line() + Its::BACK, call.taps, slopes);
     if (begin + row() < piece.row0 || begin + row() >= piece.row1) return;
     int from = slot + row() + Its::KEPT - ROWS - 2 * HALF;
     if (from >= Its::KEPT) from -= Its::KEPT;
-    const T* kept = line + HALF * Its::SIZE + Its::PIXELS + 2 * from - row() * Its::UNIT;
+    const T* kept = line() + HALF * Its::SIZE + Its::PIXELS + 2 * from - row() * Its::UNIT;
     Several<T, COLUMNS> of_x, of_y;
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
@@ -310,18 +353,19 @@ struct Walk {
       of_x.of[c] = slopes[c][2] + a * slopes[c][0] + b * slopes[c][1];
       if (GRADIENTS > 1) of_y.of[c] = slopes[c][3] + b * slopes[c][0] + a * slopes[c][1];
     }
+    const std::int64_t target = aside().target + std::int64_t(begin) * call.width;
     deliver(call.gradient_x + target, of_x);
     if (GRADIENTS > 1) deliver(call.gradient_y + target, of_y);
   }
 
   __device__ __forceinline__ void deliver(T* place, const Several<T, COLUMNS>& values) const {
     if (fours) {
-      if (flags >> 4 & 1) write(place, values);
+      if (aside().flags >> 4 & 1) write(place, values);
       return;
     }
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c)
-      if (flags >> (4 + c) & 1) place[c] = values.of[c];
+      if (aside().flags >> (4 + c) & 1) place[c] = values.of[c];
   }
 
   // Two barriers each ROWS rows: rows filtered down, forth and back, lie in shared memory; then all are filtered along.
@@ -329,12 +373,11 @@ struct Walk {
     fetch(piece.first);
 #pragma unroll 1
     for (int t = piece.first;; t += ROWS) {
-      if (there && t < piece.forth) send_forth();
+      if (in_photo && t < piece.forth) send_forth();
       const int done = t - ROWS - 2 * HALF;
       if (GRADIENTS > 0 && there && done + ROWS > piece.row0) finish(done);
       if (t >= piece.end) return;
       slot = slot + ROWS < Its::KEPT ? slot + ROWS : 0;
-      target += ROWS * std::int64_t(call.width);
       __syncthreads();
       const int centre = t - HALF;
       if (there && centre + ROWS > piece.map0 && t < piece.forth) find_scores(centre);

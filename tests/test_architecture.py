@@ -31,6 +31,7 @@ MAY = {
     "training": BASE | {"data", "networks", "datasets"},
     "evaluate": BASE | {"data", "networks", "backends", "ops", "veils", "crafting"},
     "auditing": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
+    "aligning": BASE | {"data", "networks", "veils", "evaluate"},
     "methods": BASE | {"data", "networks", "engine", "backends", "ops", "veils", "crafting"},
     "experiments": BASE | {"data", "networks", "ops", "veils", "crafting", "evaluate", "methods"},
     "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing"},
@@ -49,6 +50,7 @@ MAY = {
         "training",
         "evaluate",
         "auditing",
+        "aligning",
         "methods",
         "experiments",
         "samples",
@@ -58,7 +60,7 @@ MAY = {
 }
 # Rooms that use the library as its users do, `import veilkern as vk`; others take from `veilkern` itself only the
 # module of the C++ kernels, and the version for what they write.
-ABOVE = {"samples", "experiments", "evaluate", "auditing", "cli", "__main__"}
+ABOVE = {"samples", "experiments", "evaluate", "auditing", "aligning", "cli", "__main__"}
 FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from helpers import INTERPRETED, MANY, batch, every_pair, large, layouts, native
+from helpers import BACKENDS, INTERPRETED, MANY, another_order, batch, every_pair, large, layouts, native, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +56,19 @@ def test_any_sixteen_bit_number(path, a):
     hidden = torch.from_numpy(np.resize(np.arange(65536, dtype=np.uint16), 3 * 256 * 256).reshape(1, 3, 256, 256))
     veils = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     assert torch.equal(ops.recover(hidden, veils, ROW, a), formula(hidden, veils, ROW, a))
+
+
+def test_every_value_through_the_filter(path):
+    """sigma 0.1 has the weights 0, 4096, 0, which leave values as they are. A kernel that filters may recover them by
+    another formula than one that does not."""
+    hidden, veils = (torch.stack([t[0, 0, k : k + 86] for k in (0, 85, 170)])[None] for t in every_pair())
+    numbers = (
+        (torch.arange(hidden.numel()) * 40503 % 65536).view_as(hidden).to(torch.uint16)
+    )  # every one, among the veils
+    for a in range(1, 256, 60 if path == "triton" and INTERPRETED else 1):
+        for photos in (hidden, numbers):
+            found = ops.recover(photos, veils, ROW, a, gaussian_sigma=0.1)
+            assert torch.equal(found, formula(photos, veils, ROW, a)), f"a = {a}, {photos.dtype}"
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,6 +189,97 @@ def test_gaussian_as_far_as_the_photo_goes(path, height, width):
     assert torch.equal(found, gaussian_filter(formula(images, veils, rows, 51), (side - 1) / 2))
     with pytest.raises(ValueError, match=f"reaches {side} pixels, too far for photos of {height} x {width}"):
         ops.recover(images, veils, rows, 51, gaussian_sigma=side / 2)
+
+
+# The CUDA kernels: what a block takes
+
+
+needs_cuda = pytest.mark.skipif("cuda" not in BACKENDS, reason="no CUDA kernels here: no GPU, and no `make emulate`")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cuda_launcher():
+    return importlib.import_module("veilkern.backends.cuda.recover")
+
+
+def random_photos(n: int, height: int, width: int, wide: bool):
+    """Protected photos of any values, two veils, rows."""
+    g = torch.Generator().manual_seed(n + height + width)
+    hidden, veils = (torch.randint(0, 256, (k, 3, height, width), dtype=torch.uint8, generator=g) for k in (n, 2))
+    hidden = (hidden.int() * 255).to(torch.uint16) if wide else hidden
+    return hidden, veils, torch.randint(0, 2, (n,), generator=g)
+
+
+@needs_cuda
+@pytest.mark.parametrize("share", [(1, 1), (1, 3), (1, 8), (1, 26), (3, 1), (3, 7), (3, 26)])
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5, 2.0, 2.5, 7.0])
+def test_blocks_of_any_share(share, sigma, monkeypatch):
+    """Planes and rows of a block: the same bits, in any order of threads, in rows read at once and in ragged ones."""
+    if sigma > 2 and share[0] > 1:
+        pytest.skip("a far radius takes planes one by one")
+    monkeypatch.setattr(cuda_launcher(), "_share", lambda *given: share)
+    for width, wide in ((24, False), (32, True), (29, False), (29, True)):
+        given = random_photos(2, 26, width, wide)
+        wanted = reference.recover(*given, 51, gaussian_sigma=sigma)
+        for order in ("cuda", ""):
+            with serving("cuda"), another_order(order):
+                assert torch.equal(ops.recover(*given, 51, gaussian_sigma=sigma), wanted), (width, wide)
+                out = given[0].clone()
+                if not wide:
+                    assert torch.equal(ops.recover(out, *given[1:], 51, gaussian_sigma=sigma, out=out), wanted)
+
+
+@needs_cuda
+@pytest.mark.parametrize("n,height,width", [(4, 112, 112), (5, 9, 17), (1, 9, 1032), (1, 9, 1031), (1, 100, 1100)])
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_blocks_as_they_are_chosen(n, height, width, sigma):
+    """All planes of a photo, one, a band; rows with more columns than a block has threads."""
+    for wide in (False, True):
+        given = random_photos(n, height, width, wide)
+        with serving("cuda"):
+            found = ops.recover(*given, 51, gaussian_sigma=sigma)
+        assert torch.equal(found, reference.recover(*given, 51, gaussian_sigma=sigma))
+
+
+@needs_cuda
+def test_what_a_block_takes():
+    """Of planes and rows, on an H200: all of a photo where there are many, bands where planes are few or large."""
+    share, memory, processors = cuda_launcher().MODULE.recover_share, 227 << 10, 132
+    assert share(2, (4096, 3, 112, 112), memory, processors, False) == (3, 112)
+    assert share(2, (527, 3, 112, 112), memory, processors, False) == (1, 112)
+    assert share(2, (4096, 3, 112, 112), memory // 2, processors, False) == (1, 112)  # too few blocks of three planes
+    assert share(2, (4096, 3, 112, 120), memory, processors, False) == (1, 112)  # and threads
+    assert share(7, (4096, 3, 112, 112), memory, processors, False) == (1, 112)
+    assert share(2, (1, 3, 112, 112), memory, processors, False) == (1, 16)
+    assert share(2, (1, 3, 112, 112), memory, processors, True) == (1, 112)
+    planes, rows = share(2, (4096, 3, 1024, 1024), memory, processors, True)
+    assert planes == 1 and (rows + 4) * 1032 + 8 <= memory // 6 < (1.3 * rows + 4) * 1032
+    assert share(2, (0, 3, 112, 112), memory, processors, False)[1] == 16
+    assert share(2, (1, 3, 0, 0), memory, processors, False) == (0, 0)
+    for radius, width, fits in ((2, 19000, True), (2, 20000, False), (100, 220, True), (100, 280, False)):
+        assert (share(radius, (1, 3, 1000, width), memory, processors, False)[1] > 0) == fits, (radius, width)
+
+
+@needs_cuda
+def test_what_is_left_to_triton():
+    launcher = cuda_launcher()
+    photos = torch.empty(1, 3, 16, 40000, dtype=torch.uint8, device=DEVICE)
+    assert "too few fit" in launcher.limit(photos, photos, None, 51, 1.0, None)
+    assert "without a filter" in launcher.limit(photos, photos, None, 51, None, None)
+    assert launcher.limit(photos[..., :112], photos, None, 51, 1.0, None) is None
+
+
+@needs_cuda
+@pytest.mark.parametrize("side", [24, 13])
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_a_row_that_names_no_veil_reads_nothing(side, sigma):
+    """The op refuses it on the CPU; on a GPU nobody looks, so the kernel must: a black photo, never an unveiled one."""
+    rows = torch.tensor([1, 2, -1, 2**40, -(2**62)], device=DEVICE)
+    for wide in (False, True):
+        hidden, veils, _ = (t.to(DEVICE) for t in random_photos(5, side, side, wide))
+        out = torch.full((5, 3, side, side), 7, dtype=torch.uint8, device=DEVICE)
+        cuda_launcher().recover(hidden, veils, rows, 51, sigma, out)
+        assert out[0].any() and not out[1:].any()
 
 
 def test_compiles_whole():

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
 import torch
-from helpers import MANY, assert_near, assert_same_bits_everywhere, gradcheck, large, layouts, native, opcheck
+from helpers import (
+    BACKENDS,
+    MANY,
+    another_order,
+    assert_near,
+    assert_same_bits_everywhere,
+    gradcheck,
+    large,
+    layouts,
+    native,
+    opcheck,
+    serving,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
@@ -242,3 +255,124 @@ def test_the_score_has_the_same_bits_whatever_is_wanted_and_either_way_round(dty
     for wanted in ((True, False), (False, True), (True, True)):
         score = ops.ssim(*(t.clone().requires_grad_(w) for t, w in zip((x, y), wanted, strict=True)))
         assert torch.equal(score.detach(), plain)
+
+
+# The CUDA kernel: pieces of planes, and where its gradients lie
+
+by_cuda = pytest.mark.skipif("cuda" not in BACKENDS, reason="no CUDA kernels here: no GPU, and no `make emulate`")
+
+
+def launcher():
+    return importlib.import_module("veilkern.backends.cuda.ssim")
+
+
+def every_way(count: int, height: int, width: int):
+    """Ways to share planes out: one and several a block, one and many bands and strips."""
+    for rows, columns in itertools.product((4, 12, height + 3), (8, 20, width + 3)):
+        rows, columns = rows // 4 * 4, columns // 4 * 4
+        wide = min((width + 3) // 4 * 4, columns + 24)
+        for together in (1, 3):
+            if together <= count and together * wide <= 256:
+                yield together, wide, -(-height // rows), rows, -(-width // columns), columns
+
+
+@by_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"window": 7, "borders": "same"}, {"window": 9}], ids=["11", "7 same", "9"])
+@pytest.mark.parametrize("shape", [(2, 2, 21, 30), (4, 1, 11, 48)], ids=str)
+def test_pieces_of_planes(shape, options, dtype, monkeypatch, generator):
+    """However planes are shared out: right values, the gradients to the bit, the same bits in any order of threads."""
+    x, y = (torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    wanted, first = reference.ssim_gradient(x.double(), y.double(), **options), None
+    for pieces in every_way(shape[0] * shape[1], *shape[2:]):
+        monkeypatch.setattr(launcher(), "_shared_out", lambda *given, pieces=pieces: pieces)
+        with serving("cuda"):
+            found, score = ops.ssim_gradient(x, y, **options), ops.ssim(x, y, **options)
+            with another_order("cuda"):
+                again = ops.ssim_gradient(x, y, **options)
+        for a, b in zip(found, wanted, strict=True):
+            assert_near(a, b, dtype, factor=50)
+        assert_near(score, wanted[0], dtype)
+        first = first or found
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found[1:], first[1:], strict=True))
+
+
+@by_cuda
+def test_photos_wider_than_a_block(generator):
+    x, y = (torch.rand(1, 1, 12, 521, generator=generator, dtype=torch.float64).float() for _ in range(2))
+    assert launcher()._pieces(x, 11, True)[4] > 1
+    with serving("cuda"):
+        found = ops.ssim_gradient(x, y)
+    for a, b in zip(found, reference.ssim_gradient(x.double(), y.double()), strict=True):
+        assert_near(a, b, torch.float32, factor=50)
+
+
+def test_few_planes_go_to_many_blocks():
+    """Of one photo each plane to several processors, of many photos whole planes, as many as fill their warps."""
+    pytest.importorskip("veilkern.backends.cuda._launch")
+
+    def ways(count, side):
+        return launcher()._shared_out((count, 3, side, side), 11, True, 16, 132, 227 << 10, lambda wide, *_: 336 * wide)
+
+    assert ways(1, 112)[2] > 10 and ways(1, 112)[0] == 1
+    assert ways(5000, 112)[:3] == (2, 112, 1) and ways(5000, 64)[1:3] == (64, 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    count=st.integers(1, 3000),
+    height=st.integers(1, 3000),
+    width=st.integers(1, 30000),
+    window=st.sampled_from([1, 7, 9, 11]),
+    gradients=st.booleans(),
+    warps=st.sampled_from([8, 16]),
+    processors=st.integers(1, 200),
+)
+def test_pieces_are_whole(count, height, width, window, gradients, warps, processors):
+    """Rows and columns once each, threads for all columns that a strip reads, within threads and memory."""
+    pytest.importorskip("veilkern.backends.cuda._launch")
+    there = 99 << 10
+    shape = (count, 3, height, width)
+
+    def memory(wide, *others):
+        return 336 * (wide + 10)
+
+    together, wide, bands, rows, strips, columns = launcher()._shared_out(
+        shape, window, gradients, warps, processors, there, memory
+    )
+    assert rows % 4 == columns % 4 == wide % 4 == 0 and together * wide <= 256 and together * memory(wide) <= there
+    assert (bands - 1) * rows < height <= bands * rows and (strips - 1) * columns < width <= strips * columns
+    beside = 12 if gradients and window > 7 else 8 if gradients or window > 7 else 4
+    for strip in range(strips):
+        left = max(strip * columns - beside, 0)
+        assert min(min((strip + 1) * columns, width) + beside, width) - left <= wide
+
+
+@by_cuda
+@pytest.mark.parametrize("offset", [0, 1])
+def test_gradients_that_begin_anywhere(offset, generator):
+    """Written four at a time only where that is allowed, and nothing beside them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x, y = (t.float()[..., :28].contiguous().to(device) for t in pair(generator, n=1))
+    room = [torch.full((x.numel() + 8,), 7.0, device=device) for _ in range(2)]
+    gradients = [r[4 + offset : 4 + offset + x.numel()].view(x.shape) for r in room]
+    launcher().ssim(x, y, 11, 1.5, "valid", 1.0, None, *gradients)
+    wanted = reference.ssim_gradient(x.double(), y.double())[1:]
+    for r, found, right in zip(room, gradients, wanted, strict=True):
+        assert_near(found, right, torch.float32, factor=50)
+        assert r[: 4 + offset].eq(7).all() and r[4 + offset + x.numel() :].eq(7).all()
+
+
+@by_cuda
+def test_what_is_left_to_triton(monkeypatch):
+    x = torch.rand(1, 3, 16, 16)
+    arguments = (1.5, "valid", 1.0, None, None, None)
+    assert launcher().limit(x, x, 11, *arguments) is None
+    assert "windows of more than 11" in launcher().limit(x, x, 13, *arguments)
+    vast = x[:, :1, :1, :1].expand(1, 1, 2**30, 1)
+    assert "2^30 rows" in launcher().limit(vast, vast, 1, *arguments)
+    many = x[:, :, :1, :1].expand(2**38, 3, 1, 1)
+    assert "2^31 blocks" in launcher().limit(many, many, 1, *arguments)
+    monkeypatch.setattr(launcher(), "memory_of", lambda device: 1 << 10)
+    assert "shared memory" in launcher().limit(x, x, 11, *arguments)

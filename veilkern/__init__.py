@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from veilkern.aligning.result import Alignment
+    from veilkern.aligning.run import align
     from veilkern.auditing.report import write_audit
     from veilkern.auditing.run import Audit, audit
     from veilkern.backends import list_backends, use_backend
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from veilkern.veils.tags import check_tags, tags
 
 __all__ = [
+    "Alignment",
     "Audit",
     "BackendError",
     "BankError",
@@ -61,6 +64,7 @@ __all__ = [
     "VeilBank",
     "VeilkernError",
     "__version__",
+    "align",
     "audit",
     "check_tags",
     "craft",
@@ -83,6 +87,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Alignment": "aligning.result",
     "Audit": "auditing.run",
     "BackendError": "errors",
     "BankError": "errors",
@@ -103,6 +108,7 @@ _PLACES = {
     "TrainResult": "training.result",
     "VeilBank": "veils.bank",
     "VeilkernError": "errors",
+    "align": "aligning.run",
     "audit": "auditing.run",
     "check_tags": "veils.tags",
     "craft": "crafting.run",

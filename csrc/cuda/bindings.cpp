@@ -14,6 +14,7 @@
 
 #include "cuda/block_variance.h"
 #include "cuda/recover.h"
+#include "cuda/ssim.h"
 #include "cuda/veil_step.h"
 
 #ifndef VEILKERN_CUDA_MODULE
@@ -88,6 +89,25 @@ Photos<T> photos(const Tensor& tensor) {
   return {at<T>(tensor.first), n, c, h, w};
 }
 
+// sizes: C, H, W; taps: of the longest window, from the middle outwards; window: its side, and whether zeros surround.
+template <class T>
+void ssim_of(Where where, Tensor x, Tensor y, std::pair<Address, Address> gradients, Address scale, Address scores,
+             std::int64_t planes, std::array<int, 3> sizes, std::array<double, SSIM_TAPS> taps,
+             std::pair<int, bool> window, double range, std::array<int, 6> pieces) {
+  const auto [xn, xc, xh, xw] = x.second;
+  const auto [yn, yc, yh, yw] = y.second;
+  const auto [channels, height, width] = sizes;
+  const auto [together, wide, bands, rows, strips, columns] = pieces;
+  const int border = window.second ? 0 : window.first / 2;
+  const double places = double(channels) * (height - 2 * border) * (width - 2 * border);
+  Ssim<T> call{at<const T>(x.first), xn, xc, xh, xw, at<const T>(y.first), yn, yc, yh, yw, at<T>(gradients.first),
+               at<T>(gradients.second), at<const T>(scale), at<T>(scores), planes, channels, height, width,
+               window.first, border, {}, T(range / 2), T(0.01 * range * (0.01 * range)), T(0.03 * range * (0.03 * range)),
+               T(2 / places), {together, wide, bands, rows, strips, columns}};
+  std::copy(taps.begin(), taps.end(), call.taps);
+  run("ssim", where, ssim<T>, call);
+}
+
 using RateAt = std::pair<Address, double>;  // of float64 [P] (0: none), and the number for all
 
 // offsets: of the images and of the gradients; counts: P, N, M; workspace: squares and arrays (0: none).
@@ -113,16 +133,15 @@ void veil_step_of(Where where, Tensor veils, Tensor momentum, Tensor gradients, 
 template <class T>
 void recover_of(Where where, Tensor protected_, Tensor veils, Tensor out, Address rows,
                 std::tuple<std::int64_t, int, int, int> sizes, std::int64_t people, int a,
-                const std::vector<std::uint16_t>& weights, int band) {
+                const std::vector<std::uint16_t>& weights, std::pair<int, int> share) {
   const auto [n, c, h, w] = protected_.second;
   const auto [vn, vc, vh, vw] = veils.second;
   const auto [on, oc, oh, ow] = out.second;
   const auto [count, channels, height, width] = sizes;
   Recover<T> call{at<const T>(protected_.first), n, c, h, w, at<const std::uint8_t>(veils.first), vn, vc, vh, vw,
                   at<std::uint8_t>(out.first), on, oc, oh, ow, at<const std::int64_t>(rows), people, count,
-                  channels, height, width, a, static_cast<int>(weights.size()) - 1, band, {}};
-  if (call.radius < 1 || call.radius > RECOVER_FARTHEST) fail("recover", cudaErrorInvalidValue);
-  std::copy(weights.begin(), weights.end(), call.weights);
+                  channels, height, width, a, static_cast<int>(weights.size()) - 1, share.first, share.second, {}};
+  std::copy_n(weights.begin(), std::min<std::size_t>(weights.size(), RECOVER_FARTHEST + 1), call.weights);
   run("recover", where, recover<T>, call);
 }
 
@@ -137,7 +156,11 @@ PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
   module.def("block_variance_memory_f64", &block_variance_memory<double>);
   module.def("recover_u8", &recover_of<std::uint8_t>);
   module.def("recover_u16", &recover_of<std::uint16_t>);
-  module.def("recover_rows", &recover_rows);
+  module.def("recover_share", &recover_share);
+  module.def("ssim_f32", &ssim_of<float>);
+  module.def("ssim_f64", &ssim_of<double>);
+  module.def("ssim_memory_f32", &ssim_memory<float>);
+  module.def("ssim_memory_f64", &ssim_memory<double>);
   module.def("veil_step_f32", &veil_step_of<float>);
   module.def("veil_step_f64", &veil_step_of<double>);
   module.def("veil_step_array", &veil_step_array);

@@ -16,6 +16,7 @@ struct Grid {
   std::size_t shared;
 };
 
+#if defined(__CUDACC__) || defined(VEILKERN_EMULATED)
 // No kernel here allocates or waits; a launch that goes into a CUDA graph is as any other.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream, Arguments... arguments) {
@@ -45,5 +46,6 @@ cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t
   return emulated::run(blocks, threads, grid.cluster, grid.shared, [&] { kernel(arguments...); });
 #endif
 }
+#endif
 
 }  // namespace veilkern

@@ -3,18 +3,18 @@
 
 namespace veilkern {
 
-constexpr int SSIM_TAPS = 6;          // from the middle of the longest window outwards: 11 x 11
+constexpr int SSIM_TAPS = 6;            // from the middle of the longest window outwards: 11 x 11
 constexpr unsigned SSIM_THREADS = 256;  // of a block, at most
 
-// What a block takes: `together` planes, `wide` threads each (a multiple of 4), and of each of them the same piece: one of
-// `bands` bands of `rows` rows and of `strips` strips of `columns` columns (both multiples of 4; the last may have fewer).
+// What a block takes: `together` planes, `wide` threads each (a multiple of 4), and of each of them the same piece: one
+// of `bands` bands of `rows` rows and `strips` strips of `columns` columns (multiples of 4; the last may have fewer).
 struct SsimPieces {
   int together, wide;
   int bands, rows;
   int strips, columns;
 };
 
-// x, y [N, C, H, W], strides in values; the gradients dense and like them, or null (gradient_y where gradient_x is, too);
+// x, y [N, C, H, W], strides in values; the gradients dense, or null (gradient_y where gradient_x is, too);
 // scale [N] or null; scores [N C, bands strips]: sums of S. taps: from the middle outwards, zeros beyond the window;
 // border: the first row and the first column that have an S; middle: of the range of values; weight: of an S in the
 // gradients, twice.

@@ -20,6 +20,7 @@ from veilkern.errors import VeilkernError
 
 # Each command, the file and the name in it that it is found by, and its line in the list of commands.
 COMMANDS = {
+    "align": ("align", "align", "Find the face in each ordinary photo and write it aligned; skip those done."),
     "craft": ("craft", "craft", "Craft one veil per person."),
     "protect": ("folders", "protect", "Protect every photo of everybody who has a veil; skip those done."),
     "recover": ("folders", "recover", "Recover the originals of protected photos; skip those done."),

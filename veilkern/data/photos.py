@@ -36,20 +36,21 @@ MAX_SCANS = 100  # of a progressive JPEG of MAX_PIXELS, and in proportion: each 
 def read_photo(
     path: str | os.PathLike[str],
     *,
-    size: tuple[int, int] = (112, 112),
+    size: tuple[int, int] | None = (112, 112),
     resize: bool = False,
     convert: bool = False,
     protected: bool = False,
 ) -> tuple[torch.Tensor, list[str]]:
     """Read one aligned face photo: uint8 [3, H, W] RGB, and notices (for instance "turned by its EXIF orientation").
 
-    size: (height, width) wanted. resize: bring another size to it (bicubic) instead of refusing. convert: turn
+    size: (height, width) wanted, None for whatever it has. resize: bring another size to it (bicubic) instead of
+    refusing. convert: turn
     greyscale, palette, RGBA, CMYK and 16-bit photos into 8-bit RGB instead of refusing; what that changes cannot be
     recovered later. protected: take also what veilkern has protected already. Whatever is wrong with the file, the
     error is a PhotoError that names it and the cause; memory and time are bounded before anything is decoded.
     """
     with _one_error(path):
-        return _decoded(_read_bytes(path), tuple(size), resize, convert, protected)
+        return _decoded(_read_bytes(path), None if size is None else tuple(size), resize, convert, protected)
 
 
 def decode_photo(
@@ -172,7 +173,7 @@ def _mark_of(data: bytes) -> Mark | None:
     return None if text is None else Mark.parse(text)
 
 
-def _decoded(data: bytes, size: tuple[int, ...], resize: bool, convert: bool, protected: bool):
+def _decoded(data: bytes, size: tuple[int, ...] | None, resize: bool, convert: bool, protected: bool):
     """Pixels and notices of `read_photo`."""
     header = png.parse(data) if data.startswith(png.SIGNATURE) else None
     if header is not None and KEYWORD in header.texts and not protected:
@@ -186,7 +187,7 @@ def _protected_header(data: bytes) -> png.Png:
     return png.parse(data)
 
 
-def _photo(data: bytes, header: png.Png | None, size: tuple[int, ...], resize: bool, convert: bool):
+def _photo(data: bytes, header: png.Png | None, size: tuple[int, ...] | None, resize: bool, convert: bool):
     """Pixels and notices; everything that can be refused is refused before it is decoded."""
     image = _open(data)
     png.check_pixels(image.height, image.width)
@@ -231,15 +232,15 @@ def _upright_rgb(data, image, header, kind, size, resize):
         notices.append(f"{kind}, converted to 8-bit RGB")
     if not resize:
         _check_size(image, size)
-    if image.size != size[::-1]:
+    if size is not None and image.size != size[::-1]:
         notices.append(f"resized from {image.height} x {image.width} to {size[0]} x {size[1]}")
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     return _channels_first(np.array(image, dtype=np.uint8)), notices
 
 
-def _check_size(image: Image.Image, size: tuple[int, ...], turned_too: bool = False) -> None:
+def _check_size(image: Image.Image, size: tuple[int, ...] | None, turned_too: bool = False) -> None:
     got = image.size[::-1]
-    if got != size and not (turned_too and got == size[::-1]):
+    if size is not None and got != size and not (turned_too and got == size[::-1]):
         raise PhotoError(
             f"{got[0]} x {got[1]} pixels (height x width), wanted {size[0]} x {size[1]}; align and crop it, or ask for "
             "resizing (resize=True, --resize)"

@@ -23,6 +23,7 @@ from veilkern.veils.protect import protect, recover
 from veilkern.veils.sealing import MasterKeys
 
 KINDS = ("original", "protected", "original, blurred", "protected, blurred", "recovered")
+SHEET = ("original", "protected", "protected, blurred", "recovered")  # protected next to what a blur leaves of it
 SIGMA = 2.0  # of the blurred views, pixels: as in the measure contour2
 SHOWN_WORST = {"contour2": 6, "ssim_protected": 4, "cosine": 4}
 _INK = "#010203"  # stands for the page's own text colour until the picture is in the page
@@ -81,10 +82,9 @@ def worst_photos(evaluation: Evaluation, measure: str, count: int) -> list[tuple
     return [(label, place) for _, label, place in sorted(ranked)[:count]]
 
 
-def contact_sheet(shown: Sequence[Views]) -> Image.Image:
-    """One row a person: the photos of each kind side by side, protected next to what a blur leaves of it."""
-    kinds = ("original", "protected", "protected, blurred", "recovered")
-    height, width = shown[0].images["original"].shape[2:]
+def contact_sheet(shown: Sequence[Views], kinds: Sequence[str] = SHEET) -> Image.Image:
+    """One row a person: the photos of each of these kinds, all of one size, side by side."""
+    height, width = shown[0].images[kinds[0]].shape[2:]
     columns = max(len(person.files) for person in shown)
     gap, head, label = 8, 18, 14
     sheet = Image.new(

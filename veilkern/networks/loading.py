@@ -93,15 +93,20 @@ def load(source, **input_spec) -> FaceModel:
     return _from_checkpoint(path, None, input_spec)
 
 
-def _from_callable(module: str, name: str, input_spec) -> FaceModel:
+def call(module: str, name: str):
+    """What a callable without arguments returns, of "file.py" or "package.module"; ModelError with the cause."""
     file = Path(module) if module.endswith(".py") else None
     if file is not None and not file.is_file():
         raise ModelError(f"{file}: no such file")
     try:
         with _neighbours_first(file) if file is not None else contextlib.nullcontext():
-            made = getattr(importlib.import_module(module) if file is None else _run_file(file), name)()
+            return getattr(importlib.import_module(module) if file is None else _run_file(file), name)()
     except Exception as error:  # the user's own code: whatever it raises is the cause
         raise ModelError(f"{module}:{name}: cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _from_callable(module: str, name: str, input_spec) -> FaceModel:
+    made = call(module, name)
     if not isinstance(made, (nn.Module, FaceModel)):
         raise ModelError(f"{module}:{name}: must return a torch.nn.Module or a FaceModel, got {type(made).__name__}")
     return load(

@@ -70,7 +70,7 @@ def open_folders(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
 def plan(
     root: Path,
     target: Path,
-    bank: VeilBank,
+    bank: VeilBank | None,
     rename: Callable[[Path], str],
     outcome: Outcome,
     *,
@@ -78,14 +78,17 @@ def plan(
     people: Collection[str] | None = None,
 ) -> list[Person]:
     """Who and what is to be done, with all names known before anything is written; the rest is listed in `outcome`.
-    in_place: outputs are to replace the photos. people: the only folders that count, which saves looking for others."""
-    rows = {name: row for row, name in enumerate(bank.names)}
+    bank: whose persons count, None for everybody (row 0). in_place: outputs are to replace the photos. people: the only
+    folders that count, which saves looking for others."""
     persons: list[Person] = []
     found = person_folders(root, outcome.problems) if people is None else [root / name for name in sorted(people)]
     if not found and not outcome.problems:
         raise PhotoError(
             f"{printable(root)}: no person's folder in it; wanted one folder per person with photos inside"
         )
+    rows = (
+        {name: row for row, name in enumerate(bank.names)} if bank is not None else {folder.name: 0 for folder in found}
+    )
     outcome.problems += [Problem(str(f), "no veil of this person in the bank") for f in found if f.name not in rows]
     for folder, name in distinct([(f, f.name) for f in found if f.name in rows], outcome):
         if not in_place and _same_folder(folder, target / name):

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 
+#define VEILKERN_EMULATED
 #define __global__
 #define __device__
 #define __host__
