@@ -23,6 +23,7 @@ from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # the compiler is wanted here, not the interpreter
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+import cuda_resources
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -219,14 +220,22 @@ def main() -> None:
         print(json.dumps(variants(BATCHES)))
         return
     found = rows(tuple(options.arch or ARCHES), options.only)
+    cuda, cuda_wrong = [], []
+    if not options.json and not options.only and not cuda_resources.available():
+        cuda, cuda_wrong = cuda_resources.report(tuple(options.arch or ARCHES))
     wrong = [f"{row['kernel']} ({row['case']}, {row['arch']}): {fault}" for row in found for fault in faults(row)]
+    wrong += cuda_wrong
     if options.json:
         print(json.dumps({"rows": found, "faults": wrong}))
         return
     text = (
         "Registers a thread, shared memory and stack in bytes, instructions, and global loads and stores by width in "
         f"the machine code. Triton {triton.__version__}, photos of 3 x 112 x 112; made by `python bench/resources.py`, "
-        "which needs no GPU.\n\n" + table(found)
+        "which needs no GPU.\n\n"
+        + table(found)
+        + "\n\nThe CUDA kernels, by nvcc; loads and stores of global memory, and of what may be shared memory too. "
+        "Warps: how many of 64 the registers leave room for.\n\n"
+        + (cuda_resources.table(cuda) if cuda else f"({cuda_resources.available()})")
     )
     if options.print:
         print(text)

@@ -1,27 +1,30 @@
-# The CUDA kernels (kernels/*.cu) and their bindings, as the module _cuda. It needs neither torch nor a driver to be built or
-# imported: cudart is linked in, and speaks to the driver at the first launch.
-string(TOUPPER "${VEILKERN_CUDA}" wanted)
-if(NOT wanted MATCHES "^(AUTO|ON|OFF|1|0|TRUE|FALSE|YES|NO)$")
+# The CUDA kernels and their bindings, module _cuda: a build of its own inside this one (csrc/cuda), so that the rest of the
+# package is built all the same where it cannot be configured or does not compile. One line then says so; ON fails instead.
+set(asked "${VEILKERN_CUDA}")
+if(asked STREQUAL "")
+  set(asked AUTO)
+endif()
+string(TOUPPER "${asked}" asked)
+if(NOT asked MATCHES "^(AUTO|ON|OFF|1|0|TRUE|FALSE|YES|NO)$")
   message(FATAL_ERROR "VEILKERN_CUDA must be AUTO, ON or OFF, got ${VEILKERN_CUDA}")
 endif()
-set(insist FALSE)
-if(NOT wanted STREQUAL "AUTO" AND VEILKERN_CUDA)
-  set(insist TRUE)
+set(insist OFF)
+if(NOT asked STREQUAL "AUTO" AND asked)
+  set(insist ON)
 endif()
 
-# without(<why>): ends with an error where CUDA is insisted on, else goes on without.
-macro(without why)
+macro(without why)  # ends this file, or everything where CUDA is insisted on
   if(insist)
-    message(FATAL_ERROR "VEILKERN_CUDA is ${VEILKERN_CUDA}, but ${why}")
+    message(FATAL_ERROR "VEILKERN_CUDA is ${asked}, but ${why}")
   endif()
   message(STATUS "veilkern: no CUDA kernels (${why})")
   return()
 endmacro()
 
-if(NOT wanted STREQUAL "AUTO" AND NOT VEILKERN_CUDA)
-  without("VEILKERN_CUDA is OFF")
+if(NOT asked STREQUAL "AUTO" AND NOT insist)
+  without("VEILKERN_CUDA is ${asked}")
 endif()
-find_package(CUDAToolkit 12.0 QUIET)  # before CMake's own search, which sees PATH alone
+find_package(CUDAToolkit 12.0 QUIET)  # CMake's own search for nvcc sees PATH alone
 if(NOT CUDAToolkit_FOUND OR NOT CUDAToolkit_NVCC_EXECUTABLE)
   without("no CUDA toolkit of 12.0 or later was found")
 endif()
@@ -29,53 +32,48 @@ if(NOT TARGET CUDA::cudart_static)
   without("the CUDA toolkit in ${CUDAToolkit_TARGET_DIR} has no cudart_static")
 endif()
 
-# Machine code for each, and for what comes later the last one's PTX; those that this toolkit does not know are left out.
-if(DEFINED ENV{VEILKERN_CUDA_ARCHITECTURES})  # such as 80;90: for a machine of one's own, or a test
-  set(veilkern_architectures $ENV{VEILKERN_CUDA_ARCHITECTURES})
-else()
-  set(veilkern_architectures 80 86 89 90)
-  if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.8)
-    list(APPEND veilkern_architectures 100 120)
+# Machine code for each of these, and the last one's PTX for what comes later.
+set(numbers ${VEILKERN_CUDA_ARCHITECTURES})
+if(NOT numbers)
+  set(numbers 80 86 89 90 100 120)
+  if(CUDAToolkit_VERSION VERSION_LESS 12.8)
+    set(numbers 80 86 89 90)
+    message(STATUS "veilkern: no machine code for sm_100 and sm_120, which CUDA ${CUDAToolkit_VERSION} does not know")
   endif()
 endif()
-list(POP_BACK veilkern_architectures last)
-set(CMAKE_CUDA_ARCHITECTURES "")
-set(words "")
-foreach(architecture ${veilkern_architectures})
-  list(APPEND CMAKE_CUDA_ARCHITECTURES ${architecture}-real)
-  string(APPEND words "sm_${architecture} ")
-endforeach()
-list(APPEND CMAKE_CUDA_ARCHITECTURES ${last})
-string(APPEND words "sm_${last} compute_${last}")
-
-set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
-if(NOT insist)  # a compiler that does not work ends enable_language with an error: tried before, in a build of its own
-  file(WRITE ${CMAKE_BINARY_DIR}/try_cuda/CMakeLists.txt "cmake_minimum_required(VERSION 3.22)
-project(try_cuda LANGUAGES CXX CUDA)
-add_library(try_cuda OBJECT try.cu)
-")
-  file(WRITE ${CMAKE_BINARY_DIR}/try_cuda/try.cu "__global__ void kernel() {}\n")
-  try_compile(compiles ${CMAKE_BINARY_DIR}/try_cuda/build ${CMAKE_BINARY_DIR}/try_cuda try_cuda
-    CMAKE_FLAGS "-DCMAKE_CUDA_COMPILER=${CMAKE_CUDA_COMPILER}" "-DCMAKE_CUDA_ARCHITECTURES=80-real"
-    OUTPUT_VARIABLE output)
-  if(NOT compiles)
-    string(REGEX MATCH "[^\n]*(error|rror:)[^\n]*" line "${output}")
-    without("${CMAKE_CUDA_COMPILER} compiles nothing with this C++ compiler: ${line}")
-  endif()
+if(NOT "${numbers}" MATCHES "^[0-9]+(;[0-9]+)*$")
+  message(FATAL_ERROR "VEILKERN_CUDA_ARCHITECTURES must be numbers such as 80;90, got ${numbers}")
 endif()
-enable_language(CUDA)
-set(CMAKE_CUDA_STANDARD 17)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+list(JOIN numbers " sm_" words)
+list(JOIN numbers "-real;" architectures)  # the last without
+list(GET numbers -1 last)
+set(words "sm_${words} compute_${last}")
 
-file(GLOB CUDA_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)
-pybind11_add_module(_cuda csrc/cuda/bindings.cpp)
-add_library(cuda_kernels OBJECT ${CUDA_KERNELS})
-target_include_directories(cuda_kernels PRIVATE csrc kernels)
-set_target_properties(cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CUDA_VISIBILITY_PRESET hidden)
-target_compile_options(cuda_kernels PRIVATE -O3)
-target_include_directories(_cuda PRIVATE csrc ${CUDAToolkit_INCLUDE_DIRS})
-target_compile_definitions(_cuda PRIVATE "VEILKERN_CUDA_ARCHITECTURES=\"${words}\"")
-target_compile_options(_cuda PRIVATE -O2 -Wall -Wextra -Wshadow)
-target_link_libraries(_cuda PRIVATE cuda_kernels CUDA::cudart_static Threads::Threads)
-install(TARGETS _cuda DESTINATION .)
-message(STATUS "veilkern: CUDA kernels for ${words}, CUDA ${CUDAToolkit_VERSION}")
+set(cuda_build ${CMAKE_BINARY_DIR}/cuda)
+execute_process(
+  COMMAND ${CMAKE_COMMAND} -S ${CMAKE_SOURCE_DIR}/csrc/cuda -B ${cuda_build} -G ${CMAKE_GENERATOR}
+    -DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM} -DCMAKE_BUILD_TYPE=${CMAKE_BUILD_TYPE}
+    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_CUDA_COMPILER=${CUDAToolkit_NVCC_EXECUTABLE}
+    "-DCMAKE_CUDA_ARCHITECTURES=${architectures}" "-DWORDS=${words}"
+    "-DPYTHON_INCLUDES=${pybind11_INCLUDE_DIRS};${Python_INCLUDE_DIRS}" -DSUFFIX=${PYTHON_MODULE_EXTENSION}
+  RESULT_VARIABLE failed OUTPUT_VARIABLE said ERROR_VARIABLE said)
+if(failed)
+  if(insist)
+    message("${said}")
+  endif()
+  set(reason "it fails CMake's trial")
+  foreach(pattern "error: ([^\n]+)" "#error *-* *([^\n]+)" "nvcc fatal *: *([^\n]+)")  # the last is the plainest
+    if(said MATCHES "${pattern}")
+      set(reason "${CMAKE_MATCH_1}")
+    endif()
+  endforeach()
+  without("${CUDAToolkit_NVCC_EXECUTABLE} does not compile here: ${reason}")
+endif()
+
+include(ProcessorCount)
+ProcessorCount(processors)
+set(cuda_module ${cuda_build}/_cuda${PYTHON_MODULE_EXTENSION})
+add_custom_target(cuda ALL COMMAND ${CMAKE_COMMAND} -DBUILD=${cuda_build} -DMODULE=${cuda_module} -DINSIST=${insist}
+  -DPROCESSORS=${processors} -P ${CMAKE_SOURCE_DIR}/cmake/build_cuda.cmake VERBATIM)
+install(FILES ${cuda_module} DESTINATION . OPTIONAL)
+message(STATUS "veilkern: CUDA kernels for ${words}, by CUDA ${CUDAToolkit_VERSION}")

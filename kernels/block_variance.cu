@@ -13,6 +13,8 @@
 //   that memory brings to a processor of an H200 would allow for (128 bytes and 128 instructions a cycle).
 //   Any other block: B^T B is a row's sums, then a column's: 2 w - 1 and 2 h - 1 reads of shared memory a pixel, where
 //   Triton's version makes (2 w - 1)(2 h - 1) reads of L1: 34 instead of 289 for 9 x 9. Takes a second plane of memory.
+// ACCESS block_variance_kernel<float, 4, true>: load 16, store 16
+// ACCESS block_variance_kernel<double, 2, true>: load 16, store 16
 #include "cuda/block_variance.h"
 
 #include "boxes.cuh"

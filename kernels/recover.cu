@@ -25,6 +25,9 @@
 //
 // Other radii: a loop instead of unrolled code, the sums of all rows in shared memory (50 KB at 112 x 112), and r + 1
 // dot products and 2 r + 4 products a value.
+// ACCESS recover_near<unsigned char, 2, true>: load 8, store 8
+// ACCESS recover_near<unsigned short, 2, true>: load 16, store 8
+// ACCESS recover_far<unsigned char, true>: load 8, store 8
 #include "cuda/recover.h"
 
 #include <algorithm>

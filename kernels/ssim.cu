@@ -27,6 +27,8 @@
 // Pixels wait for their gradient in shared memory, too: 20 rows. That leaves two barriers each four rows. Sums go in
 // a fixed order: a thread's rows, a plane's threads, the pieces. What a column has in shared memory are 336 bytes
 // (f64: 624), 82 KB a block.
+// ACCESS ssim_kernel<float, 5, 2>: load 4, store 16
+// ACCESS ssim_kernel<float, 5, 1>: load 4, store 16
 #include "cuda/ssim.h"
 
 #include "device.cuh"

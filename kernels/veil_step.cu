@@ -18,6 +18,9 @@
 // where 4.8 TB/s at 0.7 us take 25 KB; the photos, 4 bytes a read, are asked for into L2 meanwhile.
 // Sums go in a fixed order: threads, warps, blocks by rank. Photos larger than shared memory keep the three arrays in
 // memory that the caller gives.
+// ACCESS veil_step_kernel<float, 4, false>: load 16, store 16
+// ACCESS veil_step_kernel<float, 4, true>: load 16, store 16
+// ACCESS veil_step_kernel<double, 2, false>: load 16, store 16
 #include "cuda/veil_step.h"
 
 #include <math.h>

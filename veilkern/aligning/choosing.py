@@ -13,9 +13,9 @@ from veilkern.networks.face_model import FaceModel
 
 SAME_SIZE = 0.9  # of two faces, the smaller one is so much of the larger one, or more: neither is the largest
 LEAST_EYES = 20.0  # pixels; the template of 112 has 35
-# Cosines to the mean of the person's other photos, of 12 people of Labeled Faces in the Wild with ten photos each, by two
-# small public networks: own photos at least 0.37 (99 in 100 above 0.54), other people's at most 0.36 (99 in 100 below
-# 0.27).
+# Cosines to the mean of the person's other photos, of 12 people of Labeled Faces in the Wild with ten photos each, by
+# two small public networks: own photos at least 0.37 (99 in 100 above 0.54), other people's at most 0.36 (99 in 100
+# below 0.27).
 LEAST_COSINE = 0.35
 
 

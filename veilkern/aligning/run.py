@@ -86,13 +86,17 @@ def align(
         outcome.notices.append(Problem(str(root / name), f"landmarks in {given.source}, and no such photo"))  # type: ignore[union-attr]
     how = {
         "size": size,
-        "faces": given.source if given is not None else getattr(finder, "name", type(finder).__name__),
+        "faces": given.source if given is not None else _name_of(finder),
         "model": None if model is None else model.about(),
         "least_eyes": least_eyes,
         "least_cosine": least_cosine,
     }
     outcome.report = write_report(pages, outcome, how, title=f"veilkern align: {Path(photos).name}")
     return outcome
+
+
+def _name_of(detector: Any) -> str:
+    return str(getattr(detector, "name", "") or getattr(detector, "__name__", "") or type(detector).__name__)
 
 
 def _check(size, least_eyes, least_cosine, detector, landmarks, model) -> None:
@@ -177,7 +181,7 @@ class _Run:
             assert self.detector is not None  # one of both is given
             photo.faces = find_faces(self.detector, rgb)
         large, reason = candidates(photo.faces, self.least_eyes)
-        if judge is not None and len(large) > 1:
+        if judge is not None and large and sum(face.is_one for face in photo.faces) > 1:
             crops = [self._tensor(rgb, photo.faces[i], judge.model.input.size[0]) for i in large]
             waiting.append((photo, large, judge.features(torch.stack(crops))))
             return
@@ -215,7 +219,12 @@ class _Run:
         else:
             photo.cosine = found[1]
             near = found[1] >= judge.least_cosine
-            why = f"none of its {len(large)} faces is like those of the person's clear photos (cosine {found[1]:.2f})"
+            which = (
+                f"none of its {len(large)} faces that are large enough is like"
+                if len(large) > 1
+                else "its only face that is large enough is unlike"
+            )
+            why = f"{which} those in the person's clear photos (cosine {found[1]:.2f})"
             choice = Choice(large[found[0]]) if near else Choice(None, why)
         self._take(photo, self.target / photo.output, rgb, choice)
 

@@ -25,7 +25,7 @@ from veilkern.cli._shared import (
     refuse,
 )
 
-WHICH, NETWORK = "Which face", "The network of --model"
+WHICH = "Which face"
 
 
 def align(
@@ -79,7 +79,7 @@ def align(
     input_bgr: Bgr = False,
     input_range: Range = None,
 ) -> None:
-    """Find the face in each ordinary photo and write it aligned, as the other commands read it; skip those done."""
+    """Find the face in each ordinary photo and write it aligned; skip those done."""
     network = None
     if model is None:
         refuse("is for --model", input_size=input_size != 112, input_mean=input_mean, input_std=input_std)

@@ -202,7 +202,9 @@ void sync_warp() { arrive(warp_of(*cluster->now).barrier); }
 unsigned char* memory_of(unsigned rank) { return cluster->memories.at(rank)->at; }
 
 void require_aligned(const void* place, std::size_t bytes) {
-  misaligned = misaligned || reinterpret_cast<std::uintptr_t>(place) % bytes != 0;
+  if (reinterpret_cast<std::uintptr_t>(place) % bytes == 0) return;
+  misaligned = cluster->now->ended = true;  // the thread goes no further: the processor itself may refuse the access
+  yield();
 }
 
 std::uint64_t exchange(std::uint64_t mine, unsigned lane) {
@@ -246,12 +248,13 @@ cudaError_t run(dim3 blocks, dim3 threads, unsigned size, std::size_t shared, co
     }
     const bool whole = finish(Order(size, each, random, shuffled));
     cluster = nullptr;
+    if (misaligned) return cudaErrorMisalignedAddress;
     if (!whole) {
       failure = "block " + std::to_string(number * size) + " and its cluster: threads wait at a barrier that others do not reach";
       return cudaErrorLaunchFailure;
     }
   }
-  return misaligned ? cudaErrorMisalignedAddress : cudaSuccess;
+  return cudaSuccess;
 }
 
 }  // namespace emulated
