@@ -1,5 +1,6 @@
-# The CUDA kernels and their bindings, module _cuda: a build of its own inside this one (csrc/cuda), so that the rest of the
-# package is built all the same where it cannot be configured or does not compile. One line then says so; ON fails instead.
+# The CUDA kernels and their bindings, module _cuda: a build of its own inside this one (csrc/cuda), so that the rest of
+# the package is built all the same where it cannot be configured or does not compile. One line then says so; ON fails
+# instead.
 set(asked "${VEILKERN_CUDA}")
 if(asked STREQUAL "")
   set(asked AUTO)
@@ -32,22 +33,31 @@ if(NOT TARGET CUDA::cudart_static)
   without("the CUDA toolkit in ${CUDAToolkit_TARGET_DIR} has no cudart_static")
 endif()
 
-# Machine code for each of these, and the last one's PTX for what comes later.
-set(numbers ${VEILKERN_CUDA_ARCHITECTURES})
-if(NOT numbers)
-  set(numbers 80 86 89 90 100 120)
+# Machine code for each of these, and the last one's PTX for what comes later. VEILKERN_CUDA_ARCHITECTURES: others, in
+# CMake's form (90-real: machine code, 90-virtual: PTX, 90: both).
+set(architectures ${VEILKERN_CUDA_ARCHITECTURES})
+if(NOT architectures)
+  set(architectures 80-real 86-real 89-real 90-real 100-real 120)
   if(CUDAToolkit_VERSION VERSION_LESS 12.8)
-    set(numbers 80 86 89 90)
+    set(architectures 80-real 86-real 89-real 90)
     message(STATUS "veilkern: no machine code for sm_100 and sm_120, which CUDA ${CUDAToolkit_VERSION} does not know")
   endif()
 endif()
-if(NOT "${numbers}" MATCHES "^[0-9]+(;[0-9]+)*$")
-  message(FATAL_ERROR "VEILKERN_CUDA_ARCHITECTURES must be numbers such as 80;90, got ${numbers}")
-endif()
-list(JOIN numbers " sm_" words)
-list(JOIN numbers "-real;" architectures)  # the last without
-list(GET numbers -1 last)
-set(words "sm_${words} compute_${last}")
+set(words "")
+foreach(architecture ${architectures})
+  if(NOT architecture MATCHES "^([0-9]+)(-real|-virtual)?$")
+    message(FATAL_ERROR "VEILKERN_CUDA_ARCHITECTURES must be numbers such as 80-real;90, got ${architectures}")
+  endif()
+  set(number ${CMAKE_MATCH_1})
+  set(kind "${CMAKE_MATCH_2}")
+  if(NOT kind STREQUAL "-virtual")
+    list(APPEND words sm_${number})
+  endif()
+  if(NOT kind STREQUAL "-real")
+    list(APPEND words compute_${number})
+  endif()
+endforeach()
+list(JOIN words " " words)
 
 set(cuda_build ${CMAKE_BINARY_DIR}/cuda)
 execute_process(

@@ -26,7 +26,7 @@ namespace {
 constexpr unsigned THREADS = 256;
 constexpr int BATCH = 4;  // rows that a thread reads at once
 template <class T>
-constexpr int BLOCKS = sizeof(T) == 4 ? 4 : 2;  // on a processor, as many as planes of 112 x 112 leave shared memory for
+constexpr int BLOCKS = sizeof(T) == 4 ? 4 : 2;  // of a processor: planes of 112 x 112 leave shared memory for so many
 
 // A plane as a thread sees it: its columns (the next ones `columns` further on) and its rows.
 template <int VEC>
@@ -152,10 +152,10 @@ __device__ T separate(const T* kept, T* lines, T* target, std::int64_t step_h, s
   return squares;
 }
 
-// What the sizes say, divided once on the host: in the kernel each quotient takes a hundred instructions in f64, and those
-// that the loss needs take registers all through the walk, which made ptxas spill. values: how many all boxes hold, by which
-// the kernel does divide, so that flat planes have no variance; the others are the factors of what their names say, `add`
-// of the centre and `square` of its square (`literal`).
+// What the sizes say, divided once on the host: in the kernel each quotient takes a hundred instructions in f64, and
+// those that the loss needs take registers all through the walk, which made ptxas spill. values: how many all boxes
+// hold, by which the kernel does divide, so that flat planes have no variance; the others are the factors of what their
+// names say, `add` of the centre and `square` of its square (`literal`).
 template <class T>
 struct Factors {
   T values, slope, add, loss, square;
@@ -163,7 +163,8 @@ struct Factors {
 
 template <class T>
 Factors<T> factors(const BlockVariance<T>& call) {
-  const double down = (call.height - call.block_h) / call.stride + 1, along = (call.width - call.block_w) / call.stride + 1;
+  const double down = (call.height - call.block_h) / call.stride + 1;
+  const double along = (call.width - call.block_w) / call.stride + 1;
   const double number = down * along, area = double(call.block_h) * call.block_w, factor = 1 + 1 / (area * area);
   const double shrunk = area - 1;  // of centre: mean S shrinks by (area - 1) / area
   return {T(number * area), T(2 * factor / number), T(2 * shrunk * shrunk / (area * number)), T(factor / number),

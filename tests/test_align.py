@@ -418,6 +418,8 @@ def test_a_picture_shows_boxes_and_points_and_there_are_not_more_than_fit():
     album = Album(most=1)
     photo, crop = tiles(album.picture(rgb, faces, 0, torch.full((3, 40, 40), 200, dtype=torch.uint8)))
     assert photo.shape == crop.shape == (3, TILE, TILE) and (crop.float() - 200).abs().max() < 4
+    assert (photo[:, :100, 0].int() - 100).abs().max() < 25  # the background, from the first column on
+    assert (photo[:, 112:].int() - 128).abs().max() < 10  # and nothing below the photo
     green = (photo[1].int() - photo[0].int() > 60) & (photo[1].int() - photo[2].int() > 20)
     by = TILE / 400
     x = faces[0].points[:, 0] * by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -22,6 +23,13 @@ def moved(points, a, b):
     """A complex similarity applied."""
     z = a * (points[:, 0] + 1j * points[:, 1]) + b
     return np.stack([z.real, z.imag], 1)
+
+
+def test_the_templates():
+    """ArcFace's as InsightFace publishes it (arcface_dst); that of MTCNN as it was measured, a little further down."""
+    x, y = (38.2946, 73.5318, 56.0252, 41.5493, 70.7299), (51.6963, 51.5014, 71.7366, 92.3655, 92.2041)
+    assert ARCFACE.tolist() == [list(point) for point in zip(x, y, strict=True)]
+    assert (MTCNN - ARCFACE).round(2).tolist() == [[1.73, 2.71], [2.21, 2.81], [1.86, 3.06], [0.74, 0.91], [2.85, 1.06]]
 
 
 def face(scale=1.0, template=ARCFACE, box=(0, 0, 1, 1), score=0.9):
@@ -63,7 +71,7 @@ def smooth(size):
     return np.stack([x, y, np.full_like(x, 90)], 2).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize("scale", [1.7, 0.8, 0.31, 0.14], ids=str)
+@pytest.mark.parametrize("scale", [1.7, 0.8, 0.45, 0.31, 0.14], ids=str)
 @pytest.mark.parametrize("turn", [0, 20])
 def test_a_crop_shows_what_lies_there(scale, turn):
     """Also when it is made smaller by area first: each pixel has the colour of its own place in the photo."""
@@ -91,7 +99,9 @@ def test_a_crop_over_the_edge_is_black_there_and_the_share_is_told():
     matrix = np.array([[1.0, 0, 56], [0, 1, 0]])  # its left half
     got = crop(white, matrix, 112)
     assert (got[:, :55] == 0).all() and (got[:, 57:] == 255).all()
-    assert outside(white.shape, matrix, 112) == pytest.approx(0.5, abs=0.01)
+    assert outside(white.shape, matrix, 112) == 0.5
+    for shift in ((-244, 0), (0, 56), (0, -144)):  # its right, upper and lower half
+        assert outside(white.shape, np.array([[1.0, 0, shift[0]], [0, 1, shift[1]]]), 112) == 0.5
     away = np.array([[1.0, 0, 5000], [0, 1, 0]])
     assert outside(white.shape, away, 112) == 1 and not crop(white, away, 112).any()
     assert outside(white.shape, np.array([[1.0, 0, -10], [0, 1, -10]]), 112) == 0
@@ -236,6 +246,10 @@ def test_yunet_is_given_a_smaller_photo_in_its_colours_and_its_faces_are_brought
     assert (seen["picture"][..., 2] == 200).all() and not seen["picture"][..., 0].any()
     assert found.box == (20, 40, 80, 120)
     np.testing.assert_allclose(found.points, ARCFACE / 2 + 0.5, atol=1e-4)
+    find_faces(YuNet(tmp_path / "model.onnx"), rgb[:100, :100])
+    assert seen["size"] == (100, 100)  # never made larger
+    find_faces(YuNet(tmp_path / "model.onnx"), np.zeros((1, 2000, 3), np.uint8))
+    assert seen["size"] == (640, 1)
     monkeypatch.setattr(Network, "detect", lambda self, bgr: (1, None))
     assert find_faces(YuNet(tmp_path / "model.onnx"), rgb) == []
 
@@ -340,6 +354,8 @@ def test_the_largest_unless_two_are_of_the_same_size():
     assert largest([face(1), face(2), face(1.5)], [1, 2, 0]).face == 1
     assert largest([face(1)], [0]).face == 0
     assert largest([face(2), face(1.79)], [0, 1]).face == 0
+    ten, nine = (dataclasses.replace(face(), eyes=eyes) for eyes in (10.0, 9.0))
+    assert largest([ten, nine], [0, 1]).face is None  # the limit is of the same size
     none = largest([face(2), face(1.81)], [0, 1])
     assert none.face is None and "two faces of the same size (70 and 64 pixels between the eyes)" in none.reason
 

