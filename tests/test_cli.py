@@ -323,7 +323,7 @@ def test_the_list_of_commands_is_that_of_their_files():
 
 def test_info_help_and_demo(tmp_path):
     code, text = run("info")
-    assert code == 0 and "cpu" in text and "reference" in text and "not part of this version" in text
+    assert code == 0 and "cpu" in text and "reference" in text and "cuda" in text
     shown = CliRunner().invoke(app, ["craft", "--help"], env={"COLUMNS": "200"})
     import re
 

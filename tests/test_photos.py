@@ -390,3 +390,10 @@ def test_names_are_printed_on_one_line(tmp_path):
         read_photo(tmp_path / name)
     assert str(caught.value).isprintable() and str(caught.value).startswith(printable(tmp_path / name))
     assert SUFFIXES[0] == ".png"
+
+
+def test_any_size(tmp_path):
+    picture(size=(33, 70)).save(tmp_path / "a.png")
+    image, remarks = read_photo(tmp_path / "a.png", size=None)
+    assert image.shape == (3, 33, 70) and remarks == []
+    torch.testing.assert_close(image, tensor(Image.open(tmp_path / "a.png")))

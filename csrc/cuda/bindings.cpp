@@ -71,6 +71,14 @@ void run(const char* op, const Where& where, const Kernel& kernel, const Call& c
   }
 }
 
+// Bytes of shared memory that a block may ask for.
+int shared_memory(int device) {
+  int found = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&found, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) fail("shared_memory", error);
+  return found;
+}
+
 template <class T>
 void block_variance_of(Where where, Tensor images, Tensor gradient, Address scale, Address loss,
                        std::tuple<std::int64_t, int, int, int> sizes, std::tuple<int, int, int> block, bool literal) {
@@ -150,6 +158,7 @@ void recover_of(Where where, Tensor protected_, Tensor veils, Tensor out, Addres
 PYBIND11_MODULE(VEILKERN_CUDA_MODULE, module) {
   module.doc() = "CUDA kernels of veilkern; called by veilkern.backends.cuda, which checks the arguments.";
   module.attr("ARCHITECTURES") = VEILKERN_CUDA_ARCHITECTURES;
+  module.def("shared_memory", &shared_memory);
   module.def("block_variance_f32", &block_variance_of<float>);
   module.def("block_variance_f64", &block_variance_of<double>);
   module.def("block_variance_memory_f32", &block_variance_memory<float>);

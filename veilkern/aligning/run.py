@@ -17,7 +17,7 @@ from veilkern.aligning.geometry import crop, for_size, outside
 from veilkern.aligning.landmarks import Landmarks
 from veilkern.aligning.pictures import Album
 from veilkern.aligning.report import earlier, write_report
-from veilkern.aligning.result import THERE, WRITTEN, Alignment, Photo, relative
+from veilkern.aligning.result import LEFT_OUT, THERE, WRITTEN, Alignment, Photo, relative
 from veilkern.data.files import refuse_inside
 from veilkern.data.people import Problem
 from veilkern.data.photos import read_photo
@@ -164,6 +164,10 @@ class _Run:
         if newer:
             cause = f"{newer} photos are newer than their crops; --overwrite aligns them again"
             self.outcome.notices.append(Problem(str(person.folder), cause))
+        for photo in ours if self.overwrite else []:
+            if photo.state == LEFT_OUT and os.path.lexists(self.target / photo.output):
+                cause = f"left out, and a crop of an earlier run is still in its place: {self.target / photo.output}"
+                self.outcome.notices.append(Problem(str(photo.file), cause))
         self.outcome.photos += ours
 
     def _read(self, photo: Photo) -> np.ndarray:

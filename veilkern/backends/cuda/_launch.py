@@ -21,7 +21,8 @@ def _module():
             ) from error
     if not torch.cuda.is_available():
         raise ImportError(
-            f"no GPU: torch {torch.__version__} sees none (`make emulate`, VEILKERN_CUDA_EMULATE=1: on the CPU, for tests)"
+            f"no GPU: torch {torch.__version__} sees none (`make emulate` and VEILKERN_CUDA_EMULATE=1: on the CPU, for "
+            "tests)"
         )
     if torch.version.hip is not None:
         raise ImportError("torch is built for ROCm: the CUDA kernels need a GPU of NVIDIA")
@@ -62,10 +63,8 @@ def strided(photos: torch.Tensor | None) -> tuple[int, tuple[int, ...]]:
 
 @functools.cache
 def memory_of(device: torch.device) -> int:
-    """Bytes of shared memory that a block may ask for."""
-    if device.type == "cpu":
-        return 227 << 10  # as a Hopper has it
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    """Bytes of shared memory that a block may ask for; the emulation has as many as a Hopper."""
+    return MODULE.shared_memory(device.index or 0)
 
 
 @functools.cache
