@@ -42,6 +42,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if os.environ.get("VEILKERN_REQUIRE_EMULATED") and "cuda" not in BACKENDS:
+        raise pytest.UsageError("VEILKERN_REQUIRE_EMULATED is set, and the CUDA kernels are not there: make emulate")
     if (path := config.getoption("--failures")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Failures(path))
 
