@@ -33,7 +33,7 @@ template <int VEC>
 struct Place {
   int width, x, columns, y, rows;
 
-  __device__ __forceinline__ Place(int width_, int) : width(width_) {
+  __device__ __forceinline__ explicit Place(int width_) : width(width_) {
     const int wide = (width + VEC - 1) / VEC, across = wide < int(THREADS) ? wide : int(THREADS), thread = threadIdx.x;
     x = thread % across * VEC;
     y = thread / across;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<T>)
   T* lines = kept + std::int64_t(height) * width;
   T* sums = PLAIN ? lines : lines + std::int64_t(height) * width;
   T* squares_of = sums + WARPS;
-  const Place<VEC> at(width, height);
+  const Place<VEC> at(width);
 
   const T part = fetch<T, VEC>(call.images + image * call.images_n + channel * call.images_c, call.images_h, call.images_w,
                                kept, height, at, down, along);

@@ -15,7 +15,7 @@ struct Boxes {
     int first = upper - block + 1, last = lower;
     first = first > 0 ? first : 0;
     if (stride != 1) {
-      first = (first + stride - 1) / stride;
+      first = first > 0 ? (first - 1) / stride + 1 : 0;  // rounded up, whatever the stride
       last = lower / stride;
     }
     last = last < boxes - 1 ? last : boxes - 1;

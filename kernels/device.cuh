@@ -51,14 +51,14 @@ __device__ __forceinline__ T* of_rank(T* mine, int rank) {
 #endif
 }
 
-// Asks for memory that is read soon: into L2 where the device can (Hopper; whole sixteens of bytes), else nothing.
-__device__ __forceinline__ void soon(const void* place, int bytes) {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
-  const auto address = reinterpret_cast<std::uint64_t>(place);
-  const int before = int(-address & 15), whole = (bytes - before) & ~15;
-  if (whole > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address + before), "r"(whole) : "memory");
+// Asks for the LINE bytes around a place, which are read soon, into L2.
+constexpr int LINE = 128;
+
+__device__ __forceinline__ void soon(const void* place) {
+#ifdef __CUDACC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
 #else
-  (void)place, (void)bytes;
+  (void)place;
 #endif
 }
 

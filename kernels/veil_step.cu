@@ -7,14 +7,15 @@
 // Three things of a person need all of its photo before anything can go on: the distances ||v - x_i||, the mean of the box
 // sums, and mean|g|. Triton's version makes three launches of it and keeps what lies between in memory. Here a cluster of
 // eight blocks takes one person (Hopper; before it, a block alone), each block a band of rows of all three channels: 14
-// rows of 112. Its protected mean photo, that photo's row sums and its gradient stay in shared memory (56 KB: four blocks a
-// processor), the blocks reach each other's rows there, and two barriers of the cluster take the place of the launches.
-// Traffic of a person with n photos and k gradients of s values, in f32: 4 k s + n s + 20 s bytes (24 with mean_images), of
+// rows of 112. Its protected mean photo, that photo's row sums and its gradient stay in shared memory (56 KB; three blocks a
+// processor, by registers), the blocks reach each other's rows there, and two barriers of the cluster take the place of the
+// launches.
+// Traffic of a person with n photos and k gradients of s values, in f32: 4 k s + n s + 16 s bytes (20 with mean_images), of
 // which 8 s are written; the photos are read a second time for the slope of `norm`, from L2 (the veil is, too). Triton's: 4
 // k s + 2 n s + 36 s. At n = k = 10 with mean_images: 70 s + 10 s of L2 against 96 s or more, in one launch, not three.
 // A thread takes four pixels of all three channels at a time, in reads of 16 bytes (of photos 4), so that gradients in
 // channels_last, as the engine makes them, are read whole too. About 110 instructions a value: a processor of an H200 has
-// time for 430 while memory brings a value's 70 bytes. In flight: 96 bytes a thread and 896 threads, 86 KB a processor,
+// time for 430 while memory brings a value's 70 bytes. In flight: 96 bytes a thread and 672 threads, 64 KB a processor,
 // where 4.8 TB/s at 0.7 us take 25 KB; the photos, 4 bytes a read, are asked for into L2 meanwhile.
 // Sums go in a fixed order: threads, warps, blocks by rank. Photos larger than shared memory keep the three arrays in
 // memory that the caller gives.
@@ -36,7 +37,7 @@ constexpr unsigned THREADS = 256;  // of a block, at most
 template <class T>
 constexpr unsigned BLOCKS = sizeof(T) == 4 ? 3 : 2;  // of them a processor, at least: 80 registers a thread, or 128
 constexpr int TOGETHER = 4;        // photos whose distances are summed at once
-constexpr int SOON = 64;           // photos that are asked for before they are read
+constexpr int SOON = 16;           // photos that are asked for before they are read: L2 keeps those of all people at work
 constexpr int SHARES = 128;        // photos whose shares lie in shared memory at once
 
 // What a block's threads share besides the three arrays. The numbers of a rank are read by the others of the cluster.
@@ -59,9 +60,12 @@ __device__ __forceinline__ T rate_of(const Rate& rate, std::int64_t person) {
 template <class T>
 __device__ void ask_for_photos(const VeilStep<T>& call, const Band<T>& band, const Span& span) {
   if (call.images.w != 1 || call.images.h != call.width) return;
-  for (int i = threadIdx.x; i < CHANNELS * SOON && i / CHANNELS < span.end - span.begin; i += blockDim.x)
-    soon(call.images.data + (span.begin + i / CHANNELS) * call.images.n + i % CHANNELS * call.images.c + std::int64_t(band.first) * call.width,
-         band.own() * call.width);
+  const int bytes = band.own() * call.width, lines = (bytes + LINE - 1) / LINE, photos = CHANNELS * lines;
+  const std::uint8_t* first = call.images.data + std::int64_t(band.first) * call.width;
+  for (int i = threadIdx.x; i < SOON * photos && i / photos < span.end - span.begin; i += blockDim.x) {
+    const int channel = i % photos / lines, line = i % lines;
+    soon(first + (span.begin + i / photos) * call.images.n + channel * call.images.c + line * LINE);
+  }
 }
 
 // The mean gradient of what went through the network, times 1 - alpha, into `slopes`.

@@ -187,10 +187,51 @@ def test_people_too_few_for_a_device_without_clusters(monkeypatch):
     launcher = module("veil_step")
     monkeypatch.setattr(launcher, "capability_of", lambda device: (8, 0))
     monkeypatch.setattr(launcher, "processors_of", lambda device: 108)
-    few, many = torch.zeros(107, 3, 1, 1), torch.zeros(108, 3, 1, 1)
-    assert "107 people leave some of 108 processors idle" in launcher.limit(few) and launcher.limit(many) is None
+    light, heavy = torch.zeros(1), torch.zeros(1).expand(3_000_000)
+
+    def limit(people: int, gradients: torch.Tensor = light, side: int = 1):
+        veils = torch.zeros(1).expand(people, 3, side, side)
+        return launcher.limit(veils, veils, gradients, light)
+
+    assert "323 people leave some of 108 processors idle" in limit(323) and limit(324) is None
     monkeypatch.setattr(launcher, "capability_of", lambda device: (9, 0))
-    assert launcher.limit(few) is None
+    assert limit(1) is None and "13 people leave most" in limit(13, heavy) and limit(14, heavy) is None
+    monkeypatch.setattr(launcher, "capability_of", lambda device: (12, 0))
+    monkeypatch.setattr(launcher, "memory_of", lambda device: 99 << 10)
+    assert "two are to fit a processor" in limit(64, side=112) and limit(64, side=96) is None
+
+
+@needs_kernels
+def test_a_driver_that_is_too_old_leaves_the_op_to_triton():
+    """The first question to it fails, wherever that comes."""
+
+    def limit(*arguments):
+        raise RuntimeError("shared_memory: CUDA driver version is insufficient for CUDA runtime version\nmore")
+
+    found = module("_probe").tried_first({"ssim": limit})["ssim"](torch.zeros(1))
+    assert found == "shared_memory: CUDA driver version is insufficient for CUDA runtime version"
+
+
+@needs_kernels
+@pytest.mark.parametrize("op", list(vk.list_backends()[0].ops))
+def test_a_trial_does_not_lean_on_its_surroundings(op, monkeypatch):
+    """Another default dtype, inference_mode; no memory at the moment is not kept for the device's fault."""
+    probe = module("_probe")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            assert probe.failure(op, DEVICE) is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    def full(op, device):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(probe, "_results", {})
+    monkeypatch.setattr(probe, "failure", full)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: memoryview(b""))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert "no memory" in probe._tried(op, DEVICE) and not probe._results
 
 
 @needs_kernels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu_cases import data
-from helpers import INTERPRETED
+from helpers import BACKENDS, INTERPRETED, skipping_what_cuda_leaves
 
 import veilkern as vk
 from veilkern import ops
@@ -82,9 +82,12 @@ OPS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def triton():
-    with vk.use_backend("triton"):
+@pytest.fixture(autouse=True, params=["triton", "cuda"])
+def backend(request):
+    """Each of the GPU's backends; what the CUDA kernels leave to Triton skips there."""
+    if request.param not in BACKENDS:
+        pytest.skip(f"no {request.param} here")
+    with vk.use_backend(request.param), skipping_what_cuda_leaves():
         yield
 
 

@@ -24,9 +24,11 @@ cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t
   if (grid.blocks < 0 || grid.blocks >= (std::int64_t{1} << 31)) return cudaErrorInvalidValue;
   const dim3 blocks(static_cast<unsigned>(grid.blocks)), threads(grid.threads);
 #ifdef __CUDACC__
-  if (grid.shared > (48u << 10)) {  // more than that has to be asked for
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared));
+  if (grid.shared > (48u << 10)) {  // more than that has to be asked for: always all there is, for graphs that want more
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute attribute{};

@@ -85,6 +85,7 @@ def _serve(images, block, stride, form, scale, gradient, wanted=True):
     """The loss, if it is wanted: without it a backend may leave it out."""
     if not images.numel():
         return images.new_zeros(len(images))
+    stride = min(stride, max(images.shape[2:]))  # the same one box, and no sum with it leaves 32 bits
     return serve("block_variance", images.detach(), tuple(block), stride, form, scale, gradient, wanted)
 
 

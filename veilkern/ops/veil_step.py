@@ -146,7 +146,7 @@ def _veil_step(
     rates = [number if t is None else t for t, number in zip(tensors.values(), numbers, strict=True)]
     return serve(
         "veil_step_", veils, momentum, gradients, images, offsets, gradient_offsets, a, *rates, active, mean_images,
-        visual, tuple(block), stride, form,
+        visual, tuple(block), min(stride, max(veils.shape[2:])), form,
     )  # fmt: skip
 
 

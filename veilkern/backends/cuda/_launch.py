@@ -40,8 +40,16 @@ NAMES = {torch.float32: "f32", torch.float64: "f64", torch.uint8: "u8", torch.ui
 
 
 def kernel_of(op: str, like: torch.Tensor):
-    """The module's function for tensors of this dtype."""
-    return getattr(MODULE, f"{op}_{NAMES[like.dtype]}")
+    """The module's function for tensors of this dtype, to be called with their device as the current one."""
+    function = getattr(MODULE, f"{op}_{NAMES[like.dtype]}")
+    if like.device.type == "cpu" or like.device.index == torch.cuda.current_device():
+        return function
+
+    def there(*arguments):
+        with torch.cuda.device(like.device):  # which makes no context on a device that has none, as cudaSetDevice does
+            return function(*arguments)
+
+    return there
 
 
 def where(like: torch.Tensor) -> tuple[int, int]:

@@ -20,7 +20,10 @@ def tried_first(limits: dict[str, Limit]) -> dict[str, Limit]:
 
 
 def _limit(op: str, limit: Limit, tensor: torch.Tensor, *others: object) -> str | None:
-    reason = limit(tensor, *others)
+    try:
+        reason = limit(tensor, *others)
+    except RuntimeError as error:  # the first question to a driver that is too old
+        return str(error).partition("\n")[0]
     return reason if reason is not None or EMULATED else _tried(op, tensor.device)
 
 
@@ -35,10 +38,14 @@ def _tried(op: str, device: torch.device) -> str | None:
         with torch.cuda.device(device):
             if torch.cuda.is_current_stream_capturing():
                 return "not tried on this device before a CUDA graph was captured: call the op once first"
-        _results[key] = failure(op, device)
+        try:
+            _results[key] = failure(op, device)
+        except torch.OutOfMemoryError:  # of this moment, not of the device
+            return "there was no memory to try it on this device"
     return _results[key]
 
 
+@torch.inference_mode(False)
 def failure(op: str, device: torch.device) -> str | None:
     """What is wrong with an op's kernel on a device, in a line; None where nothing is."""
     launcher, truth = (
@@ -46,7 +53,10 @@ def failure(op: str, device: torch.device) -> str | None:
         for name in ("cuda", "reference")
     )
     examples = importlib.import_module(f"veilkern.backends.cuda.{op.removesuffix('_')}").examples
+    strict = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0
     try:
+        if strict:
+            torch.cuda.set_sync_debug_mode(0)  # waiting for the device is what this is about
         for arguments in examples():
             wanted, found = (
                 _results_of(run, [_copy(value, there) for value in arguments])
@@ -54,8 +64,13 @@ def failure(op: str, device: torch.device) -> str | None:
             )
             if not all(_near(a, b) for a, b in zip(found, wanted, strict=True)):
                 return "wrong values on this device (please report it)"
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError) as error:  # no image for the device, a driver that is too old
         return str(error).partition("\n")[0]
+    finally:
+        if strict:
+            torch.cuda.set_sync_debug_mode(strict)
     return None
 
 
@@ -68,7 +83,7 @@ def _results_of(run: Callable, arguments: list) -> list[torch.Tensor]:
     with torch.no_grad():
         found = run(*arguments)
     returned: Iterable = found if isinstance(found, tuple) else () if found is None else (found,)
-    return [value.double().cpu() for value in (*returned, *arguments) if isinstance(value, torch.Tensor)]
+    return [value.cpu().double() for value in (*returned, *arguments) if isinstance(value, torch.Tensor)]
 
 
 def _near(found: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -50,7 +50,7 @@ def _weights(sigma: float) -> list[int]:
 
 def examples():
     """Calls that a device is tried on."""
-    values = ((torch.arange(2 * 3 * 24 * 32) * 37) % 256).view(2, 3, 24, 32)
-    veils, rows = values.flip(3).byte(), torch.tensor([1, 0])
+    values = ((torch.arange(2 * 3 * 24 * 32, device="cpu") * 37) % 256).view(2, 3, 24, 32)
+    veils, rows = values.flip(3).byte(), torch.tensor([1, 0], device="cpu")
     for photos, sigma in ((values.byte(), 1.0), ((values * 255).to(torch.uint16), 3.0)):
-        yield photos, veils, rows, 51, sigma, torch.zeros(2, 3, 24, 32, dtype=torch.uint8)
+        yield photos, veils, rows, 51, sigma, torch.zeros_like(veils)

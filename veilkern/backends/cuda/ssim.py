@@ -79,7 +79,7 @@ def _shared_out(shape, window, gradients, warps, processors, there, memory) -> t
     for together in range(1, THREADS // wide + 1):
         needed = together * memory(wide, window, gradients)
         of_block = math.ceil(together * wide / 32)
-        at_once = min(warps // of_block, there // needed)
+        at_once = min(warps // of_block, (there + 1024) // (needed + 1024))  # each block takes 1 KB more
         if at_once == 0:
             break
         for bands in _divisions(height):
@@ -109,8 +109,8 @@ def _divisions(height: int) -> list[int]:
 
 def examples():
     """Calls that a device is tried on."""
-    x = (torch.arange(2 * 3 * 14 * 24, dtype=torch.float32) * 0.37).frac().view(2, 3, 14, 24)
-    y, scale = (x + 0.2 * x.flip(3)).clamp(0, 1), torch.tensor([1.0, -2.0])
+    x = (torch.arange(2 * 3 * 14 * 24, dtype=torch.float32, device="cpu") * 0.37).frac().view(2, 3, 14, 24)
+    y, scale = (x + 0.2 * x.flip(3)).clamp(0, 1), torch.tensor([1.0, -2.0], dtype=torch.float32, device="cpu")
     for window, borders in ((11, "valid"), (7, "same")):
         yield x, y, window, 1.5, borders, 1.0, scale, torch.empty_like(x), torch.empty_like(x)
         yield x, y, window, 1.5, borders, 1.0, None, torch.empty_like(x), None

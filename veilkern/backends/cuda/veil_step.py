@@ -15,6 +15,7 @@ from veilkern.backends.cuda._launch import (
     where,
 )
 
+FEW_BYTES = 8e6  # of gradients and photos
 CLUSTER = 8  # blocks a person where blocks can reach each other's shared memory: the most that every such GPU takes
 
 
@@ -22,11 +23,21 @@ def _cluster(device: torch.device) -> int:
     return CLUSTER if capability_of(device) >= (9, 0) else 1
 
 
-def limit(veils, *others) -> str | None:
-    """Why a call is not served: a block takes a person, and people are too few for the device."""
+def limit(veils, momentum, gradients, images, *others) -> str | None:
+    """Why a call is not served: people are too few for the device, or it has too little shared memory."""
     people, _, height, width = veils.shape
-    if _cluster(veils.device) == 1 and people < (processors := processors_of(veils.device)):
+    processors, cluster = processors_of(veils.device), _cluster(veils.device)
+    if cluster == 1 and people < 3 * processors:
         return f"{people} people leave some of {processors} processors idle: without clusters one takes a person"
+    # The few processors that few people have take longer for this much than three launches on all of them do.
+    if cluster * people < processors and gradients.nbytes + images.nbytes > FEW_BYTES:
+        return f"{people} people leave most of {processors} processors idle, and have many photos"
+    if capability_of(veils.device) >= (12, 0):
+        needed = kernel_of("veil_step_memory", veils)(height, width, cluster, True)
+        if 2 * needed + 2048 > memory_of(veils.device):
+            return (
+                f"photos of {height} x {width} take {needed} bytes of shared memory a block: two are to fit a processor"
+            )
     return "photos of 2^27 pixels and more" if height * width >= 2**27 else None  # 9 arrays in 32 bits
 
 
@@ -57,11 +68,16 @@ def examples():
     """Calls that a device is tried on."""
 
     def values(count: int) -> torch.Tensor:
-        return (torch.arange(count * 3 * 9 * 8, dtype=torch.float32) * 0.618).frac().view(count, 3, 9, 8)
+        return (torch.arange(count * 3 * 9 * 8, dtype=torch.float32, device="cpu") * 0.618).frac().view(count, 3, 9, 8)
 
-    offsets = torch.tensor([0, 2, 3])
-    for visual, block in (("norm", (3, 3)), ("mse", (2, 4))):
+    offsets = torch.tensor([0, 2, 3], device="cpu")
+    for visual, block, layout, dtype in (
+        ("norm", (3, 3), torch.contiguous_format, torch.float32),
+        ("mse", (2, 4), torch.channels_last, torch.float32),
+        ("norm", (3, 3), torch.contiguous_format, torch.float64),
+    ):
+        veils, gradients = values(2).to(dtype), (values(3) - 0.55).to(dtype, memory_format=layout)
         yield (
-            values(2), torch.zeros(2, 3, 9, 8), values(3) - 0.55, (values(3) * 255).byte(), offsets, offsets, 51, 0.04,
-            0.01, 0.1, 0.9, None, None, visual, block, 1, "consistent",
+            veils, torch.zeros_like(veils), gradients, (values(3) * 255).byte(), offsets, offsets, 51, 0.04, 0.01, 0.1,
+            0.9, None, None, visual, block, 1, "consistent",
         )  # fmt: skip

@@ -72,6 +72,7 @@ COMMON = (
     ),
     Sample("channels_last", "", lambda: _images(layout="channels_last")),
     Sample("channels_last", "literal", lambda: _images(layout="channels_last", form="literal", dtype=torch.float64)),
+    Sample("extreme", "a stride beyond the photo", lambda: _images(block=(2, 3), stride=2**31 - 1)),
     Sample("extreme", "flat", lambda: {"images": torch.full((1, 3, 8, 8), 0.5)}),
     Sample("extreme", "a chessboard", lambda: {"images": (torch.arange(9 * 9) % 2.0).view(1, 1, 9, 9)}),
     Sample("many", "literal", lambda: _images(9, 3, 60, 61, form="literal"), light=False),

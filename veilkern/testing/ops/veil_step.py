@@ -123,6 +123,7 @@ SAMPLES = (
     Sample("channels_last", "mse", lambda: state(layout="channels_last", visual="mse"), light=False),
     Sample("extreme", "a veil that is a photo", _a_veil_that_is_a_photo, light=False),
     Sample("extreme", "a gradient that is not finite", lambda: _not_finite(float("nan")), light=False),
+    Sample("extreme", "a stride beyond the photo", lambda: state(block=(2, 3), stride=2**31 - 1), light=False),
     Sample("extreme", "an infinite gradient", lambda: _not_finite(float("-inf")), light=False),
     *(Sample("extreme", f"blend {a}", lambda a=a: state(a=a), light=a == 0) for a in (0, 255)),
     Sample("extreme", "a step over all values", lambda: state(step=2.0), light=False),
