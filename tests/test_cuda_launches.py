@@ -26,7 +26,8 @@ EMULATED = ROOT / "csrc" / "cuda" / "emulated"
 @needs_code
 @pytest.mark.timeout(600)
 def test_no_spills_and_accesses_as_wide_as_promised():
-    rows, wrong = cuda_resources.report(tuple(ARCHES))
+    arches = (80, 90, 100) if os.environ.get("VEILKERN_CUDA_MODULE") else tuple(ARCHES)  # in CI all of a wheel's
+    rows, wrong = cuda_resources.report(arches)
     assert not wrong
     names = {row["kernel"].partition("<")[0] for row in rows}
     written = {
@@ -35,7 +36,7 @@ def test_no_spills_and_accesses_as_wide_as_promised():
         for name in re.findall(r"__global__ void\s+(?:__launch_bounds__\([^{;]*?\)\s+)?(\w+)\(", source.read_text())
     }
     assert names == written and len(written) >= 4
-    assert {row["arch"] for row in rows} == {f"sm_{arch}" for arch in ARCHES}
+    assert {row["arch"] for row in rows} == {f"sm_{arch}" for arch in arches}
     assert all(row["REG"] > 8 and row["instructions"] > 50 and row["loads"] and row["stores"] for row in rows)
 
 
