@@ -23,7 +23,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import append, described  # noqa: F401 - others take `described` from here
+from rows import append, commit, described  # noqa: F401 - others take `described` from here
 
 import veilkern
 from veilkern.testing.entry import Size
@@ -199,19 +198,6 @@ def _once(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-@functools.cache
-def commit() -> str:
-    """VEILKERN_COMMIT, or what git says: a copy of the tree may have no history, and a machine no git."""
-    if given := os.environ.get("VEILKERN_COMMIT"):
-        return given
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        said = ""
-    return said or "unknown"
 
 
 def machine() -> dict:

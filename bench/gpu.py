@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from forked import end_with_parent
-from rows import read, report
+from rows import commit, read, report
 
 ROOT = Path(__file__).parents[1]
 DEADLINE = 560  # seconds, of the ten minutes that a call is lent; `DEADLINE=300 bench/gpu.sh` is another
@@ -91,16 +91,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def commit() -> str:
-    """VEILKERN_COMMIT, or what git says; a machine may have neither."""
-    try:
-        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        said = ""
-    return os.environ.get("VEILKERN_COMMIT") or said or "unknown"
 
 
 class Run:

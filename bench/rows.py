@@ -8,9 +8,23 @@ own interleaved run, and `merged` puts them together.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 PLAIN = {"eager": "eager", "compile": "torch.compile"}
+
+
+def commit() -> str:
+    """VEILKERN_COMMIT, or what git says: a copy of the tree may have no history, and a machine no git."""
+    if given := os.environ.get("VEILKERN_COMMIT"):
+        return given
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        said = ""
+    return said or "unknown"
 
 
 def append(path: Path, row: dict) -> None:

@@ -123,7 +123,7 @@ TESTS = (
     ("veilkern/evaluate/identification.py", ("tests/test_evaluate.py", "tests/test_matching.py")),
     ("veilkern/evaluate/[!_]*.py", ("tests/test_evaluate*.py",)),
     ("veilkern/auditing/[!_]*.py", ("tests/test_audit*.py",)),
-    ("veilkern/aligning/[!_]*.py", ("tests/test_align.py", "tests/test_align_parts.py")),
+    ("veilkern/aligning/[!_]*.py", ("tests/test_align.py", "tests/test_align_report.py", "tests/test_align_parts.py")),
     ("veilkern/methods/[!_]*.py", ("tests/test_methods*.py",)),
     ("veilkern/experiments/changes.py", ("tests/test_paper_changes.py",)),
     ("veilkern/experiments/compare.py", ("tests/test_paper_compare.py",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
@@ -127,3 +128,46 @@ def pasted(faces, seed, size=(600, 800), scales=(0.8, 2.5), turns=(-15, 15)):
 
 def tensor(rgb):
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
+
+
+def scene(*faces, size=(300, 400), seed=0):
+    """A picture with drawn faces: (person, centre, scale[, turn]) each."""
+    rgb = grid(*size, seed)
+    for number, (person, centre, scale, *turn) in enumerate(faces):
+        draw(rgb, placed(centre, scale, *turn), person, number)
+    return rgb
+
+
+def run(photos, out, **more):
+    return vk.align(photos, out, **({"detector": exact, "progress": False} | more))
+
+
+def causes(outcome, root):
+    """Of each file that was left out, why."""
+    return {str(p.file).removeprefix(f"{root}/"): p.cause for p in outcome.problems}
+
+
+def of(outcome, name):
+    return next(photo for photo in outcome.photos if photo.name == name)
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+def person_of(crop):
+    """Whose colour the cheeks of a crop have."""
+    inner = crop[60, 30].astype(int)
+    return min(COLOURS, key=lambda name: np.abs(inner - COLOURS[name]).sum())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two persons, three photos each: one face in each."""
+    root = tmp_path / "photos"
+    for person in ("ann", "bob"):
+        for i, (centre, scale, turn) in enumerate(
+            (((200, 150), 1.0, 0), ((150, 140), 1.6, -20), ((260, 160), 0.7, 35))
+        ):
+            save(root / person / f"{i}.png", scene((person, centre, scale, turn), seed=i))
+    return root

@@ -94,7 +94,7 @@ print(module.ARCHITECTURES)
 nothing = (0, (0, 0, 0, 0))
 for of in (module.block_variance_f32, module.block_variance_f64):
     try:
-        of((0, 0), nothing, nothing, 0, 0, (1, 1, 4, 4), (3, 3, 1), False)
+        of(0, nothing, nothing, 0, 0, (1, 1, 4, 4), (3, 3, 1), False)
     except RuntimeError as error:
         print(error)
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import re
 import shutil
@@ -187,7 +188,7 @@ def test_a_value_beyond_shared_memory_is_found_by_the_sanitizer(tmp_path):
 @pytest.mark.skipif("cuda" not in BACKENDS, reason="no CUDA kernels here")
 def test_too_many_blocks_are_an_error_and_no_launch():
     """A grid has less than 2^31 blocks; its size is what the batch makes it."""
-    module = __import__("veilkern.backends.cuda._launch", fromlist=["MODULE"]).MODULE
+    module = importlib.import_module("veilkern.backends.cuda._launch").MODULE
     nothing = (0, (0, 0, 0, 0))
     with pytest.raises(RuntimeError, match="block_variance: invalid"):
-        module.block_variance_f32((0, 0), nothing, nothing, 0, 0, (2**30, 3, 4, 4), (3, 3, 1), False)
+        module.block_variance_f32(0, nothing, nothing, 0, 0, (2**30, 3, 4, 4), (3, 3, 1), False)

@@ -1,6 +1,6 @@
-// Python's door to the CUDA kernels: data pointers, sizes, strides, the device and the stream come as integers, so that no
-// torch header is needed and one build serves every torch version. veilkern/backends/cuda checks everything before it
-// calls. Compiled once more with the emulation (make emulate), as a module of another name.
+// Python's door to the CUDA kernels: data pointers, sizes, strides and the stream come as integers, so that no torch header
+// is needed and one build serves every torch version. veilkern/backends/cuda checks everything before it calls, and has
+// made the tensors' device the current one. Compiled once more with the emulation (make emulate), as a module of another name.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -30,7 +30,6 @@ using namespace veilkern;
 namespace {
 
 using Address = std::uintptr_t;
-using Where = std::pair<int, Address>;                  // device and stream
 using Tensor = std::pair<Address, std::array<std::int64_t, 4>>;  // data pointer (0: none) and strides in values
 
 template <class T>
@@ -42,30 +41,9 @@ T* at(Address address) {
   throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(error));
 }
 
-// Makes the device current for as long as it lives; the one before is current again afterwards.
-class OnDevice {
- public:
-  OnDevice(const char* op, int device) {
-    if (const cudaError_t error = cudaGetDevice(&before_); error != cudaSuccess) fail(op, error);
-    if (before_ == device) return;
-    if (const cudaError_t error = cudaSetDevice(device); error != cudaSuccess) fail(op, error);
-    moved_ = true;
-  }
-  ~OnDevice() {
-    if (moved_) (void)cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool moved_ = false;
-};
-
 template <class Kernel, class Call>
-void run(const char* op, const Where& where, const Kernel& kernel, const Call& call) {
-  const OnDevice there(op, where.first);
-  if (const cudaError_t error = kernel(call, at<std::remove_pointer_t<cudaStream_t>>(where.second)); error != cudaSuccess) {
+void run(const char* op, Address stream, const Kernel& kernel, const Call& call) {
+  if (const cudaError_t error = kernel(call, reinterpret_cast<cudaStream_t>(stream)); error != cudaSuccess) {
     (void)cudaGetLastError();  // told once: what torch launches next is not to blame
     fail(op, error);
   }
@@ -80,13 +58,13 @@ int shared_memory(int device) {
 }
 
 template <class T>
-void block_variance_of(Where where, Tensor images, Tensor gradient, Address scale, Address loss,
+void block_variance_of(Address stream, Tensor images, Tensor gradient, Address scale, Address loss,
                        std::tuple<std::int64_t, int, int, int> sizes, std::tuple<int, int, int> block, bool literal) {
   const auto [n, c, h, w] = images.second;
   const auto [gn, gc, gh, gw] = gradient.second;
   const auto [count, channels, height, width] = sizes;
   const auto [block_h, block_w, stride] = block;
-  run("block_variance", where, block_variance<T>,
+  run("block_variance", stream, block_variance<T>,
       BlockVariance<T>{at<const T>(images.first), n, c, h, w, at<T>(gradient.first), gn, gc, gh, gw, at<const T>(scale),
                        at<T>(loss), count, channels, height, width, block_h, block_w, stride, literal});
 }
@@ -99,7 +77,7 @@ Photos<T> photos(const Tensor& tensor) {
 
 // sizes: C, H, W; taps: of the longest window, from the middle outwards; window: its side, and whether zeros surround.
 template <class T>
-void ssim_of(Where where, Tensor x, Tensor y, std::pair<Address, Address> gradients, Address scale, Address scores,
+void ssim_of(Address stream, Tensor x, Tensor y, std::pair<Address, Address> gradients, Address scale, Address scores,
              std::int64_t planes, std::array<int, 3> sizes, std::array<double, SSIM_TAPS> taps,
              std::pair<int, bool> window, double range, std::array<int, 6> pieces) {
   const auto [xn, xc, xh, xw] = x.second;
@@ -113,14 +91,14 @@ void ssim_of(Where where, Tensor x, Tensor y, std::pair<Address, Address> gradie
                window.first, border, {}, T(range / 2), T(0.01 * range * (0.01 * range)), T(0.03 * range * (0.03 * range)),
                T(2 / places), {together, wide, bands, rows, strips, columns}};
   std::copy(taps.begin(), taps.end(), call.taps);
-  run("ssim", where, ssim<T>, call);
+  run("ssim", stream, ssim<T>, call);
 }
 
 using RateAt = std::pair<Address, double>;  // of float64 [P] (0: none), and the number for all
 
 // offsets: of the images and of the gradients; counts: P, N, M; workspace: squares and arrays (0: none).
 template <class T>
-void veil_step_of(Where where, Tensor veils, Tensor momentum, Tensor gradients, Tensor images, Tensor mean_images,
+void veil_step_of(Address stream, Tensor veils, Tensor momentum, Tensor gradients, Tensor images, Tensor mean_images,
                   std::pair<Address, Address> offsets, Address active, std::array<RateAt, 4> rates,
                   std::tuple<std::int64_t, std::int64_t, std::int64_t> counts, std::pair<int, int> sizes, int a,
                   std::tuple<int, int, int> block, bool norm, bool literal, std::pair<Address, Address> workspace,
@@ -134,12 +112,12 @@ void veil_step_of(Where where, Tensor veils, Tensor momentum, Tensor gradients, 
                          at<const bool>(active), rate(rates[0]), rate(rates[1]), rate(rates[2]), rate(rates[3]), people,
                          number, slopes, sizes.first, sizes.second, a, block_h, block_w, stride, norm, literal,
                          at<T>(workspace.first), at<T>(workspace.second), at<T>(statistics), 0, 0};
-  run("veil_step_", where, [cluster](const VeilStep<T>& given, cudaStream_t stream) { return veil_step(given, cluster, stream); },
-      call);
+  const auto kernel = [cluster](const VeilStep<T>& given, cudaStream_t there) { return veil_step(given, cluster, there); };
+  run("veil_step_", stream, kernel, call);
 }
 
 template <class T>
-void recover_of(Where where, Tensor protected_, Tensor veils, Tensor out, Address rows,
+void recover_of(Address stream, Tensor protected_, Tensor veils, Tensor out, Address rows,
                 std::tuple<std::int64_t, int, int, int> sizes, std::int64_t people, int a,
                 const std::vector<std::uint16_t>& weights, std::pair<int, int> share) {
   const auto [n, c, h, w] = protected_.second;
@@ -150,7 +128,7 @@ void recover_of(Where where, Tensor protected_, Tensor veils, Tensor out, Addres
                   at<std::uint8_t>(out.first), on, oc, oh, ow, at<const std::int64_t>(rows), people, count,
                   channels, height, width, a, static_cast<int>(weights.size()) - 1, share.first, share.second, {}};
   std::copy_n(weights.begin(), std::min<std::size_t>(weights.size(), RECOVER_FARTHEST + 1), call.weights);
-  run("recover", where, recover<T>, call);
+  run("recover", stream, recover<T>, call);
 }
 
 }  // namespace

@@ -44,10 +44,10 @@ def read_photo(
     """Read one aligned face photo: uint8 [3, H, W] RGB, and notices (for instance "turned by its EXIF orientation").
 
     size: (height, width) wanted, None for whatever it has. resize: bring another size to it (bicubic) instead of
-    refusing. convert: turn
-    greyscale, palette, RGBA, CMYK and 16-bit photos into 8-bit RGB instead of refusing; what that changes cannot be
-    recovered later. protected: take also what veilkern has protected already. Whatever is wrong with the file, the
-    error is a PhotoError that names it and the cause; memory and time are bounded before anything is decoded.
+    refusing. convert: turn greyscale, palette, RGBA, CMYK and 16-bit photos into 8-bit RGB instead of refusing; what
+    that changes cannot be recovered later. protected: take also what veilkern has protected already. Whatever is wrong
+    with the file, the error is a PhotoError that names it and the cause; memory and time are bounded before anything is
+    decoded.
     """
     with _one_error(path):
         return _decoded(_read_bytes(path), None if size is None else tuple(size), resize, convert, protected)

@@ -52,11 +52,9 @@ def kernel_of(op: str, like: torch.Tensor):
     return there
 
 
-def where(like: torch.Tensor) -> tuple[int, int]:
-    """The device and the current stream of torch there."""
-    if like.device.type == "cpu":
-        return 0, 0
-    return like.device.index, torch.cuda.current_stream(like.device).cuda_stream
+def stream_of(like: torch.Tensor) -> int:
+    """The current stream of torch on the device of a tensor."""
+    return 0 if like.device.type == "cpu" else torch.cuda.current_stream(like.device).cuda_stream
 
 
 def address(tensor: torch.Tensor | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veilkern.backends.cuda._launch import address, kernel_of, memory_of, strided, where
+from veilkern.backends.cuda._launch import address, kernel_of, memory_of, stream_of, strided
 
 
 def limit(images, block, stride, form, scale, gradient, wanted) -> str | None:
@@ -27,7 +27,7 @@ def block_variance(images, block, stride, form, scale, gradient, wanted):
     loss = images.new_empty(images.shape[:2])
     factor = None if scale is None else scale.contiguous()
     kernel_of("block_variance", images)(
-        where(images), strided(images), strided(gradient), address(factor), loss.data_ptr(), tuple(images.shape),
+        stream_of(images), strided(images), strided(gradient), address(factor), loss.data_ptr(), tuple(images.shape),
         (*block, stride), form == "literal",
     )  # fmt: skip
     return loss.sum(1)

@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from veilkern.backends.cuda._launch import MODULE, kernel_of, memory_of, processors_of, strided, where
+from veilkern.backends.cuda._launch import MODULE, kernel_of, memory_of, processors_of, stream_of, strided
 from veilkern.filters import gaussian_radius, gaussian_weights
 
 
@@ -36,7 +36,7 @@ def recover(protected, veils, rows, a, gaussian_sigma, out):
         protected = protected.clone()
     marks = rows.contiguous()
     kernel_of("recover", protected)(
-        where(out), strided(protected), strided(veils), strided(out), marks.data_ptr(), tuple(protected.shape),
+        stream_of(out), strided(protected), strided(veils), strided(out), marks.data_ptr(), tuple(protected.shape),
         len(veils), a, _weights(gaussian_sigma), share,
     )  # fmt: skip
 

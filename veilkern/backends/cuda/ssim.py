@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from veilkern.backends.cuda._launch import address, kernel_of, memory_of, processors_of, strided, where
+from veilkern.backends.cuda._launch import address, kernel_of, memory_of, processors_of, stream_of, strided
 from veilkern.filters import gaussian_taps
 
 LONGEST = 11  # of the windows; shorter ones are filled up with zeros to 7 or 11
@@ -38,7 +38,7 @@ def ssim(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y
     scores = x.new_empty((count, channels * bands * strips))
     factor = None if scale is None else scale.contiguous()
     kernel_of("ssim", x)(
-        where(x), strided(x), strided(y), (address(gradient_x), address(gradient_y)), address(factor),
+        stream_of(x), strided(x), strided(y), (address(gradient_x), address(gradient_y)), address(factor),
         scores.data_ptr(), count * channels, (channels, height, width), _taps(window, sigma, x.dtype),
         (window, borders == "same"), data_range, pieces,
     )  # fmt: skip

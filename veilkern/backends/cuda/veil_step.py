@@ -11,8 +11,8 @@ from veilkern.backends.cuda._launch import (
     kernel_of,
     memory_of,
     processors_of,
+    stream_of,
     strided,
-    where,
 )
 
 FEW_BYTES = 8e6  # of gradients and photos
@@ -56,7 +56,7 @@ def veil_step_(
     moving = None if active is None else active.contiguous()
     rates = [(address(r), 0.0) if isinstance(r, torch.Tensor) else (0, r) for r in (lam, mu, step, decay)]
     kernel_of("veil_step", veils)(
-        where(veils), strided(veils), strided(momentum), strided(gradients), strided(images), strided(mean_images),
+        stream_of(veils), strided(veils), strided(momentum), strided(gradients), strided(images), strided(mean_images),
         (address(marks), address(slope_marks)), address(moving), rates, (people, len(images), len(gradients)),
         (height, width), a, (*block, stride), visual == "norm", form == "literal", (address(squares), address(arrays)),
         address(statistics), cluster,
