@@ -32,6 +32,7 @@ MAY = {
     "evaluate": BASE | {"data", "networks", "backends", "ops", "veils", "crafting"},
     "auditing": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate"},
     "aligning": BASE | {"data", "networks", "veils", "evaluate"},
+    "serving": BASE | {"data", "networks", "veils", "crafting", "auditing"},
     "methods": BASE | {"data", "networks", "engine", "backends", "ops", "veils", "crafting"},
     "experiments": BASE | {"data", "networks", "ops", "veils", "crafting", "evaluate", "methods"},
     "samples": BASE | {"data", "networks", "backends", "ops", "veils", "crafting", "evaluate", "auditing"},
@@ -51,6 +52,7 @@ MAY = {
         "evaluate",
         "auditing",
         "aligning",
+        "serving",
         "methods",
         "experiments",
         "samples",
@@ -61,7 +63,7 @@ MAY = {
 # Rooms that use the library as its users do, `import veilkern as vk`; others take from `veilkern` itself only the
 # module of the C++ kernels, and the version for what they write.
 ABOVE = {"samples", "experiments", "evaluate", "auditing", "aligning", "cli", "__main__"}
-FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}}
+FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}, "serving": {"__version__"}}
 
 
 def room_of(module: str) -> str:

@@ -6,6 +6,7 @@ A command's file is imported when that command is asked for: most import torch, 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Collection
@@ -15,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from veilkern import __version__
+from veilkern.cli._manual import epilog
 from veilkern.cli._shared import console, errors
 from veilkern.errors import VeilkernError
 
@@ -27,6 +29,7 @@ COMMANDS = {
     "rotate": ("folders", "rotate", "Bring protected photos under another bank or key; skip those done."),
     "evaluate": ("evaluate", "evaluate", "Measure what the veils protect and what the network still recognises."),
     "audit": ("audit", "audit", "Run every attack we know on your own photos, and say what each gives away."),
+    "serve": ("serve", "serve", "Protect and recover over HTTP, with a page to try it."),
     "paper": (
         "paper",
         "paper",
@@ -40,14 +43,17 @@ COMMANDS = {
 }
 
 
+COMPLETE = "_VEILKERN_COMPLETE"  # in the environment of a process that a shell starts on TAB
+
+
 def build(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     """The command line; commands other than `names` are listed in its help, but cannot be run."""
     app = typer.Typer(
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         help="Face photos that people cannot read, networks still recognise, and the holder of the key recovers.",
+        epilog=epilog(""),
     )
     app.callback()(_options)
     for name, (file, inside, text) in COMMANDS.items():
@@ -57,9 +63,11 @@ def build(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
         module = importlib.import_module(f"veilkern.cli.{file}")
         found = getattr(module, inside)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
+            for command in found.registered_commands:
+                command.epilog = f"Examples, exit codes and files: veilkern {name} --help"
+            app.add_typer(found, name=name, epilog=epilog(name))
         else:
-            app.command(name, cls=getattr(module, "COMMAND", None))(found)
+            app.command(name, cls=getattr(module, "COMMAND", None), epilog=epilog(name))(found)
     return app
 
 
@@ -86,6 +94,8 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Run the command line; an expected error is one line and exit code 1, Ctrl-C is 130."""
+    if COMPLETE in os.environ:
+        _complete()
     warnings.showwarning = lambda message, *_: errors.print(f"[yellow]note[/] {escape(str(message))}", soft_wrap=True)
     try:
         build(_asked(sys.argv[1:]))(standalone_mode=True)
@@ -95,6 +105,15 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted; nothing half-written is left")
         sys.exit(130)
+
+
+def _complete() -> None:
+    """What a shell asks on TAB, in the environment: answered, or passed over in silence, whatever happens."""
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    try:
+        build(_asked(words.split()[1:]))(prog_name="veilkern")
+    except Exception:
+        sys.exit(1)
 
 
 def _asked(words: list[str]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 console, errors = Console(emoji=False), Console(stderr=True, emoji=False)  # :b: in a path is no picture
 NARROW: dict[str, Any] = {"box": box.SIMPLE, "padding": (0, 1, 0, 0)}  # a table of many columns in 80 characters
 
+INPUT = "The network's input"
 Faces = Annotated[Path, typer.Argument(metavar="FACES", help="One folder per person, PNG, JPEG or WebP inside.")]
 Net = Annotated[str, typer.Option("--model", help="file.py:callable, ARCH:checkpoint, or a network file.")]
 Nets = Annotated[
@@ -42,11 +44,18 @@ KeyFile = Annotated[
         "--key-file", help="The master key of a sealed bank (several, of a merged one); default: BANK.key, craft's."
     ),
 ]
-Size = Annotated[int, typer.Option("--input-size", help="Side of the network's input, pixels.")]
-Mean = Annotated[str | None, typer.Option("--input-mean", help="Mean of the network's input, 'm' or 'm,m,m'.")]
-Std = Annotated[str | None, typer.Option("--input-std", help="Standard deviation of the network's input.")]
-Bgr = Annotated[bool, typer.Option("--input-bgr", help="The network reads blue, green, red.")]
-Range = Annotated[float | None, typer.Option("--input-range", help="Largest value of the network's input: 1 or 255.")]
+Size = Annotated[int, typer.Option("--input-size", help="Side of the network's input, pixels.", rich_help_panel=INPUT)]
+Mean = Annotated[
+    str | None, typer.Option("--input-mean", help="Mean of the network's input, 'm' or 'm,m,m'.", rich_help_panel=INPUT)
+]
+Std = Annotated[
+    str | None, typer.Option("--input-std", help="Standard deviation of the network's input.", rich_help_panel=INPUT)
+]
+Bgr = Annotated[bool, typer.Option("--input-bgr", help="The network reads blue, green, red.", rich_help_panel=INPUT)]
+Range = Annotated[
+    float | None,
+    typer.Option("--input-range", help="Largest value of the network's input: 1 or 255.", rich_help_panel=INPUT),
+]
 
 ON_RAY = "On Ray"
 RayAddress = Annotated[
@@ -73,9 +82,10 @@ Join = Annotated[
 ]
 
 
-def load_network(
-    net: str, size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None
-) -> vk.FaceModel:
+def input_of(
+    size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None
+) -> dict[str, Any]:
+    """What the --input options say, as FaceModel.load takes it."""
     given: dict[str, Any] = {} if size == 112 else {"size": size}
     for name, text in (("mean", mean), ("std", std)):
         if text is not None:
@@ -90,7 +100,13 @@ def load_network(
         given["bgr"] = True
     if value_range is not None:
         given["value_range"] = value_range
-    return vk.FaceModel.load(net, **given)
+    return given
+
+
+def load_network(
+    net: str, size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None
+) -> vk.FaceModel:
+    return vk.FaceModel.load(net, **input_of(size, mean, std, bgr, value_range))
 
 
 def load_networks(nets: list[str], weights: list[float] | None, *input_spec) -> vk.FaceModel:
@@ -123,6 +139,20 @@ def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: boo
     from veilkern.data.people import gallery_photos
 
     return torch.stack(list(gallery_photos(folder, size, resize, convert, problems)))
+
+
+def completing_names(*banks: str) -> Callable[[typer.Context, str], list[str]]:
+    """For TAB: the names in the bank that the first of these parameters to be given names. Names that a shell would
+    take for more than a word are left out: whoever made the bank chose them."""
+
+    def names(context: typer.Context, incomplete: str) -> list[str]:
+        given = next((context.params[bank] for bank in banks if context.params.get(bank)), None)
+        if given is None:
+            return []
+        there = vk.VeilBank.load(given, mmap=True, check=False).names
+        return [name for name in there if name.startswith(incomplete) and re.fullmatch(r"\w[\w.@+-]*", name)]
+
+    return names
 
 
 def key_path(veils: Path) -> Path:

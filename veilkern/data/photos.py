@@ -61,11 +61,13 @@ def decode_photo(
     resize: bool = False,
     convert: bool = False,
     protected: bool = False,
+    pixels: int = png.MAX_PIXELS,
 ) -> tuple[torch.Tensor, list[str]]:
-    """As `read_photo`, of the bytes of a file that errors call `name`."""
+    """As `read_photo`, of the bytes of a file that errors call `name`. pixels: more than that are refused, before they
+    are decoded."""
     with _one_error(name):
         _check_length(data)
-        return _decoded(data, tuple(size), resize, convert, protected)
+        return _decoded(data, tuple(size), resize, convert, protected, pixels)
 
 
 def read_protected(path: str | os.PathLike[str], *, size: tuple[int, int]) -> torch.Tensor:
@@ -82,15 +84,16 @@ def read_marked(
     """As `read_protected`, and the photo's mark (None if it has none), of one reading of the file. force: take no mark
     from it, which may be one that cannot be read."""
     with _one_error(path):
-        data = _read_bytes(path)
-        header = _protected_header(data)
-        text = header.texts.get(KEYWORD)
-        mark = None if text is None or force else Mark.parse(text)
-        if header.colour != png.RGB or header.transparent or header.animated:
-            raise PhotoError(f"{_png_kind(header) or 'an animation'}, wanted a plain RGB photo of 8 or 16 bit")
-        if (header.height, header.width) != tuple(size):
-            raise PhotoError(f"{header.height} x {header.width} pixels, wanted {size[0]} x {size[1]}")
-        return _channels_first(png.decode_rgb16(data) if header.depth == 16 else np.array(_open(data))), mark
+        return _marked(_read_bytes(path), size, force)
+
+
+def decode_marked(
+    data: bytes, name: str, *, size: tuple[int, int], force: bool = False
+) -> tuple[torch.Tensor, Mark | None]:
+    """As `read_marked`, of the bytes of a file that errors call `name`."""
+    with _one_error(name):
+        _check_length(data)
+        return _marked(data, size, force)
 
 
 def read_mark(path: str | os.PathLike[str]) -> Mark | None:
@@ -168,17 +171,35 @@ def _check_length(data: bytes) -> None:
         raise PhotoError(f"larger than {MAX_FILE_BYTES >> 20} MiB, not a face photo")
 
 
+def _marked(data: bytes, size: tuple[int, int], force: bool) -> tuple[torch.Tensor, Mark | None]:
+    header = _protected_header(data)
+    text = header.texts.get(KEYWORD)
+    mark = None if text is None or force else Mark.parse(text)
+    if header.colour != png.RGB or header.transparent or header.animated:
+        raise PhotoError(f"{_png_kind(header) or 'an animation'}, wanted a plain RGB photo of 8 or 16 bit")
+    if (header.height, header.width) != tuple(size):
+        raise PhotoError(f"{header.height} x {header.width} pixels, wanted {size[0]} x {size[1]}")
+    return _channels_first(png.decode_rgb16(data) if header.depth == 16 else np.array(_open(data))), mark
+
+
 def _mark_of(data: bytes) -> Mark | None:
     text = _protected_header(data).texts.get(KEYWORD)
     return None if text is None else Mark.parse(text)
 
 
-def _decoded(data: bytes, size: tuple[int, ...] | None, resize: bool, convert: bool, protected: bool):
+def _decoded(
+    data: bytes,
+    size: tuple[int, ...] | None,
+    resize: bool,
+    convert: bool,
+    protected: bool,
+    pixels: int = png.MAX_PIXELS,
+):
     """Pixels and notices of `read_photo`."""
     header = png.parse(data) if data.startswith(png.SIGNATURE) else None
     if header is not None and KEYWORD in header.texts and not protected:
         raise PhotoError("protected already, so it is no original")
-    return _photo(data, header, size, resize, convert)
+    return _photo(data, header, size, resize, convert, pixels)
 
 
 def _protected_header(data: bytes) -> png.Png:
@@ -187,10 +208,10 @@ def _protected_header(data: bytes) -> png.Png:
     return png.parse(data)
 
 
-def _photo(data: bytes, header: png.Png | None, size: tuple[int, ...] | None, resize: bool, convert: bool):
+def _photo(data: bytes, header: png.Png | None, size: tuple[int, ...] | None, resize: bool, convert: bool, pixels: int):
     """Pixels and notices; everything that can be refused is refused before it is decoded."""
     image = _open(data)
-    png.check_pixels(image.height, image.width)
+    png.check_pixels(image.height, image.width, pixels)
     kind = _kind(image, header)
     if header is not None and header.depth == 16 and (header.colour not in (png.GREY, png.RGB) or header.transparent):
         raise PhotoError(f"{kind}, which is not read at all; save it as 8-bit RGB")

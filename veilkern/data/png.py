@@ -69,10 +69,10 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
     return width, height, depth, colour
 
 
-def check_pixels(height: int, width: int) -> None:
-    """PhotoError for more pixels than MAX_PIXELS, or a side above MAX_SIDE; to be called before anything is decoded."""
-    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
-        raise PhotoError(f"far too many pixels for a face crop: {height} x {width}, at most {MAX_PIXELS:,} are read")
+def check_pixels(height: int, width: int, most: int = MAX_PIXELS) -> None:
+    """PhotoError for more pixels than `most`, or a side above MAX_SIDE; to be called before anything is decoded."""
+    if height * width > most or max(height, width) > MAX_SIDE:
+        raise PhotoError(f"far too many pixels for a face crop: {height} x {width}, at most {most:,} are read")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:

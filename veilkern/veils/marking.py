@@ -39,7 +39,7 @@ class Marking:
     def wanted(self, row: int, lossless: bool) -> Mark:
         """The mark of a photo of the person at `row`, without a tag."""
         bank, key_id = self.bank, self.key_ids[row]
-        mark = Mark(self._id(row), bank.blend, lossless, key_id)
+        mark = Mark(self.id_of(row), bank.blend, lossless, key_id)
         if self.keyring is None:
             return mark
         return dataclasses.replace(mark, scheme=SEALED, levels=bank.levels, rounds=bank.rounds, key_id=key_id)
@@ -58,7 +58,7 @@ class Marking:
         if mark.scheme != wanted.scheme:
             raise PhotoError(f"protected with {difference(mark, wanted)} of the bank {TRY}")
         if mark.veil != wanted.veil:
-            owner = next((n for r, n in enumerate(self.bank.names) if self._id(r) == mark.veil), None)
+            owner = next((n for r, n in enumerate(self.bank.names) if self.id_of(r) == mark.veil), None)
             whose = "a veil that is not in this bank" if owner is None else f"the veil of {owner}"
             raise PhotoError(f"protected with {whose}, not with that of {name} {TRY}")
         if mark.lossless != wanted.lossless:
@@ -71,10 +71,11 @@ class Marking:
 
     def _is_whole(self, mark: Mark, row: int, hidden: torch.Tensor) -> bool:
         assert self.keyring is not None
-        wanted = tag_of(self.keyring, row, self._id(row), hidden).hex()
+        wanted = tag_of(self.keyring, row, self.id_of(row), hidden).hex()
         return hmac.compare_digest(wanted.encode(), mark.tag.encode(errors="surrogatepass"))
 
-    def _id(self, row: int) -> str:
+    def id_of(self, row: int) -> str:
+        """`veil_id` of the veil at `row`."""
         if row not in self.ids:
             self.ids[row] = veil_id(self.bank.veils[row])
         return self.ids[row]

@@ -1,0 +1,161 @@
+"""Running the application: one process, or a few under a supervisor, on one socket; uvicorn does the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from veilkern.serving.jobs import SETTINGS
+from veilkern.serving.settings import Settings
+from veilkern.threads import available_cores
+
+HEAD_SECONDS = 10.0  # for the head of a request to come; idle connections are uvicorn's, which closes them
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class HeadDeadline(HttpToolsProtocol):
+    """Closes a connection whose request does not begin, or whose head does not end, in time: uvicorn waits for ever."""
+
+    _timer: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._begin()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._stop()
+        super().on_headers_complete()
+
+    def _begin(self) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's, which starts a worker anew that has died. On SIGHUP the workers read the bank again and go on."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            # One that is still starting has no handler yet, and would end; it looks at the file by itself.
+            if process.pid is not None and process.is_ready(timeout=1):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
+
+    def keep_subprocess_alive(self) -> None:
+        before = [process.pid for process in self.processes]
+        super().keep_subprocess_alive()
+        for pid in set(before) - {process.pid for process in self.processes}:
+            from prometheus_client import multiprocess
+
+            multiprocess.mark_process_dead(pid)
+
+
+def worker_app() -> Any:
+    """The application of a worker process, by the settings in its environment."""
+    import torch
+
+    from veilkern.serving.app import create_app
+
+    logging.getLogger("veilkern").setLevel(logging.INFO)
+    settings = Settings.from_json(os.environ[SETTINGS])
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, available_cores() // settings.workers))
+    return create_app(settings)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. OSError where that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.set_inheritable(True)
+    except OSError:
+        found.close()
+        raise
+    return found
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is in flight. SystemExit where a worker cannot start."""
+    with tempfile.TemporaryDirectory(prefix="veilkern-") as folder, _environment() as environment:
+        settings = dataclasses.replace(settings, run_folder=Path(folder))
+        environment[SETTINGS] = settings.to_json()
+        if settings.workers > 1:
+            metrics = Path(folder) / "metrics"
+            metrics.mkdir()
+            environment[_METRICS] = str(metrics)
+        config = _config(settings)
+        if settings.workers > 1:
+            Supervisor(config, sockets=[listener]).run()
+        else:
+            server = uvicorn.Server(config)
+            server.run(sockets=[listener])
+            if not server.started:
+                sys.exit(1)
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        "veilkern.serving.server:worker_app",
+        factory=True,
+        http=HeadDeadline,
+        ws="none",
+        workers=settings.workers,
+        limit_concurrency=settings.connections,
+        timeout_graceful_shutdown=settings.stop_seconds,
+        timeout_keep_alive=30,
+        access_log=False,  # it has paths, and paths have names
+        server_header=False,
+        log_config=_LOGGING,
+    )
+
+
+@contextlib.contextmanager
+def _environment():
+    """os.environ, as it was before afterwards: workers and jobs inherit what is set in it."""
+    before = dict(os.environ)
+    try:
+        yield os.environ
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+    "loggers": {
+        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "veilkern": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}
