@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.markup import escape
 
 import veilkern as vk
-from veilkern.cli._shared import Overwrite, console, key_path
+from veilkern.cli._shared import Overwrite, completing_names, console, key_path
 from veilkern.data.files import locked, make_folder
 from veilkern.data.photos import photo_id
 from veilkern.errors import BankError, OutputError
@@ -26,6 +26,7 @@ WAIT = 10.0  # seconds for whoever else is at work on a bank
 app = typer.Typer(no_args_is_help=True, help="List, merge, cut down and check veil banks.")
 
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The veil bank.")]
+IN_BANK = completing_names("bank")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -44,7 +45,9 @@ def list_people(bank: Bank, json_output: Json = False) -> None:
 
 @app.command()
 def show(
-    bank: Bank, name: Annotated[str, typer.Argument(metavar="NAME", help="The person.")], json_output: Json = False
+    bank: Bank,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The person.", autocompletion=IN_BANK)],
+    json_output: Json = False,
 ) -> None:
     """What BANK records of one person."""
     read = vk.VeilBank.load(bank)
@@ -109,7 +112,7 @@ def split(
 @app.command()
 def remove(
     bank: Bank,
-    names: Annotated[list[str], typer.Argument(metavar="NAME..", help="Who goes.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME..", help="Who goes.", autocompletion=IN_BANK)],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Take persons out of BANK. Without their veils the photos that those protect are lost."""
@@ -124,7 +127,7 @@ def remove(
 @app.command()
 def rename(
     bank: Bank,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The name now.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The name now.", autocompletion=IN_BANK)],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The name wanted.")],
 ) -> None:
     """Give a person in BANK another name."""

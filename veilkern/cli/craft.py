@@ -37,6 +37,7 @@ from veilkern.cli._shared import (
     Terminated,
     Workers,
     check_network,
+    completing_names,
     console,
     errors,
     finish,
@@ -52,6 +53,10 @@ from veilkern.veils.compatibility import current
 if TYPE_CHECKING:
     from veilkern.cli._target import Target
 
+SCHEME, LOSS, STEPS, KEYS, AGAIN = (
+    functools.partial(typer.Option, rich_help_panel=panel)
+    for panel in ("The scheme", "The loss", "Steps", "The key", "A bank that is there")
+)
 DEFAULT, SEALED = vk.CraftConfig(), vk.CraftConfig(scheme="sealed")
 
 
@@ -70,81 +75,87 @@ def craft(
         typer.Option(help="Of each --model, where there are several: its share of the loss; default: even."),
     ] = None,
     scheme: Annotated[
-        str, typer.Option(help="blend (photos mixed with the veil) or sealed (encrypted under it).")
+        str,
+        SCHEME(help="blend (photos mixed with the veil) or sealed (encrypted under it)."),
     ] = DEFAULT.scheme,
-    levels: Annotated[int, typer.Option(help="Of sealed photos: 16, 32, 64 or 128.")] = DEFAULT.levels,
-    rounds: Annotated[int, typer.Option(help="Of ChaCha, for sealed photos: 20 or 12.")] = DEFAULT.rounds,
+    levels: Annotated[int, SCHEME(help="Of sealed photos: 16, 32, 64 or 128.")] = DEFAULT.levels,
+    rounds: Annotated[int, SCHEME(help="Of ChaCha, for sealed photos: 20 or 12.")] = DEFAULT.rounds,
     robust: Annotated[
-        str | None, typer.Option(help="none, mild or strong; default: mild for sealed, none for blend.")
+        str | None,
+        SCHEME(help="none, mild or strong; default: mild for sealed, none for blend."),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help=f"Share of the photo, rounded to a/255; default: {DEFAULT.alpha:g}.")
+        float | None,
+        SCHEME(help=f"Share of the photo, rounded to a/255; default: {DEFAULT.alpha:g}."),
     ] = None,
-    lam: Annotated[float | None, typer.Option(help=f"Weight of L_vis; default: {_both('lam')}.")] = None,
-    mu: Annotated[float | None, typer.Option(help=f"Weight of L_var; default: {_both('mu')}.")] = None,
+    lam: Annotated[float | None, LOSS(help=f"Weight of L_vis; default: {_both('lam')}.")] = None,
+    mu: Annotated[float | None, LOSS(help=f"Weight of L_var; default: {_both('mu')}.")] = None,
     nu: Annotated[
         float | None,
-        typer.Option(help=f"Weight of L_con, the residual contour; 0: leave it out; default: {_both('nu')}."),
+        LOSS(help=f"Weight of L_con, the residual contour; 0: leave it out; default: {_both('nu')}."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; default: 40; sealed, robust none: 16; mild: 80; strong: 200."),
+        STEPS(help="Optimiser steps; default: 40; sealed, robust none: 16; mild: 80; strong: 200."),
     ] = None,
-    photos_per_step: Annotated[
-        int, typer.Option(help="Photos of a person per step; 0: all.")
-    ] = DEFAULT.photos_per_step,
+    photos_per_step: Annotated[int, STEPS(help="Photos of a person per step; 0: all.")] = DEFAULT.photos_per_step,
     step_size: Annotated[
         float | None,
-        typer.Option(help="First step, in [0, 1] pixel values; default: 16/255; sealed, robust none: 32/255."),
+        STEPS(help="First step, in [0, 1] pixel values; default: 16/255; sealed, robust none: 32/255."),
     ] = None,
-    schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = DEFAULT.schedule,
+    schedule: Annotated[str, STEPS(help="linear, cosine or constant.")] = DEFAULT.schedule,
     decay: Annotated[
-        float | None, typer.Option(help="Decay of the momentum; default: 0.9; sealed 0.8; mild, strong 1.")
+        float | None,
+        STEPS(help="Decay of the momentum; default: 0.9; sealed 0.8; mild, strong 1."),
     ] = None,
-    subspace: Annotated[str, typer.Option(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
-    visual: Annotated[str, typer.Option(help="norm or mse.")] = DEFAULT.visual,
+    subspace: Annotated[str, LOSS(help="centre, convex, affine, span or self.")] = DEFAULT.subspace,
+    visual: Annotated[str, LOSS(help="norm or mse.")] = DEFAULT.visual,
     block: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Height and width of the boxes of L_var; default: 3 3, sealed 9 9."),
+        LOSS(help="Height and width of the boxes of L_var; default: 3 3, sealed 9 9."),
     ] = None,
-    block_stride: Annotated[int, typer.Option(help="Stride of the boxes.")] = DEFAULT.block_stride,
-    block_form: Annotated[str, typer.Option(help="Of L_var: consistent or literal.")] = DEFAULT.block_form,
+    block_stride: Annotated[int, LOSS(help="Stride of the boxes.")] = DEFAULT.block_stride,
+    block_form: Annotated[str, LOSS(help="Of L_var: consistent or literal.")] = DEFAULT.block_form,
     early_stop: Annotated[
         bool | None,
-        typer.Option("--early-stop/--no-early-stop", help="Stop who no longer improves; default: unless robust."),
+        STEPS("--early-stop/--no-early-stop", help="Stop who no longer improves; default: unless robust."),
     ] = None,
-    stop_distance: Annotated[
-        float, typer.Option(help="Feature distance that counts as reached.")
-    ] = DEFAULT.stop_distance,
+    stop_distance: Annotated[float, STEPS(help="Feature distance that counts as reached.")] = DEFAULT.stop_distance,
     stop_improvement: Annotated[
-        float, typer.Option(help="Least relative gain over `patience` steps.")
+        float, STEPS(help="Least relative gain over `patience` steps.")
     ] = DEFAULT.stop_improvement,
-    patience: Annotated[int, typer.Option(help="Steps over which the gain is measured.")] = DEFAULT.patience,
-    seed: Annotated[int | None, typer.Option(help="Make the key from a number (experiments only).")] = None,
+    patience: Annotated[int, STEPS(help="Steps over which the gain is measured.")] = DEFAULT.patience,
+    seed: Annotated[int | None, KEYS(help="Make the key from a number (experiments only).")] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the network's activations in a step: float32 or bfloat16.")
+        str, STEPS(help="Of the network's activations in a step: float32 or bfloat16.")
     ] = DEFAULT.precision,
-    photos_in_flight: Annotated[int, typer.Option(help="Photos in the network at a time.")] = DEFAULT.photos_in_flight,
+    photos_in_flight: Annotated[int, STEPS(help="Photos in the network at a time.")] = DEFAULT.photos_in_flight,
     key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the master key, 16 bytes or more; default for sealed: OUT.key, made if missing."),
+        KEYS(help="File with the master key, 16 bytes or more; default for sealed: OUT.key, made if missing."),
     ] = None,
     held_out: Annotated[int, typer.Option(help="Last photos of each person kept out and reported on.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the veils in --out and its journal, craft only who is missing.")
+        bool,
+        AGAIN("--resume", help="Keep the veils in --out and its journal, craft only who is missing."),
     ] = False,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add who is missing to the bank --out, crafted as it was; run again, it goes on."),
+        AGAIN("--add", help="Add who is missing to the bank --out, crafted as it was; run again, it goes on."),
     ] = False,
     overwrite: Overwrite = False,
     rotate: Annotated[
         list[str] | None,
-        typer.Option("--rotate", metavar="NAME", help="Give this person of --veils a new veil (may be repeated)."),
+        AGAIN(
+            "--rotate",
+            metavar="NAME",
+            help="Give this person of --veils a new veil (may be repeated).",
+            autocompletion=completing_names("veils"),
+        ),
     ] = None,
-    rotate_all: Annotated[bool, typer.Option("--rotate-all", help="Give everybody in --veils a new veil.")] = False,
-    veils: Annotated[Path | None, typer.Option("--veils", help="The bank to rotate in; it stays as it is.")] = None,
+    rotate_all: Annotated[bool, AGAIN("--rotate-all", help="Give everybody in --veils a new veil.")] = False,
+    veils: Annotated[Path | None, AGAIN("--veils", help="The bank to rotate in; it stays as it is.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on the CPU; default: as many as there are cores to use.")
     ] = None,
