@@ -42,7 +42,9 @@ class Work:
 
 
 class Batcher:
-    """window: seconds that the first photo of a batch waits for others. most: photos of a batch, at most (a request of
+    """From an event loop to one thread that calls the Protector, and back.
+
+    window: seconds that the first photo of a batch waits for others. most: photos of a batch, at most (a request of
     more goes alone). queue: photos that may wait; then `busy`. One thread calls; `submit` is for event loops."""
 
     def __init__(self, window: float, most: int, queue: int):

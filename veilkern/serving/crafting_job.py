@@ -95,6 +95,9 @@ class Work:
 
     def _generations(self, bank: VeilBank, people: list[str]) -> dict[str, int]:
         after = bank.next_generations()
+        kept = old_path(self.settings.bank)
+        for name, generation in (VeilBank.load(kept).next_generations() if kept.exists() else {}).items():
+            after[name] = max(after.get(name, 0), generation)
         if self.job.kind == "add":
             return {name: after.get(name, 0) for name in people}
         return {name: max(bank.record(name)["generation"] + 1, after.get(name, 0)) for name in people}

@@ -179,4 +179,4 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return chosen
 
 
-sigma = functools.partial(number, least=0.1, most=10.0)
+sigma = functools.partial(number, least=0.1, most=100.0)  # as ops.recover

@@ -34,7 +34,7 @@ class Metrics:
         self.waiting = Gauge(
             "veilkern_waiting_photos", "Photos that wait for a batch.", multiprocess_mode="livesum", registry=r
         )
-        self.bank = Gauge("veilkern_bank_veils", "Veils of the bank in use.", multiprocess_mode="livemin", registry=r)
+        self.bank = Gauge("veilkern_bank_veils", "Veils of the bank in use.", multiprocess_mode="livemax", registry=r)
 
     def exposition(self) -> tuple[bytes, str]:
         """What /metrics answers, of all worker processes, and its media type."""

@@ -103,7 +103,10 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is in flight. SystemExit where a worker cannot start."""
+    """Serve until SIGINT or SIGTERM, then finish what is in flight and return. SystemExit where a worker cannot start."""
+    # uvicorn raises the signal again once it has stopped, which must not end the process before its folder is gone.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="veilkern-") as folder, _environment() as environment:
         settings = dataclasses.replace(settings, run_folder=Path(folder))
         environment[SETTINGS] = settings.to_json()
@@ -131,6 +134,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         limit_concurrency=settings.connections,
         timeout_graceful_shutdown=settings.stop_seconds,
         timeout_keep_alive=30,
+        timeout_worker_healthcheck=30,  # a worker that imports torch beside others answers late
         access_log=False,  # it has paths, and paths have names
         server_header=False,
         log_config=_LOGGING,
