@@ -56,8 +56,8 @@ class Page {
     };
     $("facts").replaceChildren(...Object.entries(facts).map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
     say($("size-words"), `${height} × ${width}`);
-    $("token-form").hidden = !about.token.set;
-    $("tools").hidden = $("attack").hidden = $("audit").hidden = !can.recover;
+    $("token-form").hidden = !(can.recover || can.veils || about.token.everywhere);
+    $("where").hidden = $("tools").hidden = $("attack").hidden = $("audit").hidden = !can.recover;
     $("ghost").classList.toggle("two", !can.recover);
     $("ghost-back").hidden = !can.recover;
     say($("go"), can.protect ? "Protect" : "Show");

@@ -136,7 +136,9 @@ function fieldTests(tests) {
       el("td", { className: `words ${level}` }, `${mark} ${test.fine ? "fine" : "not fine"}`), el("td", { className: "words soft" }, test.note),
     );
   });
-  return table("Tests of image encryption", [], ["test", "value", "ideal", "z", "", "note"].map((text) => head(text)), rows);
+  const heads = ["test", "value", "ideal", "z"].map((text) => head(text));
+  heads.push(...["verdict", "note"].map((text) => head(text, { className: "words" })));
+  return table("Tests of image encryption", [], heads, rows);
 }
 
 const part = (title, words, body) => [el("h3", {}, title), body, el("p", { className: "soft" }, words)];
