@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,9 +145,6 @@ def _check(settings: Settings) -> None:
 
     if settings.audit is not None and not (settings.audit / "audit.json").is_file():
         raise OutputError(f"{settings.audit}: no audit.json in it; `veilkern audit` writes one")
-    for file in settings.key_files:
-        if os.name == "posix" and file.stat().st_mode & 0o077:
-            errors.print(f"[yellow]note[/] {escape(str(file))}: others can read this key (chmod 600)", soft_wrap=True)
     Source(settings)
     if settings.model:
         from veilkern.serving.crafting_job import check_network

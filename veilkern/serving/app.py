@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -102,7 +103,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         """The bank is another: this worker reads it before it goes on, the others as soon as they are told."""
         await reload()
         if state.settings.workers > 1:
-            os.kill(os.getppid(), signal.SIGHUP)
+            os.kill(os.getppid(), signal.SIGHUP)  # the supervisor's, which tells all of them
 
     app.state.tell_workers = tell_workers
     with contextlib.ExitStack() as stack:
@@ -110,7 +111,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         app.state.jobs = jobs = Jobs(folder / "jobs", state.settings, tell_workers)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(reload(True)))
-        watch = loop.create_task(_watch(reload, os.getppid()))
+        watch = loop.create_task(_watch(reload))
         try:
             yield
         finally:
@@ -119,11 +120,12 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
             await loop.run_in_executor(None, state.close)
 
 
-async def _watch(reload: Callable[[], Awaitable[None]], parent: int) -> None:
-    """Read the bank's file again whenever it is another one. A worker whose service is gone ends."""
+async def _watch(reload: Callable[[], Awaitable[None]]) -> None:
+    """Read the bank's file again whenever it is another one. A worker whose supervisor is gone ends."""
+    supervisor = multiprocessing.parent_process()
     while True:
         await asyncio.sleep(WATCH)
-        if os.getppid() != parent:
+        if supervisor is not None and not supervisor.is_alive():
             signal.raise_signal(signal.SIGTERM)
             return
         await reload()

@@ -26,7 +26,7 @@ class _Item:
 
     photos: np.ndarray
     rows: np.ndarray
-    future: asyncio.Future
+    future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     born: float
 
@@ -52,7 +52,7 @@ class Batcher:
         self._works: OrderedDict[Work, deque[_Item]] = OrderedDict()  # whoever has waited longest first
         self._waiting, self._closed = 0, False
         self._changed = threading.Condition()
-        self._rooms: dict[tuple, np.ndarray] = {}
+        self._rooms: dict[tuple[Any, ...], np.ndarray] = {}
         self._thread = threading.Thread(target=self._run, name="veilkern-batcher", daemon=True)
         self._thread.start()
 
@@ -61,7 +61,7 @@ class Batcher:
         """Whether photos are still taken."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, work: Work, photos: np.ndarray, rows: np.ndarray) -> asyncio.Future:
+    def submit(self, work: Work, photos: np.ndarray, rows: np.ndarray) -> asyncio.Future[Any]:
         """The result, uint8 or uint16 [n, H, W, 3], of photos [n, H, W, 3], which nobody may write to until then.
         Problem `busy` where too many wait."""
         loop = asyncio.get_running_loop()
@@ -169,7 +169,7 @@ def _alone(work: Work, item: _Item) -> Any:
         return error
 
 
-def _tell(outcomes: list[tuple[asyncio.Future, Any]]) -> None:
+def _tell(outcomes: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, outcome in outcomes:
         if future.done():
             continue

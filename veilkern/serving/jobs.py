@@ -30,6 +30,7 @@ ENDED = ("done", "failed", "cancelled")
 MOST = 8  # jobs that are not ended
 KEPT = 1000  # ended ones whose state is kept
 _BIRTH = 30.0  # seconds until a job's process certainly holds its lock
+_GRACE = 10.0  # seconds for a job to end when the service does
 _ID = re.compile("[0-9a-f]{16}")
 _COMMAND = (sys.executable, "-m", "veilkern.serving.job_process")
 
@@ -102,8 +103,10 @@ class Jobs:
         """End the jobs that this worker began: a veil is in the bank or it is not, and nothing else is lost."""
         for process in self._processes:
             process.terminate()
-        for task in list(self._tasks):
-            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE)
+        for process in self._processes:
+            process.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, job: Job, payload: bytes) -> None:

@@ -110,7 +110,7 @@ def _opened(served: Served, sent: Uploads, force: bool) -> dict[tuple[Served, st
         hidden, mark = decode_marked(data, name, size=served.bank.size, force=force)
         return (*_whose(served, person, mark, hidden, name, force), hidden)
 
-    groups: dict[tuple[Served, str], tuple[list[int], list, list]] = {}
+    groups: dict[tuple[Served, str], tuple[list[int], list[Any], list]] = {}
     for place, (owner, person, hidden) in enumerate(intake.each(opened, sent)):
         pixels = hidden.permute(1, 2, 0).numpy()
         places, photos, rows = groups.setdefault((owner, str(pixels.dtype)), ([], [], []))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from veilkern.data.marks import Mark
-from veilkern.errors import BankError, PhotoError
+from veilkern.errors import PhotoError, VeilkernError
 from veilkern.serving.metrics import METRICS
 from veilkern.serving.settings import Settings
 from veilkern.veils import keyed
@@ -90,7 +90,7 @@ class Source:
                 return False
             try:
                 self.now = self._read()
-            except (BankError, OSError, ValueError, MemoryError) as error:
+            except (VeilkernError, OSError, ValueError, MemoryError) as error:
                 METRICS.reloads.labels("failed").inc()
                 log.error("the bank is not read again, the one before stays in use: %s", error)
                 return False

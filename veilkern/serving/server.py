@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
@@ -103,7 +104,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is in flight and return. SystemExit where a worker cannot start."""
+    """Serve until SIGINT or SIGTERM, then finish what is in flight and return. SystemExit where nothing can start."""
     # uvicorn raises the signal again once it has stopped, which must not end the process before its folder is gone.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -116,7 +117,10 @@ def serve(settings: Settings, listener: socket.socket) -> None:
             environment[_METRICS] = str(metrics)
         config = _config(settings)
         if settings.workers > 1:
-            Supervisor(config, sockets=[listener]).run()
+            supervisor = Supervisor(config, sockets=[listener])
+            supervisor.run()
+            if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+                sys.exit(1)
         else:
             server = uvicorn.Server(config)
             server.run(sockets=[listener])
@@ -134,7 +138,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         limit_concurrency=settings.connections,
         timeout_graceful_shutdown=settings.stop_seconds,
         timeout_keep_alive=30,
-        timeout_worker_healthcheck=30,  # a worker that imports torch beside others answers late
+        timeout_worker_healthcheck=15,  # a worker that imports torch beside others answers late
         access_log=False,  # it has paths, and paths have names
         server_header=False,
         log_config=_LOGGING,
