@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 SECONDS ?= 60
 
-.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel dist release man clean
+.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel dist release man docs docs-links clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -112,6 +112,16 @@ fuzz: $(VENV)/dev.done
 SAMPLE ?= 200
 mutate: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python mutants/run.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
+
+# The docs site in build/docs: tutorials are run, the API, commands and plots are made from the code and the results, a
+# warning is an error. docs-links asks the net for every external link: on a machine that reaches it.
+SPHINX = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx -n -W --keep-going -E -d build/doctrees docs
+docs: $(VENV)/dev.done
+	@echo "docs: about a minute of one core; build/docs/index.html"
+	$(SPHINX) -q -b html build/docs
+
+docs-links: $(VENV)/dev.done
+	$(SPHINX) -q -b linkcheck -D nb_execution_mode=off build/docs-links
 
 wheel: $(VENV)/dev.done
 	$(BIN)/python -m build --wheel
