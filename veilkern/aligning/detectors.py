@@ -61,7 +61,7 @@ class Face:
         """Whether the points lie as those of a face do, in their order."""
         return self.misfit <= MOST_MISFIT
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "box": [round(x, 2) for x in self.box],

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ SHOWN_PEOPLE, SHOWN_PHOTOS = 24, 6  # on the contact sheet
 SHEET = ("photo", "face")
 
 
-def earlier(folder: Path, overwrite: bool) -> dict[str, dict]:
+def earlier(folder: Path, overwrite: bool) -> dict[str, dict[str, Any]]:
     """What an earlier run's report in `folder` says of each photo; none where there is no report. OutputError where
     something else has a report's name, unless `overwrite`; to be asked before the work begins."""
     there = [name for name in FILES if (folder / name).exists() or (folder / name).is_symlink()]
@@ -43,7 +44,7 @@ def earlier(folder: Path, overwrite: bool) -> dict[str, dict]:
     )
 
 
-def write_report(folder: Path, alignment: Alignment, how: Mapping, *, title: str) -> Path:
+def write_report(folder: Path, alignment: Alignment, how: Mapping[str, Any], *, title: str) -> Path:
     """Write the three files into `folder`, readable by their owner alone, over those of an earlier run; returns the
     path of report.html. how: size, detector and the like, for the record. Raises OutputError."""
     make_folder(folder)
@@ -60,7 +61,7 @@ def write_report(folder: Path, alignment: Alignment, how: Mapping, *, title: str
     return folder / "report.html"
 
 
-def _as_dict(alignment: Alignment, how: Mapping) -> dict:
+def _as_dict(alignment: Alignment, how: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": KIND,
         **how,
@@ -85,7 +86,7 @@ def groups(alignment: Alignment) -> list[tuple[str, list[Photo]]]:
     return [(name, photos) for name, photos in named.items() if photos]
 
 
-def _html(alignment: Alignment, how: Mapping, title: str) -> str:
+def _html(alignment: Alignment, how: Mapping[str, Any], title: str) -> str:
     looked_at = {str(photo.file) for photo in alignment.photos}
     return html_page(
         "veilkern.aligning",
@@ -101,7 +102,7 @@ def _html(alignment: Alignment, how: Mapping, title: str) -> str:
     )
 
 
-def _card(photo: Photo) -> dict:
+def _card(photo: Photo) -> dict[str, Any]:
     """A photo as the page shows it."""
     words = [photo.reason] if photo.reason else []
     if photo.chosen is not None:

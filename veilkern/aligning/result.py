@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from veilkern.aligning.detectors import Face
 from veilkern.veils.folder_plan import Outcome, listed
@@ -38,7 +39,7 @@ class Photo:
     doubtful: bool = False
     remarks: list[str] = field(default_factory=list)
     picture: bytes = field(default=b"", repr=False)
-    before: dict = field(default_factory=dict, repr=False)
+    before: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def person(self) -> str:
@@ -50,7 +51,7 @@ class Photo:
         """Whether one of several faces was taken."""
         return self.state == WRITTEN and len(self.faces) > 1
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         seen = {
             "height": self.height,

@@ -99,7 +99,7 @@ def _name_of(detector: Any) -> str:
     return str(getattr(detector, "name", "") or getattr(detector, "__name__", "") or type(detector).__name__)
 
 
-def _check(size, least_eyes, least_cosine, detector, landmarks, model) -> None:
+def _check(size: Any, least_eyes: Any, least_cosine: Any, detector: object, landmarks: object, model: object) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"align: size must be a whole number of {SIZES[0]} to {SIZES[1]} pixels, got {size!r}")
     if not 0 <= least_eyes < float("inf"):
@@ -129,7 +129,7 @@ class _Run:
         least_cosine: float,
         convert: bool,
         overwrite: bool,
-        known: Mapping[str, dict],
+        known: Mapping[str, dict[str, Any]],
     ):
         self.target, self.outcome, self.size = target, outcome, size
         self.detector, self.landmarks, self.model = detector, landmarks, model
@@ -176,7 +176,7 @@ class _Run:
         photo.height, photo.width = image.shape[1:]
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
-    def _look(self, photo: Photo, path: Path, judge: Judge | None, waiting: list) -> None:
+    def _look(self, photo: Photo, path: Path, judge: Judge | None, waiting: list[Any]) -> None:
         """Finds the faces and writes the crop where it is clear whose it is."""
         rgb = self._read(photo)
         if self.landmarks is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ class Case:
         return f"Case({len(self.people)} persons, {len(self.rows)} photos, {self.bank.scheme})"
 
     @classmethod
-    def of(cls, people: People, bank: VeilBank, key: MasterKeys | None, **more) -> Case:
+    def of(cls, people: People, bank: VeilBank, key: MasterKeys | None, **more: Any) -> Case:
         """The case of these people, who all have a veil; their photos are protected here."""
         rows = bank.rows(people.names)[people.rows]
         return cls(people, bank, rows, protected_photos(people.images, bank, rows, key), key=key, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from veilkern import __version__
 from veilkern.auditing.encryption import FieldTest
@@ -66,7 +67,7 @@ def _html(audit: Audit, title: str) -> str:
     )
 
 
-def _pictures(audit: Audit, name: str) -> list[dict]:
+def _pictures(audit: Audit, name: str) -> list[dict[str, Any]]:
     """Of each photo shown for an attack: original, protected and output as addresses, and words for those who cannot
     see them."""
     return [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ class Audit:
     people: int
     photos: int
     gallery: int
-    bank: dict
+    bank: dict[str, Any]
     notices: list[str] = field(default_factory=list)
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
 
@@ -82,7 +83,7 @@ class Audit:
                 return row
         raise KeyError(f"{name!r}: no such attack; there are {', '.join(row.name for row in self.attacks)}")
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON, as docs/audit.md says; numbers that are not finite become null. No key, seed or photo is in it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _APART}
         rows = [dataclasses.asdict(row) | {"verdict": row.verdict, "evidence": row.evidence} for row in self.attacks]
@@ -228,7 +229,15 @@ def _networks(models: list[FaceModel], clean: list[torch.Tensor], gallery: torch
     return found
 
 
-def _checked(model, people, bank, networks, gallery, train_minutes, seed) -> list[FaceModel]:
+def _checked(
+    model: FaceModel,
+    people: People,
+    bank: VeilBank,
+    networks: Iterable[FaceModel],
+    gallery: torch.Tensor | None,
+    train_minutes: float,
+    seed: int,
+) -> list[FaceModel]:
     """The other networks, all arguments being what they should be."""
     for name, value, kind in (("model", model, FaceModel), ("people", people, People), ("bank", bank, VeilBank)):
         if not isinstance(value, kind):
@@ -255,7 +264,7 @@ def _checked(model, people, bank, networks, gallery, train_minutes, seed) -> lis
     return others
 
 
-def _by(size) -> str:
+def _by(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
@@ -271,7 +280,7 @@ def _notices(model: FaceModel, people: People, bank: VeilBank) -> list[str]:
     return notices
 
 
-def _about(bank: VeilBank) -> dict:
+def _about(bank: VeilBank) -> dict[str, Any]:
     """What an audit says of a bank: no key, no seed, no record."""
     found = {"people": len(bank), "scheme": bank.scheme, "version": bank.version, "model": bank.model.get("name")}
     return found | ({"levels": bank.levels, "rounds": bank.rounds} if bank.levels else {"blend": bank.blend})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 
@@ -78,7 +79,7 @@ class Bootstrap:
         won = ((self.weights @ wins) * of_pair).sum(1)
         return _figure(won / ((self.weights @ photos) * (of_pair @ counts)), self.joint, 0.0, 1.0)
 
-    def _mean(self, values: torch.Tensor, persons: tuple, times: float, least: float, most: float) -> Figure:
+    def _mean(self, values: torch.Tensor, persons: tuple[Any, ...], times: float, least: float, most: float) -> Figure:
         good = values.isfinite()
         if not good.any():
             return NOTHING

@@ -37,7 +37,7 @@ class Backend:
     """
 
     name: str
-    ops: dict[str, Callable] = field(default_factory=dict)
+    ops: dict[str, Callable[..., Any]] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     detail: str = ""
     reason: str | None = None
@@ -62,7 +62,7 @@ class Backend:
         return self.limits[op](*arguments) if op in self.limits else None
 
 
-def launchers(package: str, folder: Iterable[str]) -> dict[str, Callable]:
+def launchers(package: str, folder: Iterable[str]) -> dict[str, Callable[..., Any]]:
     """The launchers in a backend's folder, by op: each public module has one, named after it (one that writes in place
     ends in _, as in torch)."""
     found = {}
@@ -135,7 +135,7 @@ def thread_count() -> int:
     return _threads.get() or torch.get_num_threads()
 
 
-def select(op: str, *arguments: object) -> Callable:
+def select(op: str, *arguments: object) -> Callable[..., Any]:
     """The launcher that serves `op` with these arguments; BackendError, with every backend's reason, when none does."""
     asked = _asked.get()
     order = _ORDER_ON.get(arguments[0].device.type, ("reference",)) if asked is None else (asked,)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,7 +78,7 @@ def shipped_folder() -> Path:
 
 
 @functools.cache
-def tables(gpu: str) -> tuple[dict, ...]:
+def tables(gpu: str) -> tuple[dict[str, Any], ...]:
     """The tables that count for this GPU, the nearest first."""
     places = [user_folder() / file_name(gpu), shipped_folder() / file_name(gpu)]
     found = [read_table(path) for path in places if path.is_file()]

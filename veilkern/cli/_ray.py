@@ -52,7 +52,7 @@ def craft(
     faces: Path,
     nets: list[str],
     weight: list[float] | None,
-    input_spec: tuple,
+    input_spec: tuple[Any, ...],
     config: vk.CraftConfig,
     *,
     out: Path,

@@ -82,9 +82,7 @@ Join = Annotated[
 ]
 
 
-def input_of(
-    size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None
-) -> dict[str, Any]:
+def input_of(size: int, mean: str | None, std: str | None, bgr: bool, value_range: float | None) -> dict[str, Any]:
     """What the --input options say, as FaceModel.load takes it."""
     given: dict[str, Any] = {} if size == 112 else {"size": size}
     for name, text in (("mean", mean), ("std", std)):
@@ -109,7 +107,7 @@ def load_network(
     return vk.FaceModel.load(net, **input_of(size, mean, std, bgr, value_range))
 
 
-def load_networks(nets: list[str], weights: list[float] | None, *input_spec) -> vk.FaceModel:
+def load_networks(nets: list[str], weights: list[float] | None, *input_spec: Any) -> vk.FaceModel:
     """One network, or the ensemble of several."""
     if weights and len(nets) == 1:
         raise typer.BadParameter("is for several networks: give --model more than once", param_hint="--weight")
@@ -132,7 +130,7 @@ def check_network(network: vk.FaceModel, people: Iterable[vk.People], threads: i
             errors.print(f"{escape(network.name)}: {network.check(some)}", soft_wrap=True)
 
 
-def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]):
+def read_gallery(folder: Path, size: tuple[int, int], resize: bool, convert: bool, problems: list[Problem]) -> Any:
     """`gallery_photos` all at once, uint8 [G, 3, H, W]."""
     import torch
 
@@ -185,7 +183,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    def stop(*_) -> None:
+    def stop(*_: object) -> None:
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)

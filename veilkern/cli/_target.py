@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -59,7 +60,7 @@ class Target:
         after = {} if self.base is None else self.base.next_generations()
         return {name: after.get(name, 0) for name in names} | self.renewed
 
-    def _begun_as(self) -> list[tuple[str, dict]]:
+    def _begun_as(self) -> list[tuple[str, dict[str, Any]]]:
         """What the veils that are there were begun with, as in a journal's header, and the file that says so."""
         found = []
         if self.base is not None:
@@ -78,7 +79,7 @@ class Target:
             return key_of_before(where, begun, key, config)
         return key, config
 
-    def refuse_differences(self, now: dict) -> None:
+    def refuse_differences(self, now: dict[str, Any]) -> None:
         """ValueError, before any work, unless bank and journal were begun as `now` says (see craft.describe)."""
         for where, begun in self._begun_as():
             refuse_differences(where, begun, now)

@@ -181,7 +181,7 @@ def _groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _summary(name: str, record: dict) -> dict[str, Any]:
+def _summary(name: str, record: dict[str, Any]) -> dict[str, Any]:
     photos = len(record["photo_ids"]) if "photo_ids" in record else record.get("photos")
     known = {"name": name, "status": record.get("status"), "steps": record.get("steps"), "photos": photos}
     return {**known, "generation": record["generation"], "key_id": record["key_id"] or None}

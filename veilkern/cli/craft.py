@@ -346,7 +346,7 @@ def _print_craft(result: vk.CraftResult, veils: str, out: Path, seconds: float, 
         console.print(escape(line), soft_wrap=True, highlight=False)
 
 
-def _by_network(report: list[dict]) -> list[str]:
+def _by_network(report: list[dict[str, Any]]) -> list[str]:
     """What each network of several makes of all veils."""
     crafted = [record for record in report if "networks" in record]
     lines = []

@@ -117,7 +117,9 @@ def rotate(
     _report_folder(outcome, "rotated", out or protected)
 
 
-def _under_new_key(bank: vk.VeilBank, key: list[bytes] | None, veils: Path, new_veils: Path, files: list[Path] | None):
+def _under_new_key(
+    bank: vk.VeilBank, key: list[bytes] | None, veils: Path, new_veils: Path, files: list[Path] | None
+) -> tuple[vk.VeilBank, list[bytes]]:
     """The bank under another master key, saved before any photo needs it, and that key."""
     if not files:
         raise OutputError(f"{new_veils}: no such veil file; to bring {veils} under a new key give --new-key-file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -140,13 +140,13 @@ def _networks(given: list[str]) -> dict[str, vk.FaceModel]:
     return found
 
 
-def _lpips(path: Path):
+def _lpips(path: Path) -> Any:
     from veilkern.evaluate.lpips import Lpips
 
     return Lpips.load(path)
 
 
-def _print(made: dict) -> None:
+def _print(made: dict[str, Any]) -> None:
     """The claims and what came of them."""
     colours = {"holds": "green", "does not hold": "red", "not shown": "yellow", "not measured": "dim"}
     table = Table("claim", "whose", "verdict", "figures", title="the paper's claims, and ours", **NARROW)

@@ -9,6 +9,7 @@ wait. A person's bits do not depend on who else is in the batch: the network alw
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -86,7 +87,7 @@ class IdentityBatch:
         images = subjects.images.to(device)
         return fixed_features(self.model, images, self.width), Blend(images, self.offsets, self.config)
 
-    def run(self, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
+    def run(self, bar: Progress) -> Iterator[tuple[dict[str, Any], torch.Tensor | None]]:
         """All steps. Yields each person's record and veil (uint8 [3, H, W]; None: failed) when she is found finished,
         which may be long before the others are."""
         yield from self._finish(dict.fromkeys(self.failed, 0), 0, bar)
@@ -154,7 +155,9 @@ class IdentityBatch:
         """The veils as they are kept, uint8 [P, 3, H, W]."""
         return self.scheme.finished(self.veils)
 
-    def _finish(self, taken: dict[int, int], step: int, bar: Progress) -> Iterator[tuple[dict, torch.Tensor | None]]:
+    def _finish(
+        self, taken: dict[int, int], step: int, bar: Progress
+    ) -> Iterator[tuple[dict[str, Any], torch.Tensor | None]]:
         """Records and veils of these persons (with the steps they took, `step` being done), measured on the protected
         photos that the 8-bit veils give."""
         if not taken:
@@ -174,10 +177,10 @@ class IdentityBatch:
         features = fixed_features(self.model, hidden, self.width)
         return dict(zip(persons, features.split(counts), strict=True))
 
-    def _record(self, p: int, taken: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict:
+    def _record(self, p: int, taken: int, veil: torch.Tensor, features: torch.Tensor | None) -> dict[str, Any]:
         part = slice(int(self.offsets[p]), int(self.offsets[p + 1]))
         status = {"status": self.failed.get(p, ""), "steps": taken}
-        record: dict = {"name": self.names[p], **counted(self.subjects, p), **status}
+        record: dict[str, Any] = {"name": self.names[p], **counted(self.subjects, p), **status}
         if self.generations[p]:
             record["generation"] = self.generations[p]
         if features is None:

@@ -138,7 +138,7 @@ class CraftConfig:
                 )
         self._round_alpha()
 
-    def _check_choices(self, **choices: tuple) -> None:
+    def _check_choices(self, **choices: tuple[Any, ...]) -> None:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed or isinstance(value, bool):
                 raise ValueError(f"CraftConfig: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
@@ -182,7 +182,7 @@ class CraftConfig:
         share = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[self.schedule]
         return self.step_size * share
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `CraftConfig(**d)` makes the same again."""
         values = dataclasses.asdict(self)
         values["block"] = list(self.block)

@@ -73,7 +73,9 @@ class FeatureLoss:
             distances.append(distance)
         return torch.cat(distances), gradients
 
-    def _features(self, photos, veils, plan: Plan, turn: int, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def _features(
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int, piece: slice
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The protected photos, as the network takes them unless they are changed first, and their features, which
         depend on them."""
         mixed = self.protect(photos, veils, plan, turn, piece, **self.to).requires_grad_()
@@ -90,7 +92,9 @@ class FeatureLoss:
             )
         return mixed, features
 
-    def _distance(self, features, rows, own, offsets) -> tuple[torch.Tensor, torch.Tensor]:
+    def _distance(
+        self, features: torch.Tensor, rows: torch.Tensor, own: torch.Tensor | None, offsets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances and their slopes with respect to the features; remembers the weights."""
         distance, weights, slope = ops.hull_distance(
             features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ class HeldOut:
         nonces = nonces_of(0, place.to(veils.device), HELD_OUT)
         return ops.seal(images, veils, rows, keys, nonces, levels=config.levels, rounds=config.rounds)
 
-    def report(self, records: Mapping[str, dict]) -> None:
+    def report(self, records: Mapping[str, dict[str, Any]]) -> None:
         """Adds to the record of each person: the mean cosine of the protected held-out photos, and their rank-1 rate,
         of an Ensemble also by each network alone. The templates are the person's clean features, one by one, the
         distractors the first one of each other."""
@@ -72,7 +73,7 @@ class HeldOut:
         return found
 
 
-def _figures(hidden: dict[str, torch.Tensor], clean: dict[str, torch.Tensor]) -> dict[str, dict]:
+def _figures(hidden: dict[str, torch.Tensor], clean: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
     """By person: how many protected photos there were, and how they were found by these features."""
     others = torch.stack([part[0] for part in clean.values()]) if clean else torch.empty(0)
     found = {}

@@ -15,6 +15,7 @@ import mmap as mapping
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
@@ -32,16 +33,16 @@ class Journal:
     comes twice counts as written last. The veils stay on the disk, see `veil`: they may be more than memory holds. The
     file is held open, so that they are there even when somebody tidies it away."""
 
-    def __init__(self, path: Path, header: dict, end: int):
+    def __init__(self, path: Path, header: dict[str, Any], end: int):
         self.path, self.header = path, header
         self._file = path.open("rb", buffering=0)  # what a buffer has may be old
-        self.entries: dict[str, dict] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
         self._places: dict[str, tuple[int, int]] = {}  # where each one's part begins, and its length
         self.problems: list[str] = []
         self._end = end
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], header: dict) -> Journal:
+    def create(cls, path: str | os.PathLike[str], header: dict[str, Any]) -> Journal:
         """A new journal, readable by its owner alone (0600). OutputError when it cannot be written or is there."""
         part = _part(json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **header}, sort_keys=True).encode())
         atomic_write(path, part, mode=0o600, replace=False)
@@ -103,7 +104,7 @@ class Journal:
         else:
             self._take(entry[0], start, _START + len(content or b""))
 
-    def _take(self, record: dict, start: int, length: int) -> None:
+    def _take(self, record: dict[str, Any], start: int, length: int) -> None:
         self.entries[record["name"]] = record
         self._places[record["name"]] = start, length
 
@@ -121,7 +122,7 @@ class Journal:
             raise BankError(f"{self.path}: changed while it was in use: the veil of {name} is not where it was")
         return entry[1]
 
-    def append(self, record: dict, veil: torch.Tensor) -> None:
+    def append(self, record: dict[str, Any], veil: torch.Tensor) -> None:
         """Put a person's record and veil, uint8 [3, H, W], on the disk. OutputError when that fails; what was there
         stays."""
         about = json.dumps(record, sort_keys=True).encode()
@@ -179,7 +180,7 @@ def _mapped(path: Path) -> Iterator[Bytes]:
             yield data
 
 
-def _write(file, part: bytes) -> None:
+def _write(file: BinaryIO, part: bytes) -> None:
     view = memoryview(part)
     while len(view):  # a raw write may take less than all
         view = view[file.write(view) :]
@@ -229,7 +230,7 @@ def _next_part(data: Bytes, start: int) -> int | None:
     return None
 
 
-def _json(content: bytes) -> dict | None:
+def _json(content: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -237,7 +238,7 @@ def _json(content: bytes) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _entry(content: bytes, size: tuple[int, ...]) -> tuple[dict, torch.Tensor] | None:
+def _entry(content: bytes, size: tuple[int, ...]) -> tuple[dict[str, Any], torch.Tensor] | None:
     length = 4 + int.from_bytes(content[:4], "little")
     record, veil = _json(content[4:length]), content[length:]
     if (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from veilkern import ops
@@ -10,7 +12,14 @@ from veilkern.crafting.contour import ContourLoss, contour
 from veilkern.networks.face_model import FaceModel
 
 
-def figures_of_photos(features, clean, images, veil, alpha: float, config: CraftConfig) -> dict:
+def figures_of_photos(
+    features: torch.Tensor,
+    clean: torch.Tensor,
+    images: torch.Tensor,
+    veil: torch.Tensor,
+    alpha: float,
+    config: CraftConfig,
+) -> dict[str, Any]:
     """Of one person's photos blended with the finished veil."""
     own = torch.tensor([0, len(images)], device=images.device)
     distance, _, _ = ops.hull_distance(features, clean, own, subspace=config.subspace)
@@ -33,7 +42,9 @@ def figures_of_photos(features, clean, images, veil, alpha: float, config: Craft
     return _rounded(figures)
 
 
-def figures_of_veil(features, clean, veil, config: CraftConfig) -> dict:
+def figures_of_veil(
+    features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor, config: CraftConfig
+) -> dict[str, Any]:
     """Of a sealed veil under drawings of the noise that hides the photo. There is no photo to compare with, so neither
     `visual` nor `contour`; `variance` is that of the mean sealed photo, which is the veil but for its brightness."""
     own, drawn = (torch.tensor([0, n], device=veil.device) for n in (len(clean), len(features)))
@@ -50,7 +61,7 @@ def figures_of_veil(features, clean, veil, config: CraftConfig) -> dict:
     return _rounded(figures)
 
 
-def figures_by_network(model: FaceModel, features: torch.Tensor, clean: torch.Tensor) -> dict:
+def figures_by_network(model: FaceModel, features: torch.Tensor, clean: torch.Tensor) -> dict[str, Any]:
     """Of an Ensemble: what each of its networks makes of the veil, by its name under `networks`; of one nothing."""
     parts, own = model.by_network(features), model.by_network(clean)
     return {"networks": {name: _rounded({"cosine": _cosine(parts[name], own[name])}) for name in own}} if own else {}
@@ -61,5 +72,5 @@ def _cosine(features: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return (features @ torch.nn.functional.normalize(clean.mean(0), dim=0)).mean()
 
 
-def _rounded(figures: dict) -> dict:
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: round(float(value), 6) for name, value in figures.items()}

@@ -150,7 +150,9 @@ class Jpeg:
         return torch.stack([red, green, blue], 1) / 255
 
     @staticmethod
-    def _rounded(planes, there: list[torch.Tensor], steps, back: list[torch.Tensor]) -> torch.Tensor:
+    def _rounded(
+        planes: torch.Tensor, there: list[torch.Tensor], steps: torch.Tensor, back: list[torch.Tensor]
+    ) -> torch.Tensor:
         found = separable(there[0], planes, there[1]) / steps
         found = found + (found.round() - found).detach()
         return separable(back[0], found * steps, back[1])

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ class CraftResult:
     """
 
     bank: VeilBank
-    report: list[dict]
+    report: list[dict[str, Any]]
     key: bytes | None = field(default=None, repr=False)
     notices: list[str] = field(default_factory=list)
     by_autograd: str = ""
@@ -125,7 +126,14 @@ def craft(
 
 
 @contextlib.contextmanager
-def at_work(model, config: CraftConfig, key, journal, resume: bool, threads: int | None) -> Iterator[Run]:
+def at_work(
+    model: FaceModel,
+    config: CraftConfig,
+    key: bytes | None,
+    journal: str | os.PathLike[str] | None,
+    resume: bool,
+    threads: int | None,
+) -> Iterator[Run]:
     """A Run on so many threads, with its journal locked and begun, or taken up."""
     with contextlib.nullcontext() if journal is None else locked(journal):
         book = None if journal is None else Journal.take_up(journal, resume)
@@ -144,7 +152,7 @@ class Run:
     people: Subjects
     generations: dict[str, int]
 
-    def __init__(self, model, config: CraftConfig, key, journal: Journal | None):
+    def __init__(self, model: FaceModel, config: CraftConfig, key: bytes | None, journal: Journal | None) -> None:
         self.model, self.journal = model, journal
         if journal is not None:
             key, config = key_of_before(str(journal.path), journal.header, key, config)
@@ -162,7 +170,7 @@ class Run:
         self.stepping = self._stepping()
         self.look = _LOOK.get(model.device.type, _LOOK_ELSEWHERE)
         self.bar = Progress(0, None)
-        self.records: dict[str, dict] = {}
+        self.records: dict[str, dict[str, Any]] = {}
         self.veils: dict[str, torch.Tensor] = {}
         self.notices: list[str] = []
         if journal is not None:
@@ -196,7 +204,7 @@ class Run:
                 what = "templates" if "template_ids" in made_from else "photos"
                 self.notices.append(f"{name}: other {what} than those the journal's veil was crafted on; crafted again")
 
-    def finish(self, held_out: People | None, progress) -> CraftResult:
+    def finish(self, held_out: People | None, progress: bool | Callable[[int, int], None] | None) -> CraftResult:
         """Craft whoever is missing; the result of all."""
         try:
             with progress_bar(progress, len(self.people) * self.config.steps, "crafting") as self.bar:
@@ -255,7 +263,7 @@ class Run:
             return OUT_OF_MEMORY if _is_out_of_memory(error) else f"failed: {str(error) or type(error).__name__}"
         return None
 
-    def _keep(self, record: dict, veil: torch.Tensor | None) -> None:
+    def _keep(self, record: dict[str, Any], veil: torch.Tensor | None) -> None:
         """A person is finished: to the journal at once."""
         self.records[record["name"]] = record
         if veil is not None:
@@ -280,7 +288,7 @@ class Run:
         bank = VeilBank(veils, names, records=[self.records[name] for name in names], **self.about_bank())
         return CraftResult(bank, report, self.fresh_key, self.notices, self.by_autograd)
 
-    def about_bank(self) -> dict:
+    def about_bank(self) -> dict[str, Any]:
         """What VeilBank takes of a bank as a whole."""
         return {
             "blend": self.config.blend,
@@ -307,7 +315,7 @@ class Run:
             self.notices.append(f"the held-out photos could not be judged: {str(error) or type(error).__name__}")
 
 
-def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: bytes | None) -> dict:
+def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: bytes | None) -> dict[str, Any]:
     """What decides whether veils may lie in one bank, as a journal's header has it. key None: that of config.seed, and
     without a seed a key that is still to be made, which has no id."""
     if key is None and config.seed is not None:
@@ -322,7 +330,9 @@ def describe(model: FaceModel, size: Sequence[int], config: CraftConfig, key: by
     }
 
 
-def key_of_before(where: str, before: dict, key: bytes | None, config: CraftConfig) -> tuple[bytes | None, CraftConfig]:
+def key_of_before(
+    where: str, before: dict[str, Any], key: bytes | None, config: CraftConfig
+) -> tuple[bytes | None, CraftConfig]:
     """Key and configuration to go on with `before` (key, key_id and config as in a journal's header): those given, or
     where neither a key nor a seed is given those of before. ValueError when only its owner has that key."""
     if key is not None or config.seed is not None:
@@ -342,10 +352,16 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-def _subjects(model, people, config, features, names) -> Subjects:
+def _subjects(
+    model: FaceModel,
+    people: People | None,
+    config: CraftConfig,
+    features: torch.Tensor | None,
+    names: Sequence[str] | None,
+) -> Subjects:
     """Whom to craft for: people, or templates in their place."""
     if features is None and names is None:
-        return people
+        return people  # type: ignore[return-value]  # check() refuses None
     if people is not None:
         raise ValueError("craft: give people or features with names, not both")
     if features is None or names is None:
@@ -370,7 +386,7 @@ def check_kinds(model: object, config: object) -> None:
             raise TypeError(f"craft: {name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
-def check(model, people, config, held_out) -> None:
+def check(model: FaceModel, people: Subjects, config: CraftConfig, held_out: People | None) -> None:
     check_kinds(model, config)
     if not isinstance(people, (People, Templates)):
         raise TypeError(f"craft: people must be a People, got {type(people).__name__}")

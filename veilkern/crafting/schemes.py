@@ -8,7 +8,7 @@ and `figures` make a person's record.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ class Scheme(Protocol):
     def photos(self, plan: Plan, turn: int) -> torch.Tensor:
         """The photos of a step, uint8 [M, 3, H, W]."""
 
-    def network_input(self, photos, veils, plan: Plan, turn: int, piece: slice, **to) -> torch.Tensor:
+    def network_input(
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int, piece: slice, **to: Any
+    ) -> torch.Tensor:
         """A piece of the photos of a step, protected, as `ops.blend_normalize` writes them; `to` are its keywords."""
 
     def finished(self, veils: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ class Scheme(Protocol):
     def under(self, veils: torch.Tensor, persons: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """Protected photos, uint8, of these persons under their finished veils, and how many there are of each."""
 
-    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict:
+    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict[str, Any]:
         """The figures of person p's record: features [n, d] of what `under` gave, clean [k, d], the finished veil."""
 
 
@@ -68,7 +70,9 @@ class Blend:
     def photos(self, plan: Plan, turn: int) -> torch.Tensor:
         return self.images[plan.rows[turn]]
 
-    def network_input(self, photos, veils, plan: Plan, turn: int, piece: slice, **to) -> torch.Tensor:
+    def network_input(
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int, piece: slice, **to: Any
+    ) -> torch.Tensor:
         return ops.blend_normalize(photos, veils, plan.person[piece], self.a, dtype=veils.dtype, **to)
 
     def finished(self, veils: torch.Tensor) -> torch.Tensor:
@@ -81,7 +85,7 @@ class Blend:
         device = self.images.device
         return ops.blend(self.images[photos.to(device)], veils, rows.to(device), self.a), counts.tolist()
 
-    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict:
+    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict[str, Any]:
         part = self.images[int(self.offsets[p]) : int(self.offsets[p + 1])]
         return figures_of_photos(features, clean, part, veil, self.a / 255, self.config)
 
@@ -110,7 +114,9 @@ class Sealed:
     def photos(self, plan: Plan, turn: int) -> torch.Tensor:
         return self.black.expand(plan.rows.shape[1], -1, -1, -1)
 
-    def network_input(self, photos, veils, plan: Plan, turn: int, piece: slice, **to) -> torch.Tensor:
+    def network_input(
+        self, photos: torch.Tensor, veils: torch.Tensor, plan: Plan, turn: int, piece: slice, **to: Any
+    ) -> torch.Tensor:
         nonces = nonces_of(plan.first + turn, plan.sample[piece], _STEPS)
         config = self.config
         return ops.seal_normalize(
@@ -137,5 +143,5 @@ class Sealed:
         hidden = ops.seal(black, veils, rows, self.keys, nonces, levels=config.levels, rounds=config.rounds)
         return hidden, [RECORD_SAMPLES] * len(persons)
 
-    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict:
+    def figures(self, p: int, features: torch.Tensor, clean: torch.Tensor, veil: torch.Tensor) -> dict[str, Any]:
         return figures_of_veil(features, clean, veil, self.config)

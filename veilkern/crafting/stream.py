@@ -13,7 +13,7 @@ from veilkern.crafting.batching import Filling
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import CraftInterrupted, CraftResult, Run, at_work, check, check_kinds, generations_of
 from veilkern.crafting.templates import between
-from veilkern.data.files import atomic_write, locked
+from veilkern.data.files import Buffer, atomic_write, locked
 from veilkern.data.people import People
 from veilkern.errors import OutputError
 from veilkern.networks.face_model import FaceModel
@@ -111,7 +111,13 @@ class Stream:
         records = self.run.records
         return [n for n in self.order if n in records and not records[n]["status"].startswith("failed")]
 
-    def craft(self, people: Iterable[People], generation, progress, expected: Sequence[str] = ()) -> None:
+    def craft(
+        self,
+        people: Iterable[People],
+        generation: int | Mapping[str, int],
+        progress: bool | Callable[[int, int], None] | None,
+        expected: Sequence[str] = (),
+    ) -> None:
         """Craft everybody; CraftInterrupted on Ctrl-C. expected: who will come, where that is known."""
         try:
             with progress_bar(progress, len(expected) * self.run.config.steps, "crafting") as self.run.bar:
@@ -120,7 +126,7 @@ class Stream:
             self.order |= dict.fromkeys(expected)
             raise CraftInterrupted(self.result()) from stop
 
-    def _craft(self, people: Iterable[People], generation, expected: int) -> None:
+    def _craft(self, people: Iterable[People], generation: int | Mapping[str, int], expected: int) -> None:
         run = self.run
         for part in packed(self._once(people), run.config):
             self.order |= dict.fromkeys(part.names)
@@ -163,7 +169,7 @@ class Stream:
         journal = run.journal
         assert journal is not None
 
-        def pieces() -> Iterator[bank_file.Buffer]:
+        def pieces() -> Iterator[Buffer]:
             return (journal.veil(name).numpy().reshape(-1).data for name in names)
 
         veils = bank_file.VeilsInTurn((len(names), 3, *run.header["size"]), pieces)

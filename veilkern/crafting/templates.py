@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -105,12 +106,12 @@ def without(subjects: Subjects, names: Iterable[str]) -> Subjects:
     return subjects.take([i for i, p in enumerate(subjects.rows.tolist()) if subjects.names[p] not in gone])
 
 
-def counted(subjects: Subjects, p: int) -> dict:
+def counted(subjects: Subjects, p: int) -> dict[str, Any]:
     """How many photos or templates person p has, as her record says it."""
     return {"templates" if isinstance(subjects, Templates) else "photos": int(subjects.counts[p])}
 
 
-def identified(subjects: Subjects, p: int) -> dict:
+def identified(subjects: Subjects, p: int) -> dict[str, Any]:
     """What her veil is made from, as her record says it: the ids of her photos, or hashes of her templates."""
     part = slice(int(subjects.offsets[p]), int(subjects.offsets[p + 1]))
     if isinstance(subjects, Templates):

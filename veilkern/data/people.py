@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -178,7 +179,15 @@ def each_of(usable: Iterable[tuple[Path, list[tuple[Path, torch.Tensor]]]]) -> I
         yield People(torch.stack([image for _, image in photos]), offsets, [person.name], files)
 
 
-def _some_usable(root: Path, size, resize, convert, problems, notices, people=None) -> Iterator[tuple[Path, list]]:
+def _some_usable(
+    root: Path,
+    size: Any,
+    resize: bool,
+    convert: bool,
+    problems: list[Problem],
+    notices: list[Problem],
+    people: Collection[str] | None = None,
+) -> Iterator[tuple[Path, list[Any]]]:
     """Each person's folder in `root` with her usable photos; PhotoError at the end when there was none."""
     found = False
     folders = person_folders(root, problems) if people is None else [root / name for name in people]
@@ -193,7 +202,7 @@ def _some_usable(root: Path, size, resize, convert, problems, notices, people=No
 
 
 def usable_persons(
-    folders: Iterable[Path], size, resize, convert, problems: list[Problem], notices: list[Problem]
+    folders: Iterable[Path], size: Any, resize: bool, convert: bool, problems: list[Problem], notices: list[Problem]
 ) -> Iterator[tuple[Path, list[tuple[Path, torch.Tensor]]]]:
     """Each of these persons' folders with her usable photos, each read when it is asked for; what else there is is
     added to `problems` and `notices`."""
@@ -203,7 +212,7 @@ def usable_persons(
             yield person, photos
 
 
-def has_photos(person: Path, photos: list, problems: list[Problem], notices: list[Problem]) -> bool:
+def has_photos(person: Path, photos: list[Any], problems: list[Problem], notices: list[Problem]) -> bool:
     """Whether a person has a usable photo; that there is none, or one alone, is noted."""
     if not photos:
         problems.append(Problem(str(person), "no usable photo of this person"))
@@ -279,13 +288,17 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def read_person(person: Path, size, resize, convert, problems, notices) -> list[tuple[Path, torch.Tensor]]:
+def read_person(
+    person: Path, size: Any, resize: bool, convert: bool, problems: list[Problem], notices: list[Problem]
+) -> list[tuple[Path, torch.Tensor]]:
     """The usable photos of one person's folder, uint8 [3, H, W] each; the rest is added to `problems`."""
     read = functools.partial(read_photo, size=size, resize=resize, convert=convert)
     return usable_photos(photo_files(person, problems, notices), read, problems, notices)
 
 
-def gallery_photos(folder: Path, size, resize, convert, problems: list[Problem]) -> Iterator[torch.Tensor]:
+def gallery_photos(
+    folder: Path, size: Any, resize: bool, convert: bool, problems: list[Problem]
+) -> Iterator[torch.Tensor]:
     """The usable photos in a folder and in the folders in it, uint8 [3, H, W], one folder's in memory at a time; what
     cannot be used is added to `problems`, once. PhotoError for no folder, and at the end for none with a photo."""
     if not folder.is_dir():
@@ -303,7 +316,10 @@ def gallery_photos(folder: Path, size, resize, convert, problems: list[Problem])
 
 
 def usable_photos(
-    files: Iterable[Path], read: Callable[[Path], tuple[torch.Tensor, list[str]]], problems, notices
+    files: Iterable[Path],
+    read: Callable[[Path], tuple[torch.Tensor, list[str]]],
+    problems: list[Problem],
+    notices: list[Problem],
 ) -> list[tuple[Path, torch.Tensor]]:
     """Those of one person's photos that `read` (as `read_photo` does) can read; the rest is added to `problems`."""
     photos: list[tuple[Path, torch.Tensor]] = []

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,7 +195,7 @@ def _decoded(
     convert: bool,
     protected: bool,
     pixels: int = png.MAX_PIXELS,
-):
+) -> tuple[torch.Tensor, list[str]]:
     """Pixels and notices of `read_photo`."""
     header = png.parse(data) if data.startswith(png.SIGNATURE) else None
     if header is not None and KEYWORD in header.texts and not protected:
@@ -208,7 +209,9 @@ def _protected_header(data: bytes) -> png.Png:
     return png.parse(data)
 
 
-def _photo(data: bytes, header: png.Png | None, size: tuple[int, ...] | None, resize: bool, convert: bool, pixels: int):
+def _photo(
+    data: bytes, header: png.Png | None, size: tuple[int, ...] | None, resize: bool, convert: bool, pixels: int
+) -> tuple[torch.Tensor, list[str]]:
     """Pixels and notices; everything that can be refused is refused before it is decoded."""
     image = _open(data)
     png.check_pixels(image.height, image.width, pixels)
@@ -238,7 +241,9 @@ def _open(data: bytes) -> Image.Image:
     raise PhotoError("not a PNG, JPEG or WebP photo, or its header is corrupt")
 
 
-def _upright_rgb(data, image, header, kind, size, resize):
+def _upright_rgb(
+    data: bytes, image: Image.Image, header: png.Png | None, kind: str | None, size: Any, resize: bool
+) -> tuple[torch.Tensor, list[str]]:
     """Decode, turn upright, convert, resize: uint8 [3, H, W] and the notices."""
     notices = [f"{header.trailing} bytes after the end of the picture, not read"] if header and header.trailing else []
     image.load()

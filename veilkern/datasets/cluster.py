@@ -56,7 +56,7 @@ def check_cluster(op: str, cluster: object) -> None:
 class Worker(Protocol):
     """What does the units. It is made once in each worker's process."""
 
-    def __call__(self, unit: Unit) -> dict:
+    def __call__(self, unit: Unit) -> dict[str, Any]:
         """Do a unit; a dict for JSON, with `problems` and `notices` as lists of [file, cause]."""
 
 
@@ -70,7 +70,7 @@ def require_ray() -> Any:
     return ray
 
 
-def run(kind: type, job: object, units: Sequence[Unit], cluster: Cluster) -> Iterator[tuple[Unit, dict]]:
+def run(kind: type, job: object, units: Sequence[Unit], cluster: Cluster) -> Iterator[tuple[Unit, dict[str, Any]]]:
     """Do all units by workers `kind(job)`; yields each with what its worker found out, as they are done. A unit whose
     worker died TRIES times comes with that as its problem. Raises BackendError (no Ray, no room for a worker)."""
     ray = require_ray()
@@ -78,7 +78,9 @@ def run(kind: type, job: object, units: Sequence[Unit], cluster: Cluster) -> Ite
         yield from _each(ray, kind, job, units, cluster, _workers(ray, cluster, len(units)))
 
 
-def _each(ray, kind: type, job: object, units: Sequence[Unit], cluster: Cluster, workers: int):
+def _each(
+    ray: Any, kind: type, job: object, units: Sequence[Unit], cluster: Cluster, workers: int
+) -> Iterator[tuple[Unit, dict[str, Any]]]:
     found_of = {unit.name: unit for unit in units}
     tries = ray.remote(num_cpus=0)(_Tries).remote()
     rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
@@ -113,15 +115,15 @@ class _Tries:
 class _Actor:
     """A Worker, as Ray Data wants it."""
 
-    def __init__(self, kind: type, job: object, tries):
+    def __init__(self, kind: type, job: object, tries: Any) -> None:
         self.kind, self.job, self.tries = kind, job, tries
         self.worker: Worker | None = None
 
-    def __call__(self, batch: dict) -> dict:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         units = [Unit(**json.loads(str(text))) for text in batch["unit"]]
         return {"found": [json.dumps({**self._found(unit), "unit": unit.name}) for unit in units]}
 
-    def _found(self, unit: Unit) -> dict:
+    def _found(self, unit: Unit) -> dict[str, Any]:
         import ray
 
         if ray.get(self.tries.begin.remote(unit.name)) > TRIES:
@@ -135,12 +137,12 @@ class _Actor:
             return _failed(unit, f"{'' if known else type(error).__name__ + ': '}{error}")
 
 
-def _failed(unit: Unit, cause: str) -> dict:
+def _failed(unit: Unit, cause: str) -> dict[str, Any]:
     cause = cause.removeprefix(f"{unit.where}: ")
     return {"problems": [(unit.where if unit.people is None else f"{unit.where} ({unit.name})", cause)], "notices": []}
 
 
-def problems_of(found: dict) -> tuple[list[Problem], list[Problem]]:
+def problems_of(found: dict[str, Any]) -> tuple[list[Problem], list[Problem]]:
     """The problems and notices of what a worker found out."""
     problems, notices = ([Problem(*pair) for pair in found[name]] for name in ("problems", "notices"))
     return problems, notices
@@ -152,7 +154,7 @@ def pairs(problems: Sequence[Problem]) -> list[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _connected(ray, cluster: Cluster) -> Iterator[None]:
+def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
     """Connected to Ray; what was begun here ends here."""
     own = not ray.is_initialized()
     if own:
@@ -177,7 +179,7 @@ def _connected(ray, cluster: Cluster) -> Iterator[None]:
             ray.shutdown()
 
 
-def _workers(ray, cluster: Cluster, units: int) -> int:
+def _workers(ray: Any, cluster: Cluster, units: int) -> int:
     """How many workers; BackendError where there is no room for them, for which Ray would wait for ever."""
     there = ray.cluster_resources()
     room = int(there.get("CPU", 0) // cluster.cores)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from veilkern.crafting.config import CraftConfig
 from veilkern.crafting.run import check_kinds, describe, master_key
@@ -65,7 +66,7 @@ class _Job:
     model: Model
     config: CraftConfig
     key: Key | None
-    header: dict
+    header: dict[str, Any]
     folder: Path
     reading: Reading
     threads: int
@@ -244,7 +245,7 @@ def _shards_for(source: Source, cluster: Cluster) -> int:
     return max(1, -(-people // PEOPLE), min(4 * (cluster.workers or 1), people // 4))
 
 
-def _begin(folder: Path, header: dict, shards: int) -> None:
+def _begin(folder: Path, header: dict[str, Any], shards: int) -> None:
     """Write down how the shards in a folder are begun, unless that is there."""
     make_folder(folder)
     if not (folder / JOB).exists():
@@ -252,7 +253,7 @@ def _begin(folder: Path, header: dict, shards: int) -> None:
         atomic_write(folder / JOB, text.encode(), mode=0o600, replace=False)
 
 
-def _begun(folder: Path, header: dict) -> int:
+def _begun(folder: Path, header: dict[str, Any]) -> int:
     """Into how many shards a folder was cut, which must have been begun as `header` says (ValueError); 0 where none is
     there."""
     if not (folder / JOB).exists():
@@ -269,7 +270,7 @@ def _begun(folder: Path, header: dict) -> int:
     return before["shards"]
 
 
-def read_job(folder: Path) -> dict:
+def read_job(folder: Path) -> dict[str, Any]:
     """What the shards in a folder were begun with. BankError when it cannot be read."""
     path = folder / JOB
     try:
@@ -309,7 +310,7 @@ class CraftWorker:
             self.model.module.to("cuda")
         self.key = _given(job.key, job.config)
 
-    def __call__(self, unit: Unit) -> dict:
+    def __call__(self, unit: Unit) -> dict[str, Any]:
         path = self.job.folder / f"{unit.name}{ENDING}"
         more = path.with_name(f"{unit.name}.more{ENDING}")
         found = _Found()

@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import torch
 
@@ -53,7 +54,7 @@ def read_encoded(where: str) -> list[Encoded]:
     return sorted(found, key=operator.attrgetter("person", "file"))
 
 
-def _opened(where: str):
+def _opened(where: str) -> IO[bytes]:
     if "://" not in where:
         return open(where, "rb")
     import fsspec
@@ -61,7 +62,7 @@ def _opened(where: str):
     return fsspec.open(where, "rb").open()
 
 
-def _of_parquet(file) -> list[Encoded]:
+def _of_parquet(file: IO[bytes]) -> list[Encoded]:
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file)
@@ -92,7 +93,7 @@ class Member:
     size: int
 
 
-def members_of_tar(file) -> list[Member]:
+def members_of_tar(file: IO[bytes]) -> list[Member]:
     """The photos of an open tar, in its order, none of them read: a tar may be larger than memory."""
     found: list[tuple[PurePosixPath, tarfile.TarInfo]] = []
     owners: dict[str, str | None] = {}
@@ -122,7 +123,7 @@ def members_of_tar(file) -> list[Member]:
     return members
 
 
-def _of_tar(file) -> list[Encoded]:
+def _of_tar(file: IO[bytes]) -> list[Encoded]:
     photos = []
     for member in members_of_tar(file):
         file.seek(member.offset)
@@ -154,7 +155,13 @@ def persons_of(where: str, problems: list[Problem]) -> Iterator[tuple[str, list[
 
 
 def usable_encoded(
-    where: str, size, resize, convert, problems: list[Problem], notices: list[Problem], done: Container[str] = ()
+    where: str,
+    size: int | tuple[int, int],
+    resize: bool,
+    convert: bool,
+    problems: list[Problem],
+    notices: list[Problem],
+    done: Container[str] = (),
 ) -> Iterator[tuple[Path, list[tuple[Path, torch.Tensor]]]]:
     """As `usable_persons`, of the persons of a file who are not `done`."""
     for person, photos in persons_of(where, problems):
@@ -168,7 +175,9 @@ def usable_encoded(
             yield folder, pixels
 
 
-def _read(data: dict[Path, bytes], size, resize, convert, file: Path):
+def _read(
+    data: dict[Path, bytes], size: Any, resize: bool, convert: bool, file: Path
+) -> tuple[torch.Tensor, list[str]]:
     return decode_photo(data[file], str(file), size=size, resize=resize, convert=convert)
 
 

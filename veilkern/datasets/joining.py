@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from veilkern.data.files import atomic_write
+from veilkern.data.files import Buffer, atomic_write
 from veilkern.data.people import Problem
 from veilkern.errors import BankError
 from veilkern.veils import bank_file
@@ -31,7 +31,7 @@ def join_shards(shards: Sequence[Path], out: Path, by_name: bool, problems: list
                 problems.append(Problem(str(shards[b]), f"{name} is in {shards[first[0]].name} too, whose veil counts"))
     names = sorted(places) if by_name else list(places)
 
-    def pieces() -> Iterator[bank_file.Buffer]:
+    def pieces() -> Iterator[Buffer]:
         for name in names:
             b, row = places[name]
             yield banks[b].veils[row].numpy().reshape(-1).data

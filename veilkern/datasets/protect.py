@@ -11,6 +11,7 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veilkern.data.files import make_folder, refuse_inside
 from veilkern.data.people import Problem
@@ -132,7 +133,7 @@ class ProtectWorker:
         self.job, self.keys = job, _master_keys(job)
         self.bank = None if job.veils.is_dir() else _bank(job, job.veils, check=False)  # checked where the job began
 
-    def __call__(self, unit: Unit) -> dict:
+    def __call__(self, unit: Unit) -> dict[str, Any]:
         job, bank = self.job, self.bank
         if bank is None:
             shard = job.veils / f"{unit.name}{ENDING}"
@@ -175,7 +176,7 @@ class ProtectWorker:
             write_encoded(path, photos, replace=self.job.overwrite or bool(done))
             outcome.written += len(made)
 
-    def _protected(self, unit: Unit, marking: Marking, outcome: Outcome, done: Container) -> Iterator[Encoded]:
+    def _protected(self, unit: Unit, marking: Marking, outcome: Outcome, done: Container[Any]) -> Iterator[Encoded]:
         """The photos of a file that are not done, protected."""
         job, bank = self.job, marking.bank
         for person, photos in persons_of(unit.where, outcome.problems):

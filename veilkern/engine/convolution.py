@@ -77,7 +77,15 @@ class Convolution:
             )
         return _last(found) if plus is None else plus.add_(found)
 
-    def _run(self, x, weight, bias, stride, padding, plus) -> torch.Tensor:
+    def _run(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        plus: torch.Tensor | None,
+    ) -> torch.Tensor:
         rest = (padding, stride, self.dilation, self.groups)
         if not self.packed:
             found = torch.ops.aten.convolution(

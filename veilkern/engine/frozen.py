@@ -7,6 +7,7 @@ one bit stays, of all else nothing. What torch.fx cannot follow keeps running as
 from __future__ import annotations
 
 import copy
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -52,7 +53,7 @@ class Frozen(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Pass.apply(x, self.program)
+            return _Pass.apply(x, self.program)  # type: ignore[no-untyped-call]
         return self.program.forward(x.detach(), False)[0]
 
 
@@ -69,21 +70,21 @@ def _with_slope(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: torch.Tensor, program: Program) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, program: Program) -> torch.Tensor:
         found, kept = program.forward(x.detach(), True)
         ctx.program, ctx.kept, ctx.dtype = program, kept, x.dtype
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
         if not ctx.kept:
             raise RuntimeError("the engine keeps what a backward pass needs for one time only")
         with torch.no_grad():
             return ctx.program.backward(ctx.kept, slope).to(ctx.dtype), None
 
 
-_Made = tuple[tuple, tuple[FaceModel | None, str]]
+_Made = tuple[tuple[Any, ...], tuple[FaceModel | None, str]]
 _made: WeakKeyDictionary[FaceModel, dict[torch.dtype, _Made]] = WeakKeyDictionary()
 
 

@@ -117,7 +117,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.network, self.training = network, network.training
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Any:
         return self.network(x)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,15 @@ class Rectified:
 
 
 class ConvolutionPart(Part):
-    def __init__(self, step: Step, varying: set[str], shape, width: int, device, dtype):
+    def __init__(
+        self,
+        step: Step,
+        varying: set[str],
+        shape: tuple[int, ...],
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__(step, varying)
         self.convolution = Convolution(step, shape, width, device, dtype)
         self.plus, self.plane, self.rectified = step.plus, None, None
@@ -101,7 +110,7 @@ class ConvolutionPart(Part):
 
 
 class LinearPart(Part):
-    def __init__(self, step: Step, varying: set[str], device, dtype):
+    def __init__(self, step: Step, varying: set[str], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(step, varying)
         assert step.weight is not None
         self.weight = step.weight.to(device, dtype).contiguous()
@@ -119,7 +128,7 @@ class LinearPart(Part):
 
 
 class ScalePart(Part):
-    def __init__(self, step: Step, varying: set[str], device, dtype):
+    def __init__(self, step: Step, varying: set[str], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(step, varying)
         assert step.weight is not None and step.bias is not None
         shape = (-1, *(1,) * (len(step.shape) - 1))
@@ -133,7 +142,7 @@ class ScalePart(Part):
 
 
 class RectifyPart(Part):
-    def __init__(self, step: Step, varying: set[str], device, dtype):
+    def __init__(self, step: Step, varying: set[str], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(step, varying)
         assert step.rectify is not None
         self.rectified = Rectified(step.rectify, None, device, dtype)
@@ -264,7 +273,7 @@ class Program:
             part.last = names - seen
             seen |= names
 
-    def forward(self, x: torch.Tensor, keep: bool) -> tuple[torch.Tensor, list]:
+    def forward(self, x: torch.Tensor, keep: bool) -> tuple[torch.Tensor, list[Any]]:
         """The result for x [N, C, H, W], and what backwards needs where `keep`."""
         values, kept = {**self.constants, self.source: dense(x.to(self.dtype))}, []
         for part in self.parts:
@@ -274,7 +283,7 @@ class Program:
                 del values[name]
         return values[self.result], kept
 
-    def backward(self, kept: list, slope: torch.Tensor) -> torch.Tensor:
+    def backward(self, kept: list[Any], slope: torch.Tensor) -> torch.Tensor:
         """The slope at the input, from that at the result. `kept` is emptied: there is no second time."""
         slopes = {self.result: dense(slope.to(self.dtype).clone())}
         for part in reversed(self.parts):
@@ -284,7 +293,15 @@ class Program:
         return slopes[self.source]
 
 
-def _part(step: Step, varying: set[str], shapes, width: int, device, dtype, owner) -> Part:
+def _part(
+    step: Step,
+    varying: set[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    owner: fx.GraphModule,
+) -> Part:
     if step.kind == "convolution":
         return ConvolutionPart(step, varying, shapes[step.inputs[0]], width, device, dtype)
     if step.kind == "add":

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ class _Spool:
     def __enter__(self) -> _Spool:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def write(self, data: bytes) -> None:
@@ -195,7 +196,7 @@ def _batches(photos: Iterable[torch.Tensor], batch: int) -> Iterator[torch.Tenso
         yield torch.stack(waiting)
 
 
-def _pieces(parts: dict[str, tuple[str, int, _Spool]], about: dict) -> Iterator[bytes]:
+def _pieces(parts: dict[str, tuple[str, int, _Spool]], about: dict[str, Any]) -> Iterator[bytes]:
     """The file's bytes, one piece after the other; parts: kind, width and the bytes of each tensor."""
     tensors, place = {}, 0
     digest = _begun(about)
@@ -214,13 +215,13 @@ def _pieces(parts: dict[str, tuple[str, int, _Spool]], about: dict) -> Iterator[
         yield from spool.pieces()
 
 
-def _begun(about: dict) -> hashlib._Hash:
+def _begun(about: dict[str, Any]) -> hashlib._Hash:
     """The checksum of what a file says, to be gone on with its tensors."""
     told = {name: value for name, value in about.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode())
 
 
-def _digest(about: dict, arrays: Iterable[np.ndarray]) -> str:
+def _digest(about: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     digest = _begun(about)
     for array in arrays:
         rows = max(1, _PIECE // max(1, array[:1].nbytes))
@@ -229,7 +230,7 @@ def _digest(about: dict, arrays: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _header(path: Path) -> tuple[dict, int]:
+def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, which the library has found whole, and where the tensors begin."""
     from safetensors import SafetensorError, safe_open
 
@@ -243,7 +244,7 @@ def _header(path: Path) -> tuple[dict, int]:
         return json.loads(file.read(length)), 8 + length
 
 
-def _meta(header: dict) -> dict:
+def _meta(header: dict[str, Any]) -> dict[str, Any]:
     text = header.get("__metadata__", {}).get(FORMAT)
     if text is None:
         raise ValueError("a safetensors file, but not a gallery")
@@ -256,7 +257,7 @@ def _meta(header: dict) -> dict:
     return meta
 
 
-def _opened(path: Path) -> tuple[Gallery, dict]:
+def _opened(path: Path) -> tuple[Gallery, dict[str, Any]]:
     """The gallery, and what its file says of it."""
     header, start = _header(path)
     meta = _meta(header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -88,7 +89,17 @@ def _among_people(
     return own, ranks
 
 
-def _of_person(p, hidden, clean, people, ranks, own, thresholds, impostors, alone) -> Identification:
+def _of_person(
+    p: int,
+    hidden: torch.Tensor,
+    clean: torch.Tensor,
+    people: People,
+    ranks: torch.Tensor,
+    own: torch.Tensor,
+    thresholds: Any,
+    impostors: Any,
+    alone: bool,
+) -> Identification:
     """alone: there was nobody to be confused with."""
     part = slice(int(people.offsets[p]), int(people.offsets[p + 1]))
     count = int(people.counts[p])

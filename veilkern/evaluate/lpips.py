@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class Lpips:
         self,
         weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
         heads: Sequence[torch.Tensor],
-        about: Mapping | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
         wanted = [(f"features.{place}", shape) for place, shape in zip(_PLACES, _SHAPES, strict=True)]
         for (name, shape), (weight, bias) in zip(wanted, weights, strict=True):
@@ -223,7 +224,7 @@ def _heads_of_the_package() -> Path:
     return found[0]
 
 
-def _read(path: Path) -> Mapping:
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -238,7 +239,7 @@ def _read(path: Path) -> Mapping:
     return state
 
 
-def _entry(path: Path, state: Mapping, name: str) -> torch.Tensor:
+def _entry(path: Path, state: Mapping[str, Any], name: str) -> torch.Tensor:
     value = state.get(name)
     if not isinstance(value, torch.Tensor):
         some = ", ".join(map(str, itertools.islice(state, 3)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from veilkern import ops
@@ -38,6 +40,6 @@ def blurred_luma(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return _contour.blurred_luma(pixels, rows, columns)
 
 
-def _chunked(measure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _chunked(measure: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
     return torch.cat([measure(a.double(), b.double()) for a, b in parts] or [torch.zeros(0, dtype=torch.float64)])

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,10 +101,10 @@ def write_report(
     return folder / "report.html"
 
 
-def worst_first(evaluation: Evaluation) -> list[dict]:
+def worst_first(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The persons' records, worst first: by the worst level of their figures, then by contour."""
 
-    def badness(record: dict) -> tuple:
+    def badness(record: dict[str, Any]) -> tuple[Any, ...]:
         levels = [LEVELS.index(level) for m in record if (level := person_level(record, m)) is not None]
         return -max(levels, default=0), -record["contour2"], record["name"], record["set"]
 
@@ -122,13 +123,15 @@ def _examples(evaluation: Evaluation, people: People, bank: VeilBank, key: Maste
     return shown
 
 
-def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank, key: MasterKeys | None) -> list[dict]:
+def _worst_cards(
+    evaluation: Evaluation, people: People, bank: VeilBank, key: MasterKeys | None
+) -> list[dict[str, Any]]:
     """The groups of worst photos; a photo that an earlier group shows already is not shown again."""
-    groups: list[dict] = []
+    groups: list[dict[str, Any]] = []
     seen: set[tuple[str, int]] = set()
     for measure, count in SHOWN_WORST.items():
         title, why = _GROUPS[measure]
-        cards: list[dict] = []
+        cards: list[dict[str, Any]] = []
         for label, place in worst_photos(evaluation, measure, count + len(seen)):
             if (label, place) in seen or len(cards) == count:
                 continue
@@ -141,7 +144,7 @@ def _worst_cards(evaluation: Evaluation, people: People, bank: VeilBank, key: Ma
     return groups
 
 
-def _pictures(shown: Views) -> list[list[dict]]:
+def _pictures(shown: Views) -> list[list[dict[str, Any]]]:
     """Per photo, each kind as an address and the words for those who cannot see it."""
     return [
         [
@@ -152,7 +155,9 @@ def _pictures(shown: Views) -> list[list[dict]]:
     ]
 
 
-def _html(evaluation: Evaluation, people: People, bank: VeilBank, key, shown: list[Views], title: str) -> str:
+def _html(
+    evaluation: Evaluation, people: People, bank: VeilBank, key: MasterKeys | None, shown: list[Views], title: str
+) -> str:
     width = people.images.shape[3]
     return html_page(
         "veilkern.evaluate",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -70,15 +71,15 @@ class Evaluation:
     came back bit for bit from the lossless form. gallery: photos of others used. notices: what the reader must know.
     lpips: about LPIPS' weights, None where it was not measured."""
 
-    persons: list[dict]
-    overall: dict[str, dict]
-    photos: dict[str, dict[str, list]]
+    persons: list[dict[str, Any]]
+    overall: dict[str, dict[str, Any]]
+    photos: dict[str, dict[str, list[Any]]]
     lossless_exact: bool
-    model: dict
-    bank: dict
+    model: dict[str, Any]
+    bank: dict[str, Any]
     gallery: int
     notices: list[str] = field(default_factory=list)
-    lpips: dict | None = None
+    lpips: dict[str, Any] | None = None
 
     @property
     def measures(self) -> dict[str, str]:
@@ -89,7 +90,7 @@ class Evaluation:
         """Recognised? Hidden? Recoverable? By the thresholds of veilkern.evaluate.verdict."""
         return judge(self)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite (rank of a person with one photo) become null."""
         return plain({"verdict": [dataclasses.asdict(v) for v in self.verdicts()]} | self.__dict__)
 
@@ -160,7 +161,9 @@ def evaluate(
     )
 
 
-def _check_sizes(model: FaceModel, people: People, bank: VeilBank, gallery, lpips: Lpips | None) -> None:
+def _check_sizes(
+    model: FaceModel, people: People, bank: VeilBank, gallery: torch.Tensor | Gallery | None, lpips: Lpips | None
+) -> None:
     wanted = tuple(people.images.shape[2:])
     if bank.size != wanted:
         raise ValueError(f"evaluate: the bank's veils are {_by(bank.size)}, the photos of people {_by(wanted)}")
@@ -177,7 +180,7 @@ def _check_sizes(model: FaceModel, people: People, bank: VeilBank, gallery, lpip
         )
 
 
-def _by(size) -> str:
+def _by(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
@@ -204,7 +207,9 @@ def _list_files(notices: list[str], people: People, which: torch.Tensor, cause: 
         notices.append(f"{cause}: {', '.join(people.files[i] for i in index[:10].tolist())}{more}")
 
 
-def _distractors(model, gallery, ids: list[str], clean: torch.Tensor, notices: list[str]) -> Features:
+def _distractors(
+    model: FaceModel, gallery: torch.Tensor | Gallery | None, ids: list[str], clean: torch.Tensor, notices: list[str]
+) -> Features:
     """Features [G, d] of the gallery without the pictures that are the people's own and those without a feature."""
     if gallery is None or not len(gallery):
         return clean[:0]
@@ -236,7 +241,7 @@ def _embedded(gallery: Gallery, ids: list[str], notices: list[str]) -> Features:
 
 def _sets(people: People, ids: list[str], bank: VeilBank) -> torch.Tensor:
     """Which of SETS each photo belongs to, int64 [N]."""
-    crafted: dict[str, set | None] = dict.fromkeys(bank.names)
+    crafted: dict[str, set[Any] | None] = dict.fromkeys(bank.names)
     for name, record in zip(bank.names, bank.records, strict=False):
         listed = record.get("photo_ids") if isinstance(record, Mapping) else None
         crafted[name] = set(map(str, listed)) if isinstance(listed, (list, tuple)) else None
@@ -283,7 +288,14 @@ def _contour_by_chance(people: People, hidden_photos: torch.Tensor) -> torch.Ten
     return metrics.contour(people.images[other], hidden_photos, 2.0)
 
 
-def _measure(part: People, hidden, clean, gallery, figures, index) -> tuple[list[dict], dict[str, list], int]:
+def _measure(
+    part: People,
+    hidden: torch.Tensor,
+    clean: torch.Tensor,
+    gallery: Features,
+    figures: Any,
+    index: torch.Tensor | None,
+) -> tuple[list[dict[str, Any]], dict[str, list[Any]], int]:
     """The records of one set's persons, the figures of its photos, and how many impostor pairs there were."""
     found, baseline_found = identify(hidden, clean, part, gallery), identify(clean, clean, part, gallery)
     values = {name: v[index] for name, v in figures.items()} | {"cosine": _cosine_to_clean(hidden, clean, part)}
@@ -314,10 +326,10 @@ def _worst(measure: str, values: list[float]) -> float:
     return (max if measure in MORE_IS_WORSE else min)(good, default=math.nan)
 
 
-def _overall(records: list[dict]) -> dict:
+def _overall(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean over persons of what is finite; persons with one photo have no MSR and are not counted in it."""
     measures = [name for name in MEASURES | LPIPS if name in records[0]]
-    result: dict = {"people": len(records), "photos": sum(r["photos"] for r in records)}
+    result: dict[str, Any] = {"people": len(records), "photos": sum(r["photos"] for r in records)}
     for name in [*measures, *CLEAN.values()]:
         values = [r[name] for r in records if math.isfinite(r[name])]
         result[name] = (max(values) if name == "max_error" else sum(values) / len(values)) if values else math.nan
@@ -331,7 +343,7 @@ def _overall(records: list[dict]) -> dict:
     return result | {"worst": worst}
 
 
-def _about(bank: VeilBank) -> dict:
+def _about(bank: VeilBank) -> dict[str, Any]:
     """What a report says of a bank."""
     return {
         "people": len(bank),
@@ -346,7 +358,7 @@ def _about(bank: VeilBank) -> dict:
     }
 
 
-def _network(model: Mapping) -> dict:
+def _network(model: Mapping[str, Any]) -> dict[str, Any]:
     """What a bank says of its network, and of each of them where they are several."""
     found, members = _only(model, ("name", "fingerprint")), model.get("members")
     if isinstance(members, list):
@@ -355,11 +367,11 @@ def _network(model: Mapping) -> dict:
     return found
 
 
-def _only(values: Mapping, names) -> dict:
+def _only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in names}
 
 
-def _held_out(record: Mapping) -> dict:
+def _held_out(record: Mapping[str, Any]) -> dict[str, Any]:
     held_out = record.get("held_out")
     return {"held_out": _only(held_out, _HELD_OUT)} if isinstance(held_out, Mapping) else {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from veilkern.evaluate.run import Evaluation
@@ -126,7 +126,7 @@ def judge(evaluation: Evaluation) -> list[Verdict]:
     return verdicts
 
 
-def person_level(record: dict, measure: str) -> str | None:
+def person_level(record: dict[str, Any], measure: str) -> str | None:
     """The level of a figure of one person (an entry of Evaluation.persons), None where it has no threshold."""
     figures = {
         "rank1": ("lost_person", record["clean_rank1"] - record["rank1"]),

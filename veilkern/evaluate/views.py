@@ -136,7 +136,7 @@ def histogram(evaluation: Evaluation, measure: str, figure: str | None, title: s
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def _draw_threshold(axes, figure: str | None) -> None:
+def _draw_threshold(axes: Any, figure: str | None) -> None:
     threshold = next((t for t in THRESHOLDS if t.figure == figure), None)
     if threshold is None:
         return

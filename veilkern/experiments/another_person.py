@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ TITLE = "Another person's photo under the veil: whom it is taken for"
 METHODS = (PAPER, OURS, "ours, strong", SEALED)
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate and set: shares of photos taken for the veil's owner, for whom they show, for neither.
 
     A photo of the next person under each one's veil, against one template a person (the mean clean feature of the

@@ -25,7 +25,7 @@ AGAINST_TABLE3 = {"paper": "paper", "ours": "paper", "sealed": "paper"}
 AGAINST_TABLE3 |= {"paper w/o L_var": "paper w/o L_var", "ours w/o L_var": "paper w/o L_var"}
 
 
-def comparisons(experiment: str, rows: Sequence[Mapping[str, Any]]) -> list[dict]:
+def comparisons(experiment: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One entry a line of ours and measure: line, measure, ours, paper (lowest, highest), verdict, why."""
     if experiment == "table1":
         return [*_table(rows, AGAINST, LESS, PAPER["table1"])]
@@ -53,7 +53,7 @@ def _why(experiment: str) -> str:
 
 def _table(
     rows, against: Mapping[str, str], less: Mapping[str, bool], paper, also: tuple[str, ...] = ()
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["method"] not in against:
             continue
@@ -63,7 +63,7 @@ def _table(
             yield {"line": ", ".join(map(str, words)), "measure": measure} | judged(row[measure], theirs, wanted_less)
 
 
-def judged(ours: Mapping[str, Any] | None, theirs: Sequence[float], less: bool) -> dict:
+def judged(ours: Mapping[str, Any] | None, theirs: Sequence[float], less: bool) -> dict[str, Any]:
     """ours: a Figure. theirs: the paper's values. less: whether less is better."""
     found = {"ours": ours, "paper": [min(theirs), max(theirs)]}
     if ours is None:
@@ -84,7 +84,7 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _cost(rows) -> Iterator[dict]:
+def _cost(rows) -> Iterator[dict[str, Any]]:
     """Seconds a veil: another machine, so the verdict says what is faster, and why the factor is not ours alone."""
     for row in rows:
         if row["scope"] != "person" or row["aim"] != "hide" or row["photos"] != "crafting":
@@ -102,7 +102,7 @@ def _cost(rows) -> Iterator[dict]:
 Rows = Sequence[Mapping[str, Any]]
 
 
-def claims(found: Mapping[str, Rows]) -> list[dict]:
+def claims(found: Mapping[str, Rows]) -> list[dict[str, Any]]:
     """What the paper says in words, and the bars of this project, held against our rows: claim, experiment, verdict
     (holds, does not hold, not shown, not measured) and the figures. found: rows by experiment."""
     told = []

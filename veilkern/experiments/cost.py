@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ TITLE = "Cost: passes through the network and seconds, and what they achieve, by
 SHARES = ("rank1", "evasion")
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate and set of photos. Of methods that craft each photo for itself, some photos, which
     are their set: `image-specific`."""
     found = []
@@ -40,7 +41,7 @@ def rows(lab: Lab) -> list[dict]:
     return found
 
 
-def _row(one: dict) -> dict:
+def _row(one: dict[str, Any]) -> dict:
     counts, values = one["counts"], one["values"]
     row = {"photos": one["set"]} | look_figures(values, counts)
     row |= {name: figure(values[name], counts, share=True) for name in SHARES}
@@ -48,7 +49,7 @@ def _row(one: dict) -> dict:
     return row | {"cosine": figure(values["cosine"], counts), "ssim_recovered": recovered}
 
 
-def _measured(lab: Lab, method: str, surrogate: str) -> dict:
+def _measured(lab: Lab, method: str, surrogate: str) -> dict[str, Any]:
     lab.tell(f"cost of {method} for {surrogate}")
     model = lab.surrogates[surrogate]
     fitted = methods.fit(model, lab.crafting, method, steps=_steps(lab, method), seed=lab.seed, progress=False)
@@ -78,7 +79,9 @@ def _some(lab: Lab) -> tuple[People, torch.Tensor]:
     return people.take(index), index
 
 
-def _of_set(lab: Lab, fitted: Fitted, surrogate: str, label: str, people: People, index: torch.Tensor | None) -> dict:
+def _of_set(
+    lab: Lab, fitted: Fitted, surrogate: str, label: str, people: People, index: torch.Tensor | None
+) -> dict[str, Any]:
     """index: the places of these photos among the crafting ones; None: they are a whole set."""
     if fitted.failed and fitted.scope == "person":
         people = people.take([i for i, p in enumerate(people.rows.tolist()) if people.names[p] not in fitted.failed])
@@ -92,7 +95,9 @@ def _of_set(lab: Lab, fitted: Fitted, surrogate: str, label: str, people: People
     return {"set": label, "counts": people.counts.tolist(), "values": values}
 
 
-def _recognition(lab: Lab, surrogate: str, people: People, hidden, set_: str, index: torch.Tensor | None) -> dict:
+def _recognition(
+    lab: Lab, surrogate: str, people: People, hidden, set_: str, index: torch.Tensor | None
+) -> dict[str, Any]:
     if index is None:
         found = lab.recognition(surrogate, people, hidden, set_)
         return {name: found[name] for name in ("rank1", "cosine")} | _evasion(found["rank1"])

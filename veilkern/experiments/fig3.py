@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.data.people import People
 from veilkern.evaluate import metrics
 from veilkern.experiments.figures import by_person, figure
@@ -14,7 +16,7 @@ METHODS = (PAPER, OURS, SEALED)
 SHOWN_PEOPLE, SHOWN_PHOTOS = 4, 3
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method and surrogate: who is on the sheet, and how much of these very photos shows."""
     found = []
     for surrogate in lab.surrogates:

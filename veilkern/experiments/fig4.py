@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.experiments.figures import by_target, figure
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.veils import OURS, PAPER, SEALED
@@ -11,7 +13,7 @@ METHODS = (PAPER, "paper w/o L_var", OURS, "ours w/o L_var", SEALED)
 CLEAN = "clean photos"
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate, target and set of photos. white_box: the target is the surrogate. First what each
     target makes of clean photos, where no surrogate has a part."""
     found = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.experiments.changes import LEVELS
 from veilkern.experiments.figures import counts_of, rate_figures, recognised
 from veilkern.experiments.lab import Lab
@@ -11,7 +13,7 @@ TITLE = "Fig. 7: matching success rate (MSR) after noise, filters, JPEG, resizin
 METHODS = (PAPER, OURS, "ours, strong", SEALED, "sealed, strong")
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate (which is the target too), change, level and set of photos."""
     found = []
     changes = [(kind, level, unit) for kind, (unit, levels) in LEVELS.items() for level in levels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -88,24 +88,26 @@ def compared(lab: Lab, veiled: VeilSet, with_: VeilSet | None, set_: str) -> dic
 RATES = ("rank1", "rank5", "rank10", "own_rank1", "clean_rank1", "tar_1e3", "tar_1e4")
 
 
-def recognised(lab: Lab, veiled: VeilSet, target: str, set_: str, kind: str = "none", level: float = 0) -> dict:
+def recognised(
+    lab: Lab, veiled: VeilSet, target: str, set_: str, kind: str = "none", level: float = 0
+) -> dict[str, Any]:
     """By person: `Lab.recognition` of protected photos of a set, after a change."""
     people = lab.part(veiled, set_)
 
-    def made() -> dict:
+    def made() -> dict[str, Any]:
         return lab.recognition(target, people, lab.changed(lab.protected(veiled, people), people, kind, level), set_)
 
     inputs = {"veils": veiled.inputs, "target": lab.network_of(target), "set": set_, "change": [kind, level]}
     return lab.cell("recognised", inputs, made)
 
 
-def rate_figures(found: dict, counts: Sequence[int]) -> dict[str, Figure]:
+def rate_figures(found: dict[str, Any], counts: Sequence[int]) -> dict[str, Figure]:
     """The figures of what `recognised` found."""
     rates = {name: figure(found[name], counts, share=True) for name in RATES}
     return rates | {"cosine": figure(found["cosine"], counts)}
 
 
-def by_target(lab: Lab, kinds: Iterable[tuple[dict, str, dict]]) -> list[dict]:
+def by_target(lab: Lab, kinds: Iterable[tuple[dict[str, Any], str, dict]]) -> list[dict]:
     """A row a kind (see `Lab.each`), surrogate, target and set of photos: what the target recognises. white_box: the
     target is the surrogate."""
     found = []

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,11 +25,11 @@ class GalleryPhotos:
     mark: str
     problems: list[Problem] = field(default_factory=list)
 
-    def told(self) -> dict:
+    def told(self) -> dict[str, Any]:
         """What could not be used, for a cell."""
         return {"problems": [[problem.file, problem.cause] for problem in self.problems]}
 
-    def tell(self, told: dict) -> None:
+    def tell(self, told: dict[str, Any]) -> None:
         """Take up what `told` gave, in a run that does not read the photos again."""
         self.problems[:] = [Problem(file, cause) for file, cause in told["problems"]]
 

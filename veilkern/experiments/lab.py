@@ -46,8 +46,8 @@ class VeilSet:
     surrogate: str
     name: str
     bank: VeilBank
-    inputs: dict
-    spent: dict
+    inputs: dict[str, Any]
+    spent: dict[str, Any]
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Lab:
         return {label: [photo_id(image) for image in part.images] for label, part in self.sets.items()}
 
     @functools.cached_property
-    def about(self) -> dict:
+    def about(self) -> dict[str, Any]:
         """What every cell follows from, beside its own inputs: photos and gallery by their marks, and the seed."""
         return {
             "people": {
@@ -126,7 +126,7 @@ class Lab:
 
     # Veils
 
-    def each(self, kinds: Iterable[tuple[dict, str, dict]]) -> Iterator[tuple[dict, VeilSet]]:
+    def each(self, kinds: Iterable[tuple[dict[str, Any], str, dict]]) -> Iterator[tuple[dict, VeilSet]]:
         """Of each kind (the head of its rows, a name in VEILS, more fields of CraftConfig) and surrogate: the head with
         the surrogate, and the veils. What cannot be crafted is left out, and told in `failures`."""
         for head, name, more in kinds:
@@ -146,7 +146,7 @@ class Lab:
         label = ", ".join([name, *(f"{field} {value}" for field, value in more.items())])
         return self._once(("veiled", str(inputs)), lambda: self._veiled(surrogate, label, config, inputs))
 
-    def _veiled(self, surrogate: str, name: str, config: CraftConfig, inputs: dict) -> VeilSet | None:
+    def _veiled(self, surrogate: str, name: str, config: CraftConfig, inputs: dict[str, Any]) -> VeilSet | None:
         path = self.store.path("veils", inputs, ".safetensors")
         if not path.exists():  # deleted, or never there: the cell alone says nothing
             self.store.path("craft", inputs).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ class Lab:
         with remade(path):
             return VeilSet(surrogate, name, VeilBank.load(path), inputs, spent)
 
-    def _crafted(self, surrogate: str, name: str, config: CraftConfig, path: Path) -> dict:
+    def _crafted(self, surrogate: str, name: str, config: CraftConfig, path: Path) -> dict[str, Any]:
         self.tell(f"crafting veils: {name}; for {surrogate}")
         journal = path.with_suffix(".journal")
         with contextlib.suppress(OSError):
@@ -316,7 +316,7 @@ class Lab:
         """Protected photos of `people` after a change of changes.LEVELS."""
         return change(hidden, kind, level, [photo_id(image) for image in people.images], self.seed)
 
-    def cell(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], dict]) -> dict:
+    def cell(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict:
         """A cell of the store that follows from the photos too."""
         return self.store.cell(kind, {**self.about, **inputs}, make)
 

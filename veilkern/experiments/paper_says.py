@@ -5,10 +5,12 @@ Privacy-Celebrities (400 people, 10 photos to craft, 10 unseen), LFW as gallery 
 
 from __future__ import annotations
 
+from typing import Any
+
 SURROGATES = ("S-ResNet", "L-ResNet", "A-ResNet")
 
 
-def _rows(method: str, **columns: tuple[float, float, float]) -> list[dict]:
+def _rows(method: str, **columns: tuple[float, float, float]) -> list[dict[str, Any]]:
     return [
         {"method": method, "surrogate": surrogate} | {name: values[i] for name, values in columns.items()}
         for i, surrogate in enumerate(SURROGATES)
@@ -16,7 +18,7 @@ def _rows(method: str, **columns: tuple[float, float, float]) -> list[dict]:
 
 
 _WITH = {"ssim": (0.011, 0.012, 0.011), "lpips": (1.250, 1.287, 1.247)}
-PAPER: dict[str, list[dict]] = {
+PAPER: dict[str, list[dict[str, Any]]] = {
     "table1": [*_rows("v-uap", ssim=(0.040, 0.043, 0.034), lpips=(0.723, 0.710, 0.785)), *_rows("paper", **_WITH)],
     "table2": _rows("paper", ssim=(0.868, 0.869, 0.869), lpips=(0.046, 0.047, 0.046)),
     "table3": [

@@ -44,7 +44,7 @@ def _label(words: str) -> str:
     return f" {words}" if words.startswith("_") else words
 
 
-def _of(rows: Rows, name: str) -> list:
+def _of(rows: Rows, name: str) -> list[Any]:
     """Values of a column in their order, once each."""
     return list(dict.fromkeys(row[name] for row in rows))
 

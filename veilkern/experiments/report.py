@@ -171,7 +171,7 @@ def _claims(paper: Mapping[str, Any]) -> str:
     return table(head, [[claim[key] for key in ("claim", "of", "verdict", "figures")] for claim in paper["claims"]])
 
 
-def _comparison(found: list[dict]) -> str:
+def _comparison(found: list[dict[str, Any]]) -> str:
     return table(("line", "measure", "ours", "paper", "verdict"), [cells(one) for one in found])
 
 

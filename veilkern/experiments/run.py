@@ -193,7 +193,7 @@ class _Paper:
                 render(self.paper, self.folder, pictures)
         return self.paper
 
-    def _one(self, name: str) -> tuple[dict, dict[str, bytes]]:
+    def _one(self, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         module = MODULES[name]
         rows = plain(module.rows(self.lab))
         drawn = module.pictures(self.lab) if hasattr(module, "pictures") else {}

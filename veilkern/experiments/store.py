@@ -28,7 +28,7 @@ class Store:
         about = json.dumps({"format": FORMAT, "veilkern": __version__, **inputs}, sort_keys=True)
         return self.folder / f"{kind}-{hashlib.sha256(about.encode()).hexdigest()[:20]}{suffix}"
 
-    def cell(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], dict]) -> dict:
+    def cell(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict:
         """The values of this cell: read, or made by `make` and written. Values are plain; NaN is kept. OutputError
         where it cannot be written."""
         path = self.path(kind, inputs)
@@ -39,7 +39,7 @@ class Store:
         return known
 
     @staticmethod
-    def _read(path: Path) -> dict | None:
+    def _read(path: Path) -> dict[str, Any] | None:
         try:
             held = json.loads(path.read_text())
         except FileNotFoundError:

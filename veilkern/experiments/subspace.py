@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.crafting.config import SUBSPACES
 from veilkern.experiments.figures import counts_of, look_figures, looks, rate_figures, recognised
 from veilkern.experiments.lab import Lab
@@ -10,7 +12,7 @@ from veilkern.experiments.veils import OURS
 TITLE = "Subspace: what the features are brought near to, its quality and its cost"
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a subspace, surrogate and set of photos; all else is the default's."""
     found = []
     # The first is the default, which is not given: its veils are those of the other experiments.

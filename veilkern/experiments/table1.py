@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.experiments.figures import compared, counts_of, look_figures, looks, rate_figures, recognised
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.veils import OURS, PAPER, SEALED
@@ -10,7 +12,7 @@ TITLE = "Table 1: how much of the original shows in protected photos, by method 
 METHODS = ("v-uap", PAPER, OURS, SEALED)
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate and set of photos; the differences are those to V-UAP."""
     found = []
     for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):

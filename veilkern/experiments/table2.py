@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from veilkern.data.people import People
@@ -20,7 +22,7 @@ STORED = ("PNG, 8 bit", "PNG, 16 bit", *(f"JPEG {quality}, {chroma}" for quality
 SHOWN = 4
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a method, surrogate, way of storing, filter and set of photos."""
     found = []
     for head, veiled in lab.each(({"method": method}, method, {}) for method in METHODS):
@@ -32,14 +34,14 @@ def rows(lab: Lab) -> list[dict]:
     return found
 
 
-def _figures(lab: Lab, veiled: VeilSet, people: People, set_: str, stored: str, sigma: float) -> dict:
+def _figures(lab: Lab, veiled: VeilSet, people: People, set_: str, stored: str, sigma: float) -> dict[str, Any]:
     inputs = {"veils": veiled.inputs, "set": set_, "stored": stored, "sigma": sigma, "lpips": lab.lpips_mark}
     values = lab.cell("recovered", inputs, lambda: _measured(lab, veiled, people, stored, sigma))
     counts = people.counts.tolist()
     return look_figures(values, counts) | {"max_error": figure(values["max_error"], counts)}
 
 
-def _measured(lab: Lab, veiled: VeilSet, people: People, stored: str, sigma: float) -> dict:
+def _measured(lab: Lab, veiled: VeilSet, people: People, stored: str, sigma: float) -> dict[str, Any]:
     back = lab.recovered(veiled, people, keep(lab, veiled, people, stored), sigma or None)
     error = (people.images.int() - back.int()).abs().flatten(1).amax(1)
     return likeness(lab, people, back) | {"max_error": by_person(error, people)}

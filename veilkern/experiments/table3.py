@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from veilkern.experiments.figures import compared, counts_of, look_figures, looks, rate_figures, recognised
 from veilkern.experiments.lab import Lab
 from veilkern.experiments.pictures import sheet
@@ -14,20 +16,20 @@ WITHOUT = {PAPER: "paper w/o L_var", "paper, literal L_var": "paper w/o L_var", 
 VARIANTS = (PAPER, "paper, literal L_var", "paper w/o L_var", OURS, "ours w/o L_var")
 
 
-def kinds(*variants: str) -> list[tuple[dict, str, dict]]:
+def kinds(*variants: str) -> list[tuple[dict[str, Any], str, dict]]:
     """These variants at each alpha, as Lab.each takes them; the default's value is not given, so that its veils are
     those of the other experiments. Sealed photos, which have no alpha, at the end."""
-    found: list[tuple[dict, str, dict]] = [
+    found: list[tuple[dict[str, Any], str, dict]] = [
         ({"method": variant, "alpha": alpha}, variant, _given(alpha)) for alpha in ALPHAS for variant in variants
     ]
     return [*found, ({"method": SEALED, "alpha": None}, SEALED, {})]
 
 
-def _given(alpha: float) -> dict:
+def _given(alpha: float) -> dict[str, Any]:
     return {} if alpha == ALPHAS[0] else {"alpha": alpha}
 
 
-def rows(lab: Lab) -> list[dict]:
+def rows(lab: Lab) -> list[dict[str, Any]]:
     """A row a variant, alpha, surrogate and set of photos. The differences are those to the same losses without
     L_var."""
     found = []

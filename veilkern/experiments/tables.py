@@ -103,7 +103,7 @@ def table_of(experiment: str, rows: Rows) -> Table:
         return Table(heads, cells, of)
     across = list(dict.fromkeys(row[layout.across] for row in rows))
     measure, name = layout.measures[0]
-    lines: dict[tuple, dict] = {}
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         lines.setdefault(tuple(row[k] for k in layout.index), {})[row[layout.across]] = text(row[measure])
     heads = [*layout.index, *(f"{layout.across} {_word(v)}" if layout.across != "target" else str(v) for v in across)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Obfuscated(Fitted):
         streams = [keyed.stream(run.key, name, purpose) for name, purpose in zip(whose, purposes, strict=True)]
         return torch.stack([keyed.uniform(stream, tuple(images.shape[1:])) for stream in streams])
 
-    def _craft(self, x: torch.Tensor, clean: torch.Tensor, run: Run, advance) -> torch.Tensor:
+    def _craft(self, x: torch.Tensor, clean: torch.Tensor, run: Run, advance: Callable[[int], object]) -> torch.Tensor:
         """All steps of a few photos, each on its own."""
         method, momentum, count = self.made_by, torch.zeros_like(x), len(x)
         size = torch.full((count, 1, 1, 1), method.step_size).to(x)

@@ -126,7 +126,7 @@ class Fitted(ABC):
         """Image-steps of each photo protected so far (None before the first); 0 unless scope is `photo`."""
         return self._marginal(self.protecting.passes) if self.scope == "photo" else 0.0
 
-    def cost(self) -> dict:
+    def cost(self) -> dict[str, Any]:
         """Everything for a table of costs. people, photos: fitted, and their crafting photos. protected: photos so far.
         passes, clean_passes, seconds: all spent so far (seconds with those of applying).
 
@@ -135,7 +135,12 @@ class Fitted(ABC):
         `person`, `photo` or for everybody (`once`) to recover, or to protect more."""
         fit, own = self.fitting, self.protecting
         all_seconds = fit.seconds + own.seconds
-        found: dict = {"method": self.method, "scope": self.scope, "people": len(self.names), "photos": self.photos}
+        found: dict[str, Any] = {
+            "method": self.method,
+            "scope": self.scope,
+            "people": len(self.names),
+            "photos": self.photos,
+        }
         found |= {"protected": own.photos, "passes": self.passes, "clean_passes": self.clean_passes}
         found |= {"seconds": all_seconds}
         for kind in ("passes", "clean_passes", "seconds"):

@@ -122,7 +122,7 @@ def crafted(fitted: Fitted, people: People, spent: Spent) -> CraftResult:
     return result
 
 
-def image_steps(record: dict, config: CraftConfig) -> int:
+def image_steps(record: dict[str, Any], config: CraftConfig) -> int:
     """Photos that went through the network and back for this person's veil."""
     photos, each = record["photos"], config.photos_per_step
     if config.scheme == "blend":
@@ -130,7 +130,7 @@ def image_steps(record: dict, config: CraftConfig) -> int:
     return record["steps"] * (each or photos)
 
 
-def failures(report: Sequence[dict]) -> dict[str, str]:
+def failures(report: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Whoever has no veil, and why."""
     return {r["name"]: r["status"].removeprefix("failed: ") for r in report if r["status"].startswith("failed")}
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class Ensemble(FaceModel):
             digest.update(f"{member.fingerprint} {weight!r}\n".encode())
         return digest.hexdigest()
 
-    def about(self) -> dict:
+    def about(self) -> dict[str, Any]:
         shares = [m.about() | {"weight": w} for m, w in zip(self.members, self.weights, strict=True)]
         return super().about() | {"members": shares}
 
@@ -142,7 +143,7 @@ def _checked(members: Sequence[FaceModel]) -> tuple[FaceModel, ...]:
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    given: list = [1.0] * count if weights is None else list(weights)
+    given: list[Any] = [1.0] * count if weights is None else list(weights)
     if not all(isinstance(w, numbers.Real) for w in given):
         raise TypeError(f"Ensemble: weights must be numbers, got {given}")
     if len(given) != count:
@@ -153,7 +154,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     return tuple(w / total for w in given)
 
 
-def crafted_for(about: dict, model: FaceModel) -> bool:
+def crafted_for(about: dict[str, Any], model: FaceModel) -> bool:
     """Whether veils of a bank whose `model` entry is `about` were crafted for this network, alone or among others."""
     members = about.get("members", [])
     known = [about, *(m for m in members if isinstance(m, dict))] if isinstance(members, list) else [about]

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ class FaceModel:
         self.name = name or type(module).__name__
 
     @classmethod
-    def load(cls, source, **input_spec) -> FaceModel:
+    def load(cls, source: Any, **input_spec: Any) -> FaceModel:
         """A network from "file.py:callable", "ARCH:checkpoint", a checkpoint, TorchScript, torch.export or ONNX file,
         or an nn.Module; see veilkern.networks.load. Keywords are those of FaceModel and override what the source says.
         Raises ModelError with the cause."""
@@ -161,7 +161,7 @@ class FaceModel:
             digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
         return digest.hexdigest()
 
-    def about(self) -> dict:
+    def about(self) -> dict[str, Any]:
         """Name and fingerprint, as banks and reports record them."""
         return {"name": self.name, "fingerprint": self.fingerprint}
 

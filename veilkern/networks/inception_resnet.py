@@ -8,6 +8,7 @@ Convolutions to the end of the last map and an average over it, so photos of oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,14 @@ PUBLISHED = {"size": 160, "mean": (127.5 / 255,) * 3, "std": (128 / 255,) * 3}  
 class Conv(nn.Module):
     """Convolution, BN and ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int] = 1, stride: int = 1, padding=0):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
@@ -135,7 +143,7 @@ def rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if key not in ("logits.weight", "logits.bias")}
 
 
-def input_of(state: Mapping[str, torch.Tensor]) -> dict:
+def input_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """FaceModel's keywords for it: 160 x 160, as published; of a narrower one, 112 x 112 as `make` says."""
     return PUBLISHED if state["conv2d_1a.conv.weight"].shape[0] == 2 * UNIT else PUBLISHED | {"size": layout.SIDE}
 

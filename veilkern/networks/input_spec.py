@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class InputSpec:
             raise ValueError(f"FaceModel: std and value_range must be positive, got {self.std} and {self.value_range}")
 
     @property
-    def normalisation(self) -> dict:
+    def normalisation(self) -> dict[str, Any]:
         """mean, std and bgr as `ops.blend_normalize` takes them: for values in [0, 1], value_range folded in."""
         mean, std = ([value / self.value_range for value in values] for values in (self.mean, self.std))
         return {"mean": mean, "std": std, "bgr": self.bgr}

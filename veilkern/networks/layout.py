@@ -6,6 +6,7 @@ Nothing but names and shapes is read, so a narrow or shallow network loads from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ def described(
     name: str,
     depths: Sequence[int],
     widths: Sequence[int],
-    published: Mapping,
+    published: Mapping[Any, str],
     usual: Sequence[int],
     *,
     convolutions: int = 2,

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class _Layout:
     matches: Callable[[State], bool]
     build: Callable[[State], tuple[str, nn.Module]]
     rename: Callable[[State], dict[str, torch.Tensor]] = dict
-    input_of: Callable[[State], dict] = lambda state: layout.SIGNED
+    input_of: Callable[[State], dict[str, Any]] = lambda state: layout.SIGNED
 
 
 _LAYOUTS = (
@@ -52,7 +53,7 @@ _LAYOUTS = (
 )
 
 
-def load(source, **input_spec) -> FaceModel:
+def load(source: Any, **input_spec: Any) -> FaceModel:
     """A FaceModel from `source`, one of
 
     - an nn.Module, or a FaceModel (returned as it is where no keyword says otherwise);
@@ -93,7 +94,7 @@ def load(source, **input_spec) -> FaceModel:
     return _from_checkpoint(path, None, input_spec)
 
 
-def call(module: str, name: str):
+def call(module: str, name: str) -> Any:
     """What a callable without arguments returns, of "file.py" or "package.module"; ModelError with the cause."""
     file = Path(module) if module.endswith(".py") else None
     if file is not None and not file.is_file():
@@ -105,7 +106,7 @@ def call(module: str, name: str):
         raise ModelError(f"{module}:{name}: cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _from_callable(module: str, name: str, input_spec) -> FaceModel:
+def _from_callable(module: str, name: str, input_spec: Any) -> FaceModel:
     made = call(module, name)
     if not isinstance(made, (nn.Module, FaceModel)):
         raise ModelError(f"{module}:{name}: must return a torch.nn.Module or a FaceModel, got {type(made).__name__}")
@@ -114,7 +115,7 @@ def _from_callable(module: str, name: str, input_spec) -> FaceModel:
     )
 
 
-def _run_file(path: Path):
+def _run_file(path: Path) -> Any:
     """A Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
@@ -193,7 +194,7 @@ def _stand_in_for_torchvision() -> Iterator[None]:
         yield
         return
 
-    def missing(*_, **__):
+    def missing(*_: object, **__: object) -> None:
         raise ModelError("this ONNX file needs torchvision (RoiAlign), which is not installed")
 
     top, operators = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
@@ -205,7 +206,7 @@ def _stand_in_for_torchvision() -> Iterator[None]:
         del sys.modules["torchvision"], sys.modules["torchvision.ops"]
 
 
-def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
+def _from_checkpoint(path: Path, wanted: str | None, input_spec: Any) -> FaceModel:
     state = _read_state(path)
     known = next((known for known in _LAYOUTS if known.matches(state)), None)
     if known is None:
@@ -228,7 +229,7 @@ def _from_checkpoint(path: Path, wanted: str | None, input_spec) -> FaceModel:
     return FaceModel(module, **{"name": name, **taken, **_stated_input(path), **input_spec})
 
 
-def _stated_input(path: Path) -> dict:
+def _stated_input(path: Path) -> dict[str, Any]:
     """FaceModel's keywords in a safetensors file's metadata, where it has any. ModelError where they are none."""
     if path.suffix.lower() != ".safetensors":
         return {}

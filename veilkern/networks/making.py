@@ -6,6 +6,7 @@ import json
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -76,7 +77,7 @@ RECIPES = {
 }
 
 
-def make(name: str, *, embedding: int | None = None, small: bool = False) -> tuple[nn.Module, dict]:
+def make(name: str, *, embedding: int | None = None, small: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """A network of this architecture with fresh weights, in train mode, and the keywords of its FaceModel.
 
     name: one of ARCHITECTURES. embedding: numbers of a feature (default: 512, of small ones 128). small: the same

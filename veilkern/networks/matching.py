@@ -192,7 +192,7 @@ def accepted(genuine: torch.Tensor, threshold: float) -> float:
     return (genuine > threshold).double().mean().item()
 
 
-def _check(name: str, features, width: int | None = None) -> None:
+def _check(name: str, features: object, width: int | None = None) -> None:
     shape = tuple(getattr(features, "shape", ()))
     if len(shape) != 2 or width not in (None, shape[1]):
         wanted = "[n, d]" if width is None else f"[n, {width}], as wide as the probes"

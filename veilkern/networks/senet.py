@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -117,7 +118,7 @@ def matches(state: Mapping[str, torch.Tensor]) -> bool:
     return ours or ("conv1_7x7_s2.weight" in state and "conv2_1_1x1_down.weight" in state)
 
 
-def input_of(state: Mapping[str, torch.Tensor]) -> dict:
+def input_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """FaceModel's keywords for a checkpoint (not renamed): of VGGFace2 224 x 224 in 0..255 less its mean colour."""
     if "conv1_7x7_s2.weight" in state:
         return VGGFACE2

@@ -44,7 +44,15 @@ def unseal(
     return out
 
 
-def _check(sealed, veils, rows, keys, levels, rounds, out) -> None:
+def _check(
+    sealed: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    levels: int,
+    rounds: int,
+    out: torch.Tensor | None,
+) -> None:
     check_tensor("unseal", "sealed", sealed, [torch.uint8, torch.uint16], "[N, 3, H, W]")
     check_tensor("unseal", "veils", veils, [torch.uint8], "[P, 3, H, W]")
     check_same_photo("unseal", "veils", veils, "sealed", sealed)
@@ -58,34 +66,64 @@ def _check(sealed, veils, rows, keys, levels, rounds, out) -> None:
         check_same_photo("unseal", "out", out, "sealed", sealed)
 
 
-def check_call(sealed, veils, rows, keys, levels, rounds, out) -> None:
+def check_call(
+    sealed: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    levels: int,
+    rounds: int,
+    out: torch.Tensor | None,
+) -> None:
     """All that `unseal` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
     _check(sealed, veils, rows, keys, levels, rounds, out)
     _check_places(sealed, veils, rows, keys, out)
     check_row_range("unseal", rows, len(veils))
 
 
-def _check_places(sealed, veils, rows, keys, out):
+def _check_places(
+    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, out: torch.Tensor | None
+) -> None:
     given = (("sealed", sealed), ("veils", veils), ("rows", rows), ("keys", keys))
     check_output("unseal", ("out", out), given, same="sealed")
 
 
-def _fake(sealed, veils, rows, keys, levels, rounds):
+def _fake(
+    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, levels: int, rounds: int
+) -> torch.Tensor:
     return torch.empty_like(sealed, dtype=torch.uint8)  # in the layout of the sealed photos
 
 
-def _unseal(sealed, veils, rows, keys, levels, rounds):
+def _unseal(
+    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, levels: int, rounds: int
+) -> torch.Tensor:
     out = _fake(sealed, veils, rows, keys, levels, rounds)
     _write(sealed, veils, rows, keys, levels, rounds, out)
     return out
 
 
-def _unseal_out(sealed, veils, rows, keys, levels, rounds, out):
+def _unseal_out(
+    sealed: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    levels: int,
+    rounds: int,
+    out: torch.Tensor,
+) -> None:
     _check_places(sealed, veils, rows, keys, out)
     _write(sealed, veils, rows, keys, levels, rounds, out)
 
 
-def _write(sealed, veils, rows, keys, levels, rounds, out):
+def _write(
+    sealed: torch.Tensor,
+    veils: torch.Tensor,
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    levels: int,
+    rounds: int,
+    out: torch.Tensor,
+) -> None:
     check_row_range("unseal", rows, len(veils))
     if out.numel():
         serve("unseal", sealed, veils, rows, keys, levels, rounds, out)

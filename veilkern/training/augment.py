@@ -24,7 +24,9 @@ def seed_of(seed: int, step: int, rank: int) -> int:
     return int(drawn) >> 1  # torch takes 63 bits
 
 
-def augment(images: torch.Tensor, seed: int, step: int, part: slice, batch: int, *, shift: int, brightness: float):
+def augment(
+    images: torch.Tensor, seed: int, step: int, part: slice, batch: int, *, shift: int, brightness: float
+) -> torch.Tensor:
     """Photos of a step as training sees them, float [N, 3, H, W] in [0, 1] of uint8 [N, 3, H, W].
 
     part: which of the step's `batch` photos these are. Each is mirrored in half of the cases; moved by up to `shift`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Batch:
     problems: list[Problem]
 
 
-class Decoded(Dataset):
+class Decoded(Dataset[Any]):
     """Photo number i, decoded: (image, label, problems). One that cannot be used is left out: the next one that can
     stands in for it, so that every batch is whole. PhotoError where many in a row cannot be used."""
 
@@ -91,7 +92,7 @@ class Order:
 
 def batches(photos: Photos, how: Reading, order: Order, workers: int) -> Iterator[Batch]:
     """The batches of these steps, decoded here or by so many worker processes."""
-    loader: DataLoader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         Decoded(photos, how, 0 if workers else CACHE_BYTES),
         batch_sampler=order,  # all it needs is to be gone through
         num_workers=workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -137,12 +138,14 @@ def input_keywords(spec: InputSpec) -> dict[str, Any]:
     return {field.name: getattr(spec, field.name) for field in fields(spec)}
 
 
-def _choice(name: str, value: object, known) -> None:
+def _choice(name: str, value: object, known: Collection[str]) -> None:
     if value not in known:
         raise ValueError(f"TrainConfig: {name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _number(name: str, value: Any, least: float, *, whole: bool = False, above: bool = False, below: float = math.inf):
+def _number(
+    name: str, value: Any, least: float, *, whole: bool = False, above: bool = False, below: float = math.inf
+) -> None:
     """None is left to the default."""
     if value is None:
         return

@@ -96,7 +96,7 @@ def make_head(kind: str, identities: int, embedding: int, *, margin: float, scal
 def _steady(arcface: type) -> type:
     """The library's ArcFaceLoss, but that a feature which lies on its identity's weights has a finite slope."""
 
-    class Steady(arcface):
+    class Steady(arcface):  # type: ignore[misc]  # of a library without types
         def get_angles(self, cosine_of_target_classes: torch.Tensor) -> torch.Tensor:
             return super().get_angles(cosine_of_target_classes.clamp(-_NEARLY_ONE, _NEARLY_ONE))
 

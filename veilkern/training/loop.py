@@ -94,7 +94,9 @@ def run(
 
 
 class _Loop:
-    def __init__(self, fabric: Any, job: Job, advance, tell):
+    def __init__(
+        self, fabric: Any, job: Job, advance: Callable[[int], None], tell: Callable[[dict[str, Any]], None]
+    ) -> None:
         self.fabric, self.job, self.advance, self.tell, self.done = fabric, job, advance, tell, job.done
         self.both = _Both(job.net, job.head).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed, others = checkpoint.parts_of([self.both])  # the head's weights are among them
@@ -214,7 +216,7 @@ class _Loop:
         self.done.losses = torch.stack(self.losses).tolist() if self.losses else []
         self._on_first(checkpoint.save, self.job.state, self.both, self.optimizer.optimizer, self.done, self.job.about)
 
-    def _on_first(self, function: Callable, *arguments: Any) -> Any:
+    def _on_first(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it in the process of the first device, while the others wait."""
         found = function(*arguments) if self.fabric.is_global_zero else None
         self.fabric.barrier()

@@ -142,7 +142,7 @@ def _check_arguments(out: Path, config: TrainConfig, verify: Faces | None, **num
             raise ValueError(f"train: {name} must be an integer of {least} at least, got {value!r}")
 
 
-def _fabric(accelerator: str, devices: int | str, config: TrainConfig):
+def _fabric(accelerator: str, devices: int | str, config: TrainConfig) -> Any:
     """Fabric on these devices of this machine; several are processes of their own."""
     fabric = needed("lightning_fabric")
     if config.head != "softmax":  # rather now than when the photos are read
@@ -194,7 +194,8 @@ def _launch(fabric: Any, job: loop.Job, shown: _Shown) -> tuple[dict[str, torch.
         fabric.launch(_Work(job, shown))
     except loop.Stopped as stop:
         raise TrainInterrupted(job.state, stop.step, stop.signum) from None
-    except torch.multiprocessing.ProcessRaisedException as error:  # holds the traceback of a device's process as text
+    except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
+        # It holds the traceback of a device's process as text.
         kind, _, text = str(error).strip().rpartition("veilkern.errors.")[2].partition(": ")
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, errors.VeilkernError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Verification:
         rates = {"rank-1": self.rank1, "accuracy": self.accuracy, "TAR at FAR 1e-3": self.tar}
         return ", ".join(f"{name} {'–' if rate is None else f'{rate:.4f}'}" for name, rate in rates.items())
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """By the names of the fields."""
         return asdict(self)
 
@@ -154,7 +155,9 @@ def _accuracy(features: torch.Tensor, rows: torch.Tensor) -> float | None:
     return float(np.mean(found))
 
 
-def _pairs(rows: torch.Tensor, identities: np.ndarray, wanted: int, fold: int):
+def _pairs(
+    rows: torch.Tensor, identities: np.ndarray, wanted: int, fold: int
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[Any, Any]]:
     """Photos a, b, int64 [2 n], and whether they are of one person, for n pairs of each kind: `wanted`, or as many as
     there are pairs of one person. Drawn by Philox: each verification of a training is on the same pairs."""
     own = [np.flatnonzero(rows.numpy() == i) for i in identities]

@@ -27,7 +27,9 @@ class Veils(Protocol):
     def on_cpu(self) -> Resident | None:
         """The veils for photos on the CPU, where they are read from there and the short way can be tried."""
 
-    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(
+        self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option: Any, out: torch.Tensor | None
+    ) -> torch.Tensor:
         """The op over photos [N, 3, H, W] on any device; rows are on theirs."""
 
 

@@ -18,7 +18,7 @@ def as_tensor(op: str, name: str, value: object) -> object:
     if isinstance(value, (torch.Tensor, np.ndarray)) or not hasattr(value, "__dlpack__"):
         return value
     try:
-        return torch.from_dlpack(value)
+        return torch.from_dlpack(value)  # type: ignore[attr-defined]
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         owner = value.owner if isinstance(value, _Plain) else value
         raise TypeError(f"{op}: {name}, {type(owner).__name__}, cannot be shared by DLPack ({error})") from error

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,9 +61,9 @@ class VeilBank:
     veils: torch.Tensor
     names: list[str]
     blend: int
-    records: list[dict] = field(default_factory=list)
-    model: dict = field(default_factory=dict)
-    config: dict = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     key_id: str = ""
     key: str = ""
     version: str = ""
@@ -137,7 +138,7 @@ class VeilBank:
         """Of each person, how many veils came before this one under the same master key."""
         return [record.get("generation", 0) for record in self.records] or [0] * len(self)
 
-    def record(self, name: str) -> dict:
+    def record(self, name: str) -> dict[str, Any]:
         """What is recorded of a person, always with key_id and generation; KeyError for who has no veil."""
         row = self.rows([name]).tolist()[0]
         own = self.records[row] if self.records else {}
@@ -258,7 +259,9 @@ class VeilBank:
         return {**self.keys, self.key_id: self.key} if self.key else self.keys
 
     def _rows_of(self, who: Iterable[str] | Iterable[int] | torch.Tensor | str) -> list[int]:
-        wanted: list = who.tolist() if isinstance(who, torch.Tensor) else [who] if isinstance(who, str) else list(who)
+        wanted: list[Any] = (
+            who.tolist() if isinstance(who, torch.Tensor) else [who] if isinstance(who, str) else list(who)
+        )
         rows = self.rows(wanted).tolist() if all(isinstance(one, str) for one in wanted) else wanted
         if not all(type(row) is int and 0 <= row < len(self) for row in rows):
             raise ValueError(f"VeilBank: wanted names, or rows 0..{len(self) - 1}, got {who!r:.80}")
@@ -276,7 +279,9 @@ class VeilBank:
             self._fresh_keys(),
         )
 
-    def _with(self, veils, names, records, ids: list[str], keys: dict[str, str]) -> VeilBank:
+    def _with(
+        self, veils: torch.Tensor, names: list[str], records: list[dict[str, Any]], ids: list[str], keys: dict[str, str]
+    ) -> VeilBank:
         """This bank with other persons, whose key ids are `ids`; of the recorded keys those that made their starts."""
         different = set(ids)
         one = ids[0] if len(different) == 1 else "" if ids else self.key_id
@@ -366,7 +371,7 @@ def _check_scheme(bank: VeilBank) -> None:
 
 def _check_keyed_apart(bank: VeilBank) -> None:
     """No two persons of a sealed bank have one sealing key: that follows from master key, name and generation."""
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for name, record in zip(bank.names, bank.records, strict=False):
         source = record.get("key_id", bank.key_id), record.get("keyed_as", name), record.get("generation", 0)
         if (other := seen.setdefault(source, name)) != name:

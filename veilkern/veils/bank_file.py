@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -52,7 +52,9 @@ class VeilsInTurn:
         return math.prod(self.shape)
 
 
-def encode(veils: torch.Tensor | VeilsInTurn, names: list[str], records: list[dict], about: dict) -> Iterator[Buffer]:
+def encode(
+    veils: torch.Tensor | VeilsInTurn, names: list[str], records: list[dict[str, Any]], about: dict[str, Any]
+) -> Iterator[Buffer]:
     """The file's bytes as buffers, one after the other; that of the veils, uint8 [P, 3, H, W], is no copy of them.
 
     Raises ValueError when records or about hold what JSON cannot, or what would not be read again.
@@ -104,7 +106,7 @@ def digest_1(veils: torch.Tensor, about: str) -> str:
     return found.hexdigest()
 
 
-def read(path: str | os.PathLike[str], *, mmap: bool, check: bool = True) -> dict:
+def read(path: str | os.PathLike[str], *, mmap: bool, check: bool = True) -> dict[str, Any]:
     """What VeilBank takes, by name: veils, names, records and the rest; the checksum is right, no value is checked yet.
     check: False takes the checksum of all but the veils, where the file has one.
 
@@ -124,7 +126,7 @@ def read(path: str | os.PathLike[str], *, mmap: bool, check: bool = True) -> dic
         raise BankError(f"{path}: {error}") from error
 
 
-def _read(file: BinaryIO, mmap: bool, check: bool) -> dict:
+def _read(file: BinaryIO, mmap: bool, check: bool) -> dict[str, Any]:
     parts, metadata, start = _header(file)
     if FORMAT not in metadata:
         raise ValueError("a safetensors file, but not a veil bank")
@@ -139,7 +141,7 @@ def _read(file: BinaryIO, mmap: bool, check: bool) -> dict:
     return values
 
 
-def _header(file: BinaryIO) -> tuple[dict[str, _Part], dict, int]:
+def _header(file: BinaryIO) -> tuple[dict[str, _Part], dict[str, Any], int]:
     """The file's tensors, its metadata, and where the tensors begin; the tensors fill the file without gaps."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
@@ -172,7 +174,9 @@ def _part(name: str, entry: object) -> _Part:
     return _Part(entry["dtype"], shape, *offsets)
 
 
-def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool, check: bool) -> dict | None:
+def _read_2(
+    file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict[str, Any], mmap: bool, check: bool
+) -> dict[str, Any] | None:
     _check_parts(parts, {"veils", "names", "records", "about"})
     veils = _veils(file, start, parts["veils"], mmap)
     blobs = {name: _blob(file, start, parts[name]) for name in ("names", "records", "about")}
@@ -189,7 +193,9 @@ def _read_2(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mma
     return {"veils": veils, "names": names.split("\n") if names else [], "records": records, **about}
 
 
-def _read_1(file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict, mmap: bool, check: bool) -> dict | None:
+def _read_1(
+    file: BinaryIO, start: int, parts: dict[str, _Part], meta: dict[str, Any], mmap: bool, check: bool
+) -> dict[str, Any] | None:
     about = meta.get("about")
     if not isinstance(about, str):
         raise ValueError("not the parts of a veil bank")
@@ -241,13 +247,13 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
     return found
 
 
-def _about(values: dict, wanted: frozenset[str]) -> dict:
+def _about(values: dict[str, Any], wanted: frozenset[str]) -> dict[str, Any]:
     if set(values) != wanted:
         raise ValueError(f"damaged description: wanted the entries {', '.join(sorted(wanted))}")
     return values
 
 
-def _object(text: str) -> dict:
+def _object(text: str) -> dict[str, Any]:
     values = _parse(text)
     if not isinstance(values, dict):
         raise ValueError("damaged description: not a JSON object")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from veilkern.veils.bank import VeilBank
@@ -16,12 +16,12 @@ _BEFORE = {"scheme": "blend", "levels": 64, "rounds": 20, "robust": "none", "pre
 _RENAMED = {"variance": "block_form"}  # since
 
 
-def current(config: dict) -> dict:
+def current(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration of whatever version, by the fields of this one."""
     return _BEFORE | {_RENAMED.get(name, name): value for name, value in config.items()}
 
 
-def differences(before: dict, now: dict) -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The fields in which two configurations (as_dict) give different veils, with both values."""
     before, now = current(before), current(now)
     return [
@@ -31,7 +31,7 @@ def differences(before: dict, now: dict) -> list[str]:
     ]
 
 
-def begun_as(bank: VeilBank) -> dict:
+def begun_as(bank: VeilBank) -> dict[str, Any]:
     """What the veils of a bank were begun with, as a journal's header has it."""
     return {
         "network": bank.model.get("name"),
@@ -43,7 +43,7 @@ def begun_as(bank: VeilBank) -> dict:
     }
 
 
-def refuse_differences(where: str, before: dict, now: dict) -> None:
+def refuse_differences(where: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """ValueError unless veils begun as `before` and as `now` say (see `describe`) may lie in one bank. It names what
     differs, with both values."""
     found = [

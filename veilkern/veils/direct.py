@@ -29,7 +29,7 @@ _DTYPES: dict[np.dtype, torch.dtype] = {_U8: torch.uint8, _U16: torch.uint16}
 
 
 @functools.cache
-def _native() -> tuple[Any, dict]:
+def _native() -> tuple[Any, dict[Any, Any]]:
     """The call by addresses, and kernels by op and dtypes; none without the C++ module."""
     try:
         from veilkern.backends.cpu._by_address import KERNELS, run_by_address
@@ -39,7 +39,15 @@ def _native() -> tuple[Any, dict]:
 
 
 def direct(
-    task: Task, bank: VeilBank, resident: Resident, keyring: Keyring | None, photos, who, out, option, layout: str
+    task: Task,
+    bank: VeilBank,
+    resident: Resident,
+    keyring: Keyring | None,
+    photos: Any,
+    who: Any,
+    out: Any,
+    option: Any,
+    layout: str,
 ) -> Any:
     """The result as of `apply`, `resident` being the bank's veils on the CPU, keyring the keys of a sealed one; or
     None, and nothing is written."""
@@ -82,7 +90,7 @@ def direct(
     return found
 
 
-def _place(photos: Any, tail: tuple[int, ...] | None, last: bool):
+def _place(photos: Any, tail: tuple[int, ...] | None, last: bool) -> Any:
     """Address, whether channels lie side by side, dtype and number (1 or more) of photos of shape [N, *tail] that lie
     whole and one after another; None for any others. last: whether their layout has the channels last."""
     if type(photos) is np.ndarray:
@@ -117,7 +125,7 @@ def _held(tensor: torch.Tensor) -> int:
     return tensor.data_ptr() if tensor.untyped_storage().nbytes() >= end else 0
 
 
-def _rows(bank: VeilBank, who: Any, count: int):
+def _rows(bank: VeilBank, who: Any, count: int) -> Any:
     """What holds the bank rows of `count` photos, int64, and its address; None where that takes a closer look. Whether
     each row has a veil is seen by the kernel before it begins."""
     kind = type(who)
@@ -137,17 +145,17 @@ def _rows(bank: VeilBank, who: Any, count: int):
     return None if rows is None or len(rows) != count else (rows, rows.buffer_info()[0])
 
 
-def _listed(bank: VeilBank, who: list | tuple) -> array | None:
+def _listed(bank: VeilBank, who: list[Any] | tuple[Any, ...]) -> array[int] | None:
     kinds = {*map(type, who)}
     try:
         if kinds == {int}:
             return array("q", who)
-        return array("q", map(bank.row_of, who)) if kinds == {str} else None
+        return array("q", map(bank.row_of, who)) if kinds == {str} else None  # type: ignore[arg-type]
     except (OverflowError, TypeError):  # beyond int64; a name without a veil, whose row is None
         return None
 
 
-def _sealing(task: Task, keyring: Keyring, rows: array | torch.Tensor, count: int):
+def _sealing(task: Task, keyring: Keyring, rows: array[int] | torch.Tensor, count: int) -> Any:
     """Keys, and nonces where the task takes them, as address, how many and how long; levels and rounds; and what holds
     the nonces. None where a key is still to be made."""
     if not keyring.has_made(rows):
@@ -159,7 +167,7 @@ def _sealing(task: Task, keyring: Keyring, rows: array | torch.Tensor, count: in
     return own, (keyring.bank.levels, keyring.bank.rounds), nonces
 
 
-def _new(photos: Any, dtype: torch.dtype):
+def _new(photos: Any, dtype: torch.dtype) -> tuple[Any, int | None]:
     """An output like these photos, and its address."""
     if type(photos) is np.ndarray:
         made = np.empty(photos.shape, _U8 if dtype is torch.uint8 else _U16)
@@ -168,7 +176,14 @@ def _new(photos: Any, dtype: torch.dtype):
     return found, found.data_ptr()
 
 
-def _output(out: Any, tail, last: bool, source: tuple, dtype: torch.dtype, *others: tuple[int, int]) -> int | None:
+def _output(
+    out: Any,
+    tail: Any,
+    last: bool,
+    source: tuple[Any, ...],
+    dtype: torch.dtype,
+    *others: tuple[int, int],
+) -> int | None:
     """The address of an `out` that lies as the photos do and apart from them and from `others` (addresses and bytes),
     or is the photos themselves."""
     if type(out) is np.ndarray and not out.flags.writeable:

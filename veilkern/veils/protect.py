@@ -78,7 +78,9 @@ class _EachDevice:
     def on_cpu(self) -> Resident | None:
         return resident_of(self.bank, _CPU)
 
-    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(
+        self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option: Any, out: torch.Tensor | None
+    ) -> torch.Tensor:
         how: Any = self.bank.blend
         if self.keyring is not None:
             rows = rows.clone()  # somebody may write to the caller's while keys are made

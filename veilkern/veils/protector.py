@@ -164,14 +164,18 @@ class _State:
 
     __slots__ = ("bank", "captured", "keyring", "resident", "staging")
 
-    def __init__(self, bank: VeilBank, resident: Resident, keyring: Keyring | None, staging: Staging | None, captured):
+    def __init__(
+        self, bank: VeilBank, resident: Resident, keyring: Keyring | None, staging: Staging | None, captured: Any
+    ) -> None:
         self.bank, self.resident, self.keyring = bank, resident, keyring
         self.staging, self.captured = staging, captured
 
     def on_cpu(self) -> Resident | None:
         return self.resident if self.staging is None else None
 
-    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option, out) -> torch.Tensor:
+    def run(
+        self, task: Task, photos: torch.Tensor, rows: torch.Tensor, option: Any, out: torch.Tensor | None
+    ) -> torch.Tensor:
         device = self.resident.veils.device
         how: Any = self.bank.blend
         if self.keyring is not None:

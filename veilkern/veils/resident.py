@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -42,7 +43,9 @@ class Resident:
             and veils.untyped_storage().nbytes() >= veils.storage_offset() + self.span
         )
 
-    def run(self, task: Task, photos: torch.Tensor, rows: torch.Tensor, how, option, out: torch.Tensor | None):
+    def run(
+        self, task: Task, photos: torch.Tensor, rows: torch.Tensor, how: Any, option: Any, out: torch.Tensor | None
+    ) -> torch.Tensor:
         """The op with these veils; photos, rows, out and the keys of `how` are on their device."""
         if self.veils.is_cuda and not torch.cuda.is_current_stream_capturing():
             # Who lets go of the veils, by a hot swap say, may be ahead of this stream. (A graph that captures their

@@ -71,7 +71,9 @@ def rotate_folder(
 class _Turn:
     """One photo from the old to the new."""
 
-    def __init__(self, bank: VeilBank, new_bank: VeilBank, key, new_key, force: bool):
+    def __init__(
+        self, bank: VeilBank, new_bank: VeilBank, key: MasterKeys | None, new_key: MasterKeys | None, force: bool
+    ) -> None:
         self.bank, self.new_bank, self.force = bank, new_bank, force
         self.old = Marking(bank, keyring_of("rotate_folder", bank, key))
         self.new = Marking(new_bank, keyring_of("rotate_folder", new_bank, new_key))

@@ -7,7 +7,7 @@ import threading
 from array import array
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Keyring:
     def __repr__(self) -> str:
         return f"Keyring({len(self.bank)} persons)"  # never a key
 
-    def __reduce__(self):
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a Keyring is neither copied nor pickled: make another from the master key")
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ class Keyring:
             self._make(rows.cpu().numpy())
         return Sealing(self._on(device), self.bank.levels, self.bank.rounds, self)
 
-    def has_made(self, rows: array | torch.Tensor) -> bool:
+    def has_made(self, rows: array[int] | torch.Tensor) -> bool:
         """Whether the keys of all these rows (int64, on the host) are made; False for a row that is nobody's."""
         index = rows.numpy() if isinstance(rows, torch.Tensor) else np.frombuffer(rows, np.int64)
         try:
@@ -151,7 +151,7 @@ class Keyring:
         )
 
 
-@torch.compiler.disable  # a compiled graph must not keep what it once drew
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph must not keep what it once drew
 def fresh_nonces(count: int, device: torch.device) -> torch.Tensor:
     """uint8 [count, 12] from the operating system: 96 random bits a photo. Of 2^32 photos under one key two have the
     same with a chance of 2^-33: no more than these should be sealed with one person's key.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -23,7 +25,16 @@ class Staging:
         self.device, self.max_batch = device, max_batch
         self.slots: collections.deque[_Slot] = collections.deque()  # its append and pop are atomic
 
-    def run(self, task: Task, resident: Resident, photos: torch.Tensor, rows: torch.Tensor, how, option, out):
+    def run(
+        self,
+        task: Task,
+        resident: Resident,
+        photos: torch.Tensor,
+        rows: torch.Tensor,
+        how: Any,
+        option: Any,
+        out: torch.Tensor | None,
+    ) -> torch.Tensor:
         """The op over photos and int64 rows on the host, veils and keys being on the device: a result on the host (out
         where it is given), complete when this returns. The op's checks are made here, before anything moves."""
         # One veil in the place of all, on the host: the checks look at how many there are and of what size.
@@ -42,7 +53,7 @@ class Staging:
         return out
 
     @contextlib.contextmanager
-    def _taking(self, count: int):
+    def _taking(self, count: int) -> Iterator[list[_Slot]]:
         slots = []
         for _ in range(count):
             try:
@@ -62,12 +73,21 @@ class _Slot:
 
     def __init__(self, device: torch.device, capacity: int):
         self.device, self.capacity, self.on_gpu = device, capacity, device.type == "cuda"
-        self.buffers: dict[tuple, torch.Tensor] = {}
+        self.buffers: dict[tuple[Any, ...], torch.Tensor] = {}
         self.waiting: tuple[torch.Tensor, torch.Tensor] | None = None  # a result in its buffer, and where it belongs
         self.stream = torch.cuda.Stream(device) if self.on_gpu else None
         self.event = torch.cuda.Event() if self.on_gpu else None
 
-    def start(self, task: Task, resident: Resident, photos, rows, how, option, out) -> None:
+    def start(
+        self,
+        task: Task,
+        resident: Resident,
+        photos: torch.Tensor,
+        rows: torch.Tensor,
+        how: Any,
+        option: Any,
+        out: torch.Tensor,
+    ) -> None:
         """Send a piece on its way; `finish` brings its result to `out`."""
         with torch.cuda.stream(self.stream) if self.on_gpu else contextlib.nullcontext():
             there, index, result = self._sent(photos), self._sent(rows), self._buffer("out", False, out)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,9 @@ def check_tags(
     return torch.tensor(same, dtype=torch.bool)
 
 
-def _each(op: str, protected, bank: VeilBank, rows, key, layout: str):
+def _each(
+    op: str, protected: Photos, bank: VeilBank, rows: Any, key: MasterKeys, layout: str
+) -> list[tuple[Keyring, int, str, Any]]:
     """Keyring, row, veil id and photo [3, H, W] of each."""
     if bank.scheme != "sealed":
         raise ValueError(f"{op}: bank must be a sealed one: photos that are blended have no tag")

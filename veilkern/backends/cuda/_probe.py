@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -78,11 +79,11 @@ def _copy(value: object, device: torch.device) -> object:
     return value.to(device, copy=True) if isinstance(value, torch.Tensor) else value
 
 
-def _results_of(run: Callable, arguments: list) -> list[torch.Tensor]:
+def _results_of(run: Callable[..., Any], arguments: list[Any]) -> list[torch.Tensor]:
     """What a launcher returns, and all tensors that it was given, some of which it has written; in float64, here."""
     with torch.no_grad():
         found = run(*arguments)
-    returned: Iterable = found if isinstance(found, tuple) else () if found is None else (found,)
+    returned: Iterable[Any] = found if isinstance(found, tuple) else () if found is None else (found,)
     return [value.cpu().double() for value in (*returned, *arguments) if isinstance(value, torch.Tensor)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ def run(kernel, programs: int, like: torch.Tensor, *arguments, **options) -> Non
         start(kernel, programs, arguments, options)
 
 
-def start(kernel, programs: int, arguments: tuple, options: dict) -> None:
+def start(kernel, programs: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     """The launch itself; bench/resources.py and the tests put a recorder in its place."""
     kernel[(programs,)](*arguments, **options)
 
@@ -87,10 +88,11 @@ def _capturing(device: torch.device) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-_captured: dict[tuple, torch.Tensor] = {}  # tables that a CUDA graph reads: kept for good, whatever becomes of it
+# Tables that a CUDA graph reads: kept for good, whatever becomes of it.
+_captured: dict[tuple[Any, ...], torch.Tensor] = {}
 
 
-def constant(make, arguments: tuple, device: torch.device) -> torch.Tensor:
+def constant(make, arguments: tuple[Any, ...], device: torch.device) -> torch.Tensor:
     """A small table on the device, made at the first call with these arguments; the last 64 are kept, and those that a
     CUDA graph has captured, whose addresses are in it."""
     key, capturing = (make, arguments, device), _capturing(device)
@@ -103,7 +105,7 @@ def constant(make, arguments: tuple, device: torch.device) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _recent(make, arguments: tuple, device: torch.device) -> torch.Tensor:
+def _recent(make, arguments: tuple[Any, ...], device: torch.device) -> torch.Tensor:
     if _capturing(device):
         raise RuntimeError("veilkern: call this op with these arguments once before it is captured in a CUDA graph")
     table = torch.as_tensor(make(*arguments)).to(device)
