@@ -121,7 +121,7 @@ docs: $(VENV)/dev.done
 	$(SPHINX) -q -b html build/docs
 
 docs-links: $(VENV)/dev.done
-	$(SPHINX) -q -b linkcheck -D nb_execution_mode=off build/docs-links
+	$(SPHINX) -q -b linkcheck -D nb_execution_mode=off -D suppress_warnings=myst-nb.lexer build/docs-links
 
 wheel: $(VENV)/dev.done
 	$(BIN)/python -m build --wheel
