@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import ensemble
 import reach
 from common import described, machine
+from rows import replace_between
 
 import veilkern as vk
 from veilkern.data.photos import read_photo
@@ -177,10 +178,7 @@ def write(path: Path, about: str, marker: str, head: list[str], rows: list[str])
     """Replace what stands between the markers of docs/figures.md."""
     head = [*head, "steps", "craft, s"]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
-    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
-    old = path.read_text()
-    after = old[old.index(end) :]
-    path.write_text(old[: old.index(begin) + len(begin)] + "\n" + about + "\n\n" + "\n".join(table) + "\n" + after)
+    replace_between(path, marker, [about, "", *table])
 
 
 if __name__ == "__main__":

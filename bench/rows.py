@@ -41,6 +41,14 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def replace_between(path: Path, marker: str, lines: list[str]) -> None:
+    """Put the lines between the marks of this name in a page."""
+    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
+    old = path.read_text()
+    after = old[old.index(end) :]
+    path.write_text(old[: old.index(begin) + len(begin)] + "\n" + "\n".join(lines) + "\n" + after)
+
+
 def measured(rows: list[dict], stage: str) -> list[dict]:
     """The rows of a stage that hold figures."""
     return [row for row in rows if row.get("stage") == stage and "ours_ms" in row]

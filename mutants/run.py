@@ -80,6 +80,14 @@ TESTS = (
         (f"veilkern/training/{stem}.py", ("tests/test_train_config.py", "tests/test_train_loop.py"))
         for stem in ("augment", "config", "schedule")
     ),
+    ("veilkern/serving/batcher.py", ("tests/test_serve_batcher.py",)),
+    ("veilkern/serving/settings.py", ("tests/test_serve_limits.py", "tests/test_serve.py")),
+    ("veilkern/serving/gate.py", ("tests/test_serve_limits.py", "tests/test_serve.py")),
+    ("veilkern/serving/veils.py", ("tests/test_serve_veils.py",)),
+    ("veilkern/serving/jobs.py", ("tests/test_serve_veils.py",)),
+    *((f"veilkern/serving/{stem}.py", ()) for stem in ("server", "job_process", "crafting_job")),  # run in processes
+    ("veilkern/serving/served.py", ("tests/test_serve.py", "tests/test_serve_veils.py")),
+    ("veilkern/serving/*", ("tests/test_serve.py", "tests/test_serve_limits.py")),
     ("veilkern/training/*", ("tests/test_train_run.py", "tests/test_train_loop.py")),
     ("veilkern/datasets/source.py", ("tests/test_datasets.py",)),
     ("veilkern/datasets/encoded.py", ("tests/test_datasets.py", "tests/test_datasets_protect.py")),
