@@ -362,6 +362,29 @@ def test_metrics(client):
         assert f"veilkern_{name}" in text
 
 
+def test_traces_have_no_names(client_of, bank_file):
+    pytest.importorskip("opentelemetry.instrumentation.fastapi")
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    client = client_of(bank_file, otel=True)
+    client.post("/v1/protect?person=Ada", content=bytes(SIDE * SIDE * 3), headers=RAW)
+    client.delete("/v1/veils/Ada?confirm=Bill", headers=ADMITTED)
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["POST /v1/protect", "DELETE /v1/veils/{name}"]
+    told = "".join(span.to_json() for span in spans)
+    for secret in ("Ada", "Bill", ADMITTED["Authorization"]):
+        assert secret not in told
+
+
 def test_a_fault_of_the_service_is_told_without_its_text(client, monkeypatch):
     from veilkern.serving import photos
 

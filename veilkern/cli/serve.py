@@ -145,6 +145,10 @@ def _check(settings: Settings) -> None:
 
     if settings.audit is not None and not (settings.audit / "audit.json").is_file():
         raise OutputError(f"{settings.audit}: no audit.json in it; `veilkern audit` writes one")
+    if settings.otel:
+        from veilkern.serving.tracing import export
+
+        export()
     Source(settings)
     if settings.model:
         from veilkern.serving.crafting_job import check_network

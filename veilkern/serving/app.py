@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from veilkern import __version__
-from veilkern.serving import explore, openapi, photos, veils
+from veilkern.serving import explore, openapi, photos, tracing, veils
 from veilkern.serving.gate import Gate
 from veilkern.serving.jobs import Jobs
 from veilkern.serving.metrics import METRICS
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> Any:
     app.add_exception_handler(405, _answer_http)  # type: ignore[arg-type]
     app.add_exception_handler(500, _answer_fault)
     if settings.otel:
-        _trace(app)
+        tracing.trace(app)
     gate = Gate(app, settings)
     gate.app = app  # type: ignore[attr-defined]
     return gate
@@ -214,13 +214,3 @@ async def _answer_http(request: Request, error: HTTPException) -> Response:
 async def _answer_fault(request: Request, error: Exception) -> Response:
     """A fault of the service: the log has it (uvicorn's, with the traceback), the client only that there was one."""
     return await _answer(request, Problem("failed", "a fault of the service; its log says more"))
-
-
-def _trace(app: FastAPI) -> None:
-    try:
-        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    except ImportError as error:
-        raise ValueError(
-            "--otel needs opentelemetry-instrumentation-fastapi, an SDK and an exporter: pip install 'veilkern[otel]'"
-        ) from error
-    FastAPIInstrumentor.instrument_app(app)

@@ -80,12 +80,15 @@ def worker_app() -> Any:
     """The application of a worker process, by the settings in its environment."""
     import torch
 
+    from veilkern.serving import tracing
     from veilkern.serving.app import create_app
 
     logging.getLogger("veilkern").setLevel(logging.INFO)
     settings = Settings.from_json(os.environ[SETTINGS])
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_cores() // settings.workers))
+    if settings.otel:
+        tracing.export()
     return create_app(settings)
 
 

@@ -66,7 +66,7 @@ class Row {
       const blob = made[kind] ?? null;
       show(view.img, blob);
       view.img.hidden = !blob;
-      view.img.alt = blob ? `${photo.name}, ${kind}` : "";
+      view.img.alt = !blob ? `${photo.name}, ${kind}` : "";
       say(view.wait, blob || photo.error ? "" : waiting[kind]);
       say(view.how, blob && mixed && !photo.tried ? "as the bank" : "");
     }
