@@ -1,9 +1,9 @@
 """The service under load, with another arithmetic in the place of its Protector where that is asked for.
 
-    python bench/serve_server.py BANK veilkern|numpy|unbatched [--workers N]
+    python bench/serve_server.py BANK veilkern|numpy|unbatched|window [--workers N]
 
 numpy: integers in NumPy, 16 bit, photos of a batch together, as one would write it; recover by floats. unbatched: each
-request calls the Protector by itself. It prints its address, and serves until it is told to stop.
+request calls the Protector by itself. window: a photo waits 2 ms for others. It prints its address, and serves until it is told to stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from veilkern.serving import served
 from veilkern.serving.server import bound, serve
 from veilkern.serving.settings import Settings
 
-ARITHMETICS = ("veilkern", "numpy", "unbatched")
+ARITHMETICS = ("veilkern", "numpy", "unbatched", "window")
 
 
 class NumpyProtector:
@@ -56,8 +56,9 @@ def main() -> None:
     if options.arithmetic == "numpy":
         served.Protector = NumpyProtector  # type: ignore[misc,assignment]
     most = 1 if options.arithmetic == "unbatched" else 64
+    window = 2.0 if options.arithmetic == "window" else 0.0
     roles = ("protect", "recover")
-    settings = Settings(options.bank, roles=roles, most=most, workers=options.workers, deadline=120)
+    settings = Settings(options.bank, roles=roles, most=most, window_ms=window, workers=options.workers, deadline=120)
     with bound("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
         serve(settings, listener)

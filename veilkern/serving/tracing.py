@@ -23,8 +23,8 @@ def trace(app: FastAPI) -> None:
 
 
 def export() -> None:
-    """Send this process's spans where OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT), unless the program
-    around has set something up already. ValueError where the packages are missing."""
+    """Send this process's spans where OTEL_EXPORTER_OTLP_ENDPOINT says, unless the program around has set something up
+    already. ValueError where the packages are missing."""
     try:
         from opentelemetry import trace as api
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
