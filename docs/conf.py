@@ -45,7 +45,7 @@ myst_links_external_new_tab = False
 
 # A page shows what this code has just done: tutorials are run in every build, and an error in one ends it.
 nb_execution_mode = "force"
-nb_execution_timeout = 300  # seconds of a cell; none takes ten on an idle core
+nb_execution_timeout = 300  # seconds of a cell, on a machine that does other work beside
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
