@@ -12,7 +12,7 @@ class Row {
     const cross = { type: "button", className: "quiet", onclick: () => remove(photo), "aria-label": `Remove ${photo.name}` };
     this.error = el("p", { className: "problem", role: "alert" });
     this.reading = el("p", { className: "reading" });
-    this.link = el("a", { className: "button", hidden: true, "aria-label": `Download ${photo.name}, protected, as PNG` });
+    this.link = el("a", { className: "button", hidden: true, "aria-label": `Protected PNG of ${photo.name}, to download` });
     this.link.append("Protected PNG");
     this.node = el(
       "li", { className: "row" },
@@ -66,7 +66,7 @@ class Row {
       const blob = made[kind] ?? null;
       show(view.img, blob);
       view.img.hidden = !blob;
-      view.img.alt = !blob ? `${photo.name}, ${kind}` : "";
+      view.img.alt = blob ? `${photo.name}, ${kind}` : "";
       say(view.wait, blob || photo.error ? "" : waiting[kind]);
       say(view.how, blob && mixed && !photo.tried ? "as the bank" : "");
     }
