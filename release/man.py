@@ -74,7 +74,7 @@ def page(command: Any, words: list[str], others: list[str]) -> str:
         lines += [
             line for shown, text in about.examples.items() for line in (".TP", f"\\fB{roff(shown)}\\fR", roff(text))
         ]
-    lines += [".SH EXIT STATUS", *items(about.exit_codes()), ".SH ENVIRONMENT", *items(ENVIRONMENT)]
+    lines += [".SH EXIT STATUS", *items(about.exit_codes()), ".SH ENVIRONMENT", *items(ENVIRONMENT | about.environment)]
     lines += [".SH FILES", *items(about.files)] if about.files else []
     lines += [".SH SEE ALSO", ", ".join(f"\\fB{roff(other)}\\fR(1)" for other in others if other != name)]
     return "\n".join(lines) + "\n"

@@ -26,11 +26,12 @@ PHOTOS = {"FACES/<person>/<photo>.png": "Aligned photos, one folder a person; JP
 
 
 class Manual(NamedTuple):
-    """Examples with a line on each; files; exit codes beside the common ones."""
+    """Examples with a line on each; files; exit codes and variables beside the common ones."""
 
     examples: dict[str, str]
     files: dict[str, str] = {}  # noqa: RUF012  # never changed
     exits: dict[int, str] = {}  # noqa: RUF012
+    environment: dict[str, str] = {}  # noqa: RUF012
 
     def exit_codes(self) -> dict[int, str]:
         return dict(sorted({**EXIT, **self.exits}.items()))
@@ -96,6 +97,14 @@ MANUALS = {
         {"veilkern audit faces --model net.py:load --veils veils.safetensors --out audit": "What attacks give away."},
         {"OUT/audit.html": "With originals in it: as private as the photos (0600).", **BANK, **KEY},
     ),
+    "serve": Manual(
+        {
+            "VEILKERN_TOKEN=.. veilkern serve veils.safetensors": "Everything, to whoever knows the token.",
+            "veilkern serve veils.safetensors --role protect": "Protect photos for anybody on this machine.",
+        },
+        {**BANK, **KEY},
+        environment={"VEILKERN_TOKEN": "The token, 16 characters or more. Never an option: those are seen by others."},
+    ),
     "paper": Manual(
         {
             "veilkern paper faces --surrogates a.py:load b.py:load --gallery others --out paper": "Every experiment.",
@@ -137,10 +146,11 @@ def manual(command: str) -> Manual:
 def epilog(command: str) -> str:
     """The part of a command's help below its options, in rich's markup."""
     about = manual(command)
+    variables = about.environment if command else ENVIRONMENT  # the common ones are told once
     parts = {
         "Examples": [f"[bold]{line}[/]  # {text}" for line, text in about.examples.items()],
         "Exit codes": [f"[bold]{code}[/]  {text}" for code, text in about.exit_codes().items()],
         "Files": [f"[bold]{name}[/]  {text}" for name, text in about.files.items()],
-        "Environment": [f"[bold]{name}[/]  {text}" for name, text in ENVIRONMENT.items()] if not command else [],
+        "Environment": [f"[bold]{name}[/]  {text}" for name, text in variables.items()],
     }
     return "\n\n".join("\n".join([f"[yellow]{title}[/]", *lines]) for title, lines in parts.items() if lines)
