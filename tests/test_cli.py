@@ -1,7 +1,12 @@
-"""The command line as users type it."""
+"""The command line as users type it.
+
+Every command is started once as a process of its own; what else there is to ask of it is asked in this process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,13 +14,16 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
 import typer
+from helpers import threads
 from typer.testing import CliRunner
 
 import veilkern as vk
+from veilkern.__main__ import main
 from veilkern.cli import COMMANDS, app, build
 from veilkern.data.photos import write_png
 
@@ -23,7 +31,21 @@ NET = "veilkern.samples:load_model"
 
 
 def run(*arguments):
-    """Exit code and everything printed, through main() as the script does."""
+    """Exit code and everything printed, through main() as the script does, in this process."""
+    out, errors, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["veilkern", *map(str, arguments)]
+    try:
+        with warnings.catch_warnings(), threads(torch.get_num_threads()):
+            warnings.simplefilter("default", UserWarning)  # noted, as where pytest makes no errors of them
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as end:
+                main()
+    finally:
+        sys.argv = before
+    return end.value.code, out.getvalue() + errors.getvalue()
+
+
+def started(*arguments):
+    """The same by a process of its own."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "veilkern", *map(str, arguments)],
@@ -49,7 +71,8 @@ def faces(tmp_path_factory, people):
 def crafted(faces):
     """veilkern craft, once: the bank's path and what was printed."""
     veils = faces.parent / "veils.safetensors"
-    code, text = run("craft", faces, "--model", NET, "--out", veils, "--steps", 20, "--held-out", 2, "--seed", 1)
+    words = ("--model", NET, "--out", veils, "--steps", 20, "--held-out", 2, "--seed", 1)
+    code, text = started("craft", faces, *words)
     assert code == 0, text
     return veils, text
 
@@ -64,12 +87,12 @@ def test_craft(crafted, people):
 
 def test_protect_recover_evaluate(crafted, faces, tmp_path, people):
     veils, _ = crafted
-    code, text = run("protect", faces, "--veils", veils, "--out", tmp_path / "hidden", "--lossless")
+    code, text = started("protect", faces, "--veils", veils, "--out", tmp_path / "hidden", "--lossless")
     assert code == 0 and "24 photos protected" in text, text
-    code, text = run("recover", tmp_path / "hidden", "--veils", veils, "--out", tmp_path / "back")
+    code, text = started("recover", tmp_path / "hidden", "--veils", veils, "--out", tmp_path / "back")
     assert code == 0 and "24 photos recovered" in text, text
     assert (vk.read_people(tmp_path / "back").images == people.images).all()
-    code, text = run(
+    code, text = started(
         "evaluate",
         faces,
         "--model",
@@ -160,7 +183,7 @@ def test_bad_photos_are_listed_at_the_end_and_the_exit_code_is_1(faces, tmp_path
         and "empty: no usable photo" in text
     )
     assert vk.VeilBank.load(tmp_path / "v").names == people.names[:2]
-    code, text = run("protect", root, "--veils", tmp_path / "v", "--out", tmp_path / "hidden")
+    code, text = started("protect", root, "--veils", tmp_path / "v", "--out", tmp_path / "hidden")
     assert code == 1 and "6 photos protected" in text and "bad.jpg" in text
 
 
@@ -192,7 +215,7 @@ def test_names_are_printed_as_they_are(tmp_path, small_bank):
 )
 def test_one_line_errors(crafted, faces, tmp_path, arguments, words):
     places = {"FACES": faces, "OUT": tmp_path / "out", "VEILS": crafted[0]}
-    code, text = run(*[places.get(a, a) for a in arguments])
+    code, text = (started if words == "no such file" else run)(*[places.get(a, a) for a in arguments])
     assert code == 1 and words in text and "Traceback" not in text
 
 
@@ -226,7 +249,7 @@ def test_a_key_file_that_others_can_read_is_noted(faces, tmp_path):
     key.write_bytes(b"0123456789abcdef0123")
     key.chmod(0o640)
     options = ("--model", NET, "--steps", 1, "--no-check", "--key-file", key, "--out", tmp_path / "veils")
-    code, text = run("craft", faces, *options)
+    code, text = started("craft", faces, *options)
     assert code == 0 and "note" in text and "can be read by others" in text
 
 
@@ -322,7 +345,7 @@ def test_the_list_of_commands_is_that_of_their_files():
 
 
 def test_info_help_and_demo(tmp_path):
-    code, text = run("info")
+    code, text = started("info")
     assert code == 0 and "cpu" in text and "reference" in text and "cuda" in text
     shown = CliRunner().invoke(app, ["craft", "--help"], env={"COLUMNS": "200"})
     import re
@@ -330,7 +353,7 @@ def test_info_help_and_demo(tmp_path):
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)
     for field in vk.CraftConfig().as_dict():
         assert f"--{field.replace('_', '-')}" in plain, field
-    code, text = run("demo", "--out", tmp_path / "demo")
+    code, text = started("demo", "--out", tmp_path / "demo")
     assert code == 0 and text.count("MSR rank-1") >= 2 and "blend/report.html" in text and "side_by_side.png" in text
     job = {"protected", "recovered", "veils.safetensors", "report.html", "report.json", "contact_sheet.png"}
     key = "veils.safetensors.key"
