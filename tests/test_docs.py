@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 if not DOCS.is_dir():
     pytest.skip("the docs are not here: an sdist has none", allow_module_level=True)
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not page.relative_to(DOCS).parts[0].startswith("_"))
+BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md", "examples/README.md")
 NOTEBOOK = "file_format: mystnb"
 TUTORIALS = (
     "first_veil",
@@ -61,9 +62,8 @@ def test_every_page_is_in_one_toctree():
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"))],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
-)  # fmt: skip
+    "page", [*PAGES, *map(ROOT.joinpath, BESIDE)], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 def test_relative_links_lead_somewhere(page: Path):
     dead = []
     for target in LINK.findall(FENCE.sub("", page.read_text())):

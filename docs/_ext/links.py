@@ -51,6 +51,8 @@ def rewritten(text: str, file: Path, docs: Path, pages: dict[tuple[Path, str], s
         if not wanted.exists():
             return match[0]  # Sphinx tells
         ups = "../" * len(page.relative_to(docs).parts) + wanted.relative_to(docs.parent).as_posix()
+        if wanted.suffix == ".md":  # a page that the site does not have: MyST would look for it
+            return f"{{download}}`{words.replace('`', '')} <{ups}>`"
         return f"[{words}]({ups})"
 
     return _LINK.sub(link, text)
