@@ -37,6 +37,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 
 from veilkern.serving import Settings, create_app
 
+expect.set_options(timeout=15_000)  # a busy machine is slow
 TOKEN, KEY = "a-token-of-the-tests", audit_cases.KEY
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -121,7 +122,7 @@ class Visit:
         self.faults: list[str] = []
         self.requests: list[Request] = []
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(20_000)
         self.page: Page = self.context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
@@ -221,7 +222,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     return abs(np.corrcoef(one.mean(2).ravel(), other.mean(2).ravel())[0, 1])
 
 
-def eventually(page: Page, true: Callable[[], object], seconds: float = 8.0) -> None:
+def eventually(page: Page, true: Callable[[], object], seconds: float = 15.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

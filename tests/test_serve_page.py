@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +26,7 @@ from page_cases import (
     visit,
 )
 from PIL import Image
+from playwright.sync_api import Error
 
 import veilkern as vk
 from veilkern.data.photos import read_marked
@@ -89,10 +91,23 @@ def test_settings_follow_the_slider_and_the_latest_answer_wins(visit, files, fac
     other = vk.VeilBank(bank.veils, bank.names, round(0.7 * 255))
     wanted = vk.protect(faces.images[:1], other, [0])[0].permute(1, 2, 0).numpy()
     eventually(page, lambda: np.array_equal(pixels(page, shown(0, "protected")), wanted))
+    with contextlib.suppress(Error):
+        held[0].abort()  # gone already
     assert len(held) == 1 and [url for url in failed if "alpha=0.3" in url]
     page.click("#as-bank")
     eventually(page, lambda: np.array_equal(pixels(page, shown(0, "protected")), before))
     expect(page.locator("#blend")).to_be_focused()
+
+
+def test_more_photos_than_one_request_may_explore(visit, files):
+    one = visit("blend")
+    page = one.open()
+    one.give_token()
+    one.protect(one.service.bank.names[0], [files[i % 4] for i in range(18)], "18 protected, 18 recovered.")
+    page.click("label[for=sealed]")
+    expect(page.locator("#shown")).to_contain_text("Shown: sealed, 64 levels of the first 16 photos.")
+    expect(page.locator(".row .how:not(:empty)")).to_have_text(4 * ["as the bank"])
+    expect(page.locator("#attack-note")).to_contain_text("The first 16 of 18 photos.")
 
 
 def test_dragging_does_not_ask_for_every_step(visit, files):
@@ -287,3 +302,31 @@ def test_without_the_roles_only_protect_is_there(visit, files):
     expect(page.locator(".row figure")).to_have_count(2)
     paths = {urlsplit(request.url).path for request in one.requests if not request.url.startswith("blob:")}
     assert {path for path in paths if path.startswith("/v1/")} == {"/v1/about", "/v1/protect"}
+
+
+def test_without_the_role_protect_photos_are_only_shown(visit, files):
+    one = visit("blend")
+    page = one.open(roles=["recover", "veils"])
+    one.give_token()
+    page.set_input_files("#files", files[:1])
+    page.fill("#person", one.service.bank.names[0])
+    page.press("#person", "Escape")
+    expect(page.locator("#go")).to_have_text("Show")
+    page.click("#go")
+    eventually(page, lambda: np.abs(pixels(page, shown(0, "recovered")) - np.array(Image.open(files[0]))).max() <= 3)
+    expect(page.locator(".row a.button")).to_be_hidden()
+    assert not one.sent("/v1/protect") and not one.sent("/v1/recover")
+
+
+def test_a_service_that_wants_its_token_for_everything_says_so(visit, files):
+    one = visit("protect")
+    page = one.open(token={"set": True, "everywhere": True})
+    page.set_input_files("#files", files[:1])
+    page.fill("#person", one.service.bank.names[0])
+    expect(page.locator("#go-note")).to_have_text("This needs the token.")
+    page.click("#go")
+    expect(page.locator("#token")).to_be_focused()
+    page.fill("#token", TOKEN)
+    page.click("#go")
+    expect(page.locator("#status")).to_have_text("1 protected.")
+    assert one.sent("/v1/protect")[0].headers["authorization"] == f"Bearer {TOKEN}"

@@ -110,7 +110,11 @@ class Page {
   // Protect and recover
 
   async run() {
-    if (this.running || !this.open) return;
+    if (this.running) return;
+    if (!this.open) {
+      fault($("token"), $("token-problem"), "This needs the token.");
+      return void $("token").focus();
+    }
     const person = $("person").value.trim();
     say($("problem"), "");
     say($("explore-problem"), "");
