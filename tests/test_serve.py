@@ -277,6 +277,7 @@ def test_headers_that_every_answer_has(client):
 
 
 def test_other_methods_and_paths(client):
+    assert [client.head(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/")] == [200] * 4
     problem(client.get("/v1/protect"), 405, "method")
     problem(client.get("/v1/none"), 404, "not_found")
     problem(client.get("/static/..%2Fapp.py"), 404, "not_found")

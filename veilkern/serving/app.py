@@ -86,7 +86,8 @@ def create_app(settings: Settings) -> Any:
 def _routes_of_all(app: FastAPI) -> None:
     for path, function in (("/healthz", _alive), ("/readyz", _ready), ("/metrics", _metrics), ("/v1/about", _about)):
         app.add_api_route(path, function, methods=["GET"], tags=["service"])
-    app.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, function, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/", _page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/static/{name}", _static, methods=["GET"], include_in_schema=False)
 
 

@@ -72,8 +72,13 @@ class Jobs:
             raise Problem("not_found", "no such job")
         return found
 
-    def start(self, kind: str, people: list[str], payload: bytes) -> Job:
-        """Begin a job; payload: what its process reads. Problems busy, conflict (somebody is being crafted already)."""
+    def begin(self, kind: str, people: list[str]) -> Job:
+        """A job, queued; to be started. Problems busy, conflict (somebody is being crafted already). Whoever begins
+        another at once, in another worker too, is seen after it."""
+        with locked(self._folder / "beginning", wait=10.0):
+            return self._begun(kind, people)
+
+    def _begun(self, kind: str, people: list[str]) -> Job:
         there = self.all()
         going = [job for job in there if job.status not in ENDED]
         if len(going) >= MOST:
@@ -86,10 +91,13 @@ class Jobs:
                 path.unlink(missing_ok=True)
         job = Job(secrets.token_hex(8), kind, [{"name": name, "status": ""} for name in people], created=time.time())
         save(self._folder, job)
+        return job
+
+    def start(self, job: Job, payload: bytes) -> None:
+        """Run a job that is queued; payload: what its process reads."""
         task = asyncio.get_running_loop().create_task(self._run(job, payload))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return job
 
     def cancel(self, job: str) -> Job:
         """Ask a job to end; it ends between two steps. Problem conflict for one that has ended."""

@@ -14,6 +14,7 @@ from veilkern.data.files import is_plain_name
 from veilkern.data.photos import decode_photo
 from veilkern.errors import BankError, OutputError
 from veilkern.serving import intake
+from veilkern.serving.crafting_job import pack
 from veilkern.serving.intake import number, only, query
 from veilkern.serving.jobs import Jobs
 from veilkern.serving.problems import Problem
@@ -126,21 +127,16 @@ async def _start(state: State, request: Request, kind: str, name: str | None) ->
     served = state.served
     if intake.media_type(request) == "application/json":
         only(request)
-        names, tensors = _templates(await request.body(), served, name)
+        names, tensors = await state.aside(_templates, await request.body(), served, name)
     else:
         only(request, "resize", "convert")
         names, tensors = await _photos(state, request, served)
     people = list(dict.fromkeys(names))
     _check_people(served, kind, people, name)
-    from veilkern.serving.crafting_job import pack
-
     payload = await state.aside(pack, names, tensors)
-    job = await _started(state, request, kind, people, payload)
+    job = await state.aside(_jobs(request).begin, kind, people)
+    _jobs(request).start(job, payload)
     return JSONResponse(dataclasses.asdict(job), 202, headers={"location": f"/v1/jobs/{job.job}"})
-
-
-async def _started(state: State, request: Request, kind: str, people: list[str], payload: bytes):
-    return _jobs(request).start(kind, people, payload)
 
 
 async def _photos(state: State, request: Request, served: Served) -> tuple[list[str], dict[str, torch.Tensor]]:
