@@ -89,14 +89,15 @@ UNSANITIZED = test_architecture or compile or schema or fork or triton or refere
   test_evaluate or test_engine or test_mutants or test_launch_tables or test_files or test_bank_cli or test_journal or test_folders or test_rotate or test_robust or \
   test_lpips or test_matching or test_intervals or test_gallery or test_align or test_cuda_build or test_cuda_launches or test_methods or test_paper or test_benches or test_ensemble or test_stream.py or test_datasets or test_serve or test_examples or test_typing or test_release or test_docs or test_train or test_bank_file or avx2-large or avx512-large or (test_ops and cuda and odd) or ((test_ssim or test_recover) and cuda)
 SANITIZE_OPTIONS ?=
+SANITIZE_ISOLATION ?= --no-build-isolation
 sanitize: $(VENV)/dev.done
 	rm -rf $(SANITIZED) && $(PYTHON) -m venv $(SANITIZED)
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
 	  > $$($(SANITIZED)/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
-	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+	$(MAKE) emulated EMULATE_SITE=$(SANITIZED) EMULATE_OPTIONS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" & \
+	$(SANITIZED)/bin/python -m pip install --quiet --no-deps $(SANITIZE_ISOLATION) \
 	  --config-settings=cmake.define.VEILKERN_SANITIZE=ON --config-settings=build-dir=$(SANITIZED)/cmake \
-	  --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF .  # linking takes minutes otherwise
-	$(MAKE) emulated EMULATE_SITE=$(SANITIZED) EMULATE_OPTIONS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+	  --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF . && wait $$!  # linking takes minutes otherwise
 	cd $(SANITIZED) && $(SANITIZED_PYTHON) -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests \
 	  -p no:cacheprovider -n auto --dist worksteal -q -k "not ($(UNSANITIZED) $(SANITIZE_LESS))" $(SANITIZE_OPTIONS)
 	cd $(SANITIZED) && $(SANITIZED_PYTHON) $(CURDIR)/fuzz/run.py --target ops --target bank --seconds $(SECONDS) \
@@ -123,8 +124,10 @@ docs: $(VENV)/dev.done
 docs-links: $(VENV)/dev.done
 	$(SPHINX) -q -b linkcheck -D nb_execution_mode=off -D suppress_warnings=myst-nb.lexer build/docs-links
 
+# WHEEL_OPTIONS=--no-isolation takes what the editable install has compiled.
+WHEEL_OPTIONS ?=
 wheel: $(VENV)/dev.done
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build --wheel $(WHEEL_OPTIONS)
 
 # The sdist, the wheel built from it (so the sdist builds), and what can be said of both without running them.
 dist: $(VENV)/dev.done
