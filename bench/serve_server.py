@@ -3,7 +3,8 @@
     python bench/serve_server.py BANK veilkern|numpy|unbatched|window [--workers N]
 
 numpy: integers in NumPy, 16 bit, photos of a batch together, as one would write it; recover by floats. unbatched: each
-request calls the Protector by itself. window: a photo waits 2 ms for others. It prints its address, and serves until it is told to stop.
+request calls the Protector by itself. window: a photo waits 2 ms for others. It prints its port, and serves until it is
+told to stop.
 """
 
 from __future__ import annotations

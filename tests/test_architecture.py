@@ -63,7 +63,12 @@ MAY = {
 # Rooms that use the library as its users do, `import veilkern as vk`; others take from `veilkern` itself only the
 # module of the C++ kernels, and the version for what they write.
 ABOVE = {"samples", "experiments", "evaluate", "auditing", "aligning", "cli", "__main__"}
-FROM_THE_PACKAGE = {"backends": {"_cpu"}, "crafting": {"__version__"}, "veils": {"__version__"}, "serving": {"__version__"}}
+FROM_THE_PACKAGE = {
+    "backends": {"_cpu"},
+    "crafting": {"__version__"},
+    "veils": {"__version__"},
+    "serving": {"__version__"},
+}
 
 
 def room_of(module: str) -> str:
