@@ -76,7 +76,8 @@ bench: $(VENV)/dev.done
 # in .venv, under every test file that reaches them, and under odd tensors and arguments (fuzz). Left out: torch.compile and
 # opcheck, which build code of their own; the reference, which is torch alone; fork, whose child ends without the sanitizer's
 # goodbye; Triton's interpreter and children, which add no kernel; exports of networks; photos past the caches
-# in batches, whose stores small ones make too; and what reads files, crafts, judges or reports, which calls the kernels as
+# in batches, whose stores small ones make too; gradcheck of the emulated kernels, whose thousand calls are those of
+# test_any_upstream; and what reads files, crafts, judges or reports, which calls the kernels as
 # all others do.
 # Run from another folder: children of tests, too, then find this build and not the checkout's veilkern, which has no
 # native module.
@@ -87,7 +88,7 @@ SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) 
 UNSANITIZED = test_architecture or compile or schema or fork or triton or reference or torchscript or onnx or test_gpu or test_cli or test_fuzz or test_release or test_typing or \
   test_samples or test_craft or test_identity or test_contour or subprocess or test_real or test_audit or test_networks or test_architectures or test_photos or test_people or \
   test_evaluate or test_engine or test_mutants or test_launch_tables or test_files or test_bank_cli or test_journal or test_folders or test_rotate or test_robust or \
-  test_lpips or test_matching or test_intervals or test_gallery or test_align or test_cuda_build or test_cuda_launches or test_methods or test_paper or test_benches or test_ensemble or test_stream.py or test_datasets or test_serve or test_examples or test_typing or test_release or test_docs or test_train or test_bank_file or avx2-large or avx512-large or (test_streaming and large) or (test_ops and cuda and odd) or ((test_ssim or test_recover) and cuda)
+  test_lpips or test_matching or test_intervals or test_gallery or test_align or test_cuda_build or test_cuda_launches or test_methods or test_paper or test_benches or test_ensemble or test_stream.py or test_datasets or test_serve or test_examples or test_typing or test_release or test_docs or test_train or test_bank_file or avx2-large or avx512-large or (test_streaming and large) or why_it_is_absent or without_the_native or importing_touches or test_threads or (test_gradients and cuda) or (test_ops and cuda and odd) or ((test_ssim or test_recover) and cuda)
 SANITIZE_OPTIONS ?=
 SANITIZE_ISOLATION ?= --no-build-isolation
 sanitize: $(VENV)/dev.done
