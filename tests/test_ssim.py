@@ -308,9 +308,9 @@ def test_photos_wider_than_a_block(generator):
         assert_near(a, b, torch.float32, factor=50)
 
 
+@by_cuda
 def test_few_planes_go_to_many_blocks():
     """Of one photo each plane to several processors, of many photos whole planes, as many as fill their warps."""
-    pytest.importorskip("veilkern.backends.cuda._launch")
 
     def ways(count, side):
         return launcher()._shared_out((count, 3, side, side), 11, True, 16, 132, 227 << 10, lambda wide, *_: 336 * wide)
@@ -319,6 +319,7 @@ def test_few_planes_go_to_many_blocks():
     assert ways(5000, 112)[:3] == (2, 112, 1) and ways(5000, 64)[1:3] == (64, 1)
 
 
+@by_cuda
 @settings(max_examples=200, deadline=None)
 @given(
     count=st.integers(1, 3000),
@@ -331,7 +332,6 @@ def test_few_planes_go_to_many_blocks():
 )
 def test_pieces_are_whole(count, height, width, window, gradients, warps, processors):
     """Rows and columns once each, threads for all columns that a strip reads, within threads and memory."""
-    pytest.importorskip("veilkern.backends.cuda._launch")
     there = 99 << 10
     shape = (count, 3, height, width)
 
