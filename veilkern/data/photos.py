@@ -111,13 +111,13 @@ def decode_mark(data: bytes, name: str) -> Mark | None:
 
 def encode_png(pixels: torch.Tensor, mark: Mark | None = None) -> bytes:
     """PNG bytes of uint8 [3, H, W] (8-bit RGB) or uint16 [3, H, W] (16-bit RGB), with the mark of a protected photo."""
-    array = pixels.permute(1, 2, 0).contiguous().numpy()
-    if array.dtype == np.uint8:
+    # By NumPy: torch would share so small a copy out to threads, and wait for them longer than it copies.
+    array = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    if mark is None and array.dtype == np.uint8:
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, "PNG", compress_level=1)
-        data = buffer.getvalue()
-    else:
-        data = png.encode_rgb16(array)
+        return buffer.getvalue()
+    data = png.encode_stored(array)
     return data if mark is None else png.with_text(data, KEYWORD, mark.text())
 
 

@@ -105,13 +105,16 @@ def with_text(data: bytes, keyword: str, text: str) -> bytes:
     return data[:after] + chunk(b"tEXt", f"{keyword}\0{text}".encode("latin-1")) + data[after:]
 
 
-def encode_rgb16(pixels: np.ndarray) -> bytes:
-    """PNG of uint16 [H, W, 3]. Written here: Pillow cannot, and rows without filters are all that noise needs."""
+def encode_stored(pixels: np.ndarray) -> bytes:
+    """PNG of uint8 or uint16 [H, W, 3], neither filtered nor compressed. For protected photos: noise has nothing to
+    compress, and looking for it takes Pillow, which cannot write 16-bit RGB at all, many times as long."""
     height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 6 * width), dtype=np.uint8)  # each row begins with its filter, 0: none
-    rows[:, 1:] = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
-    header = _IHDR.pack(width, height, 16, RGB, 0, 0, 0)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")
+    depth = 8 * pixels.itemsize
+    values = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False)).view(np.uint8)
+    rows = np.zeros((height, 1 + 3 * width * pixels.itemsize), dtype=np.uint8)  # each begins with its filter, 0: none
+    rows[:, 1:] = values.reshape(height, -1)
+    header = _IHDR.pack(width, height, depth, RGB, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")
     return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 
