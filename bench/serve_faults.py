@@ -275,7 +275,8 @@ def lines(found: dict) -> list[str]:
         f"`python bench/serve_faults.py --write`: {described(found)}",
         "",
         f"{asked}, {disturbed}: {answers}; {found['lost']} without an answer, in the hands of a killed worker; "
-        f"{found['wrong']} wrong pictures. p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms. A worker's own memory: {memory}.",
+        f"{found['wrong']} wrong pictures. p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms. Own memory of a worker: "
+        f"{memory}.",
     ]
 
 
