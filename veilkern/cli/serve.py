@@ -70,7 +70,7 @@ def serve(
     stop_seconds: Annotated[int, _limit(30, "For what is in flight, when the service is told to stop.", min=0)] = 30,
     otel: Annotated[bool, typer.Option("--otel", help="Trace by OpenTelemetry, set up by its own variables.")] = False,
 ) -> None:
-    """Serve BANK over HTTP: protect and recover photos, change veils, a page to try it (docs/serving.md)."""
+    """Protect and recover over HTTP, with a page to try it."""
     from veilkern.serving import missing
 
     if lacking := missing():
