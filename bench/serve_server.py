@@ -59,7 +59,8 @@ def main() -> None:
     most = 1 if options.arithmetic == "unbatched" else 64
     window = 2.0 if options.arithmetic == "window" else 0.0
     roles = ("protect", "recover")
-    settings = Settings(options.bank, roles=roles, most=most, window_ms=window, workers=options.workers, deadline=120)
+    how = {"most": most, "window_ms": window, "workers": options.workers, "deadline": 120, "open_protect": True}
+    settings = Settings(options.bank, roles=roles, **how)
     with bound("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
         serve(settings, listener)

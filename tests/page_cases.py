@@ -99,8 +99,10 @@ def services(faces, audited, tmp_path_factory):
             bank.save(folder / name)
             keys = (folder / "key",) if name == "sealed" else ()
             roles = ("protect", "recover", "veils")
-            there[name] = Service(Settings(folder / name, key_files=keys, roles=roles, audit=audited), bank)
-        there["protect"] = Service(Settings(folder / "blend", roles=("protect",)), banks["blend"])
+            there[name] = Service(
+                Settings(folder / name, key_files=keys, roles=roles, audit=audited, open_protect=True), bank
+            )
+        there["protect"] = Service(Settings(folder / "blend", roles=("protect",), open_protect=True), banks["blend"])
         yield there
         for one in there.values():
             one.close()

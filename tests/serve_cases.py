@@ -96,7 +96,11 @@ def saved(folder: Path, scheme: str, **options) -> Path:
 
 
 def settings_of(bank_file: Path, **options) -> Settings:
-    values = {"roles": ("protect", "recover", "veils"), "key_files": (bank_file.with_name(f"{bank_file.name}.key"),)}
+    values = {
+        "roles": ("protect", "recover", "veils"),
+        "open_protect": True,
+        "key_files": (bank_file.with_name(f"{bank_file.name}.key"),),
+    }
     return Settings(bank_file, **(values | options))
 
 

@@ -73,8 +73,8 @@ def test_all_bodies_together(bank_file):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    gate = Gate(app, Settings(bank_file, memory_mib=1))
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"700000")]}
+    gate = Gate(app, Settings(bank_file, memory_mib=1, body_mib=1))
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"700000")]}
 
     async def one():
         async def receive():
@@ -96,6 +96,65 @@ def test_all_bodies_together(bank_file):
 
     asyncio.run(asyncio.wait_for(go(), 20))
     assert statuses == [503, 200, 200]
+
+
+def test_many_requests_at_a_time(client_of, bank_file, monkeypatch):
+    """Those beyond `connections` are told to come again; who asks for the service's health never is."""
+    from veilkern.serving import photos
+
+    client = client_of(bank_file, connections=1)
+    free, begun, stacked = threading.Event(), threading.Event(), photos._stacked
+
+    def slow(*given):
+        begun.set()
+        assert free.wait(20)
+        return stacked(*given)
+
+    monkeypatch.setattr(photos, "_stacked", slow)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(sent(client)))
+    thread.start()
+    assert begun.wait(20)
+    answer = sent(client)
+    problem(answer, 503, "busy")
+    assert answer.headers["retry-after"] == "1"
+    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    free.set()
+    thread.join()
+    assert answers[0].status_code == 200 and sent(client).status_code == 200
+
+
+def test_nobody_decodes_for_who_has_gone(client_of, bank_file, monkeypatch):
+    """Of many photos none is begun after the deadline; a service that stops does not wait for those that are."""
+    from veilkern.serving import photos
+
+    client, decoded, decode = client_of(bank_file, deadline=0.3), [], photos.decode_photo
+
+    def slow(*given, **options):
+        decoded.append(1)
+        time.sleep(0.2)
+        return decode(*given, **options)
+
+    monkeypatch.setattr(photos, "decode_photo", slow)
+    many = [("Ada", png(), f"{i}.png") for i in range(20)]
+    problem(client.post("/v1/protect", **form(*many)), 504, "deadline")
+    time.sleep(0.6)
+    assert len(decoded) <= 3
+
+
+def test_names_are_utf8_whatever_the_charset_says(client_of, bank_file):
+    client = client_of(bank_file)
+    for charset in ("unicode_escape", "utf-7", "latin-1", "none"):
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="person"\r\n\r\nZo\xc3\xab\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="photo"; filename="\\ud800 \xff.png"\r\n\r\n'
+            + png()
+            + b"\r\n--x--\r\n"
+        )
+        answer = client.post(
+            "/v1/protect", content=body, headers={"content-type": f"multipart/form-data; charset={charset}; boundary=x"}
+        )
+        assert answer.status_code == 200, answer.text
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -193,6 +252,7 @@ def test_a_queue_that_is_full(client_of, bank_file, monkeypatch):
 @pytest.mark.parametrize(
     "name,value",
     [
+        ("memory_mib", 8),
         ("window_ms", -1), ("window_ms", 2000), ("most", 0), ("workers", 0), ("workers", True), ("body_mib", 1.5),
         ("photos", 0), ("deadline", 0), ("queue", None), ("roles", ()), ("roles", ("admin",)), ("pixels", 0),
     ],

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(folder):
     """Two workers over a blended bank, whose answers can be told in advance."""
-    one = Service(folder, saved(folder, "blend"), "--workers", 2, "--body-seconds", 1.5)
+    one = Service(folder, saved(folder, "blend"), "--workers", 2, "--body-seconds", 1.5, "--open-protect")
     yield one
     one.close()
 
@@ -142,8 +142,46 @@ def test_a_slow_client_is_sent_away_and_holds_nobody(service):
     assert b"408" in body.recv(65536).split(b"\r\n")[0]
     head.settimeout(20)
     assert head.recv(65536) == b""  # closed
+    for _ in range(200):  # what was still to be sent is dropped, and the connection with it
+        if not _is_open(address[1], taker.getsockname()[1]):
+            break
+        time.sleep(0.1)
+    assert not _is_open(address[1], taker.getsockname()[1])
     for one in (body, head, taker):
         one.close()
+
+
+def _is_open(server: int, client: int) -> bool:
+    """Whether the kernel has the server's end of a connection as established."""
+    with open("/proc/net/tcp") as file:
+        found = [line.split() for line in file.readlines()[1:]]
+    ends = (f":{server:04X}", f":{client:04X}")
+    return any(one[1].endswith(ends[0]) and one[2].endswith(ends[1]) and one[3] == "01" for one in found)
+
+
+def test_a_head_without_end_is_ended(service):
+    """Many headers, and one long one: refused after some tens of kilobytes, whatever time is left."""
+    address = service.client.base_url.host, service.client.base_url.port
+    for piece in (b"X: a\r\n" * 1000, b"a" * 6000):
+        with socket.create_connection(address, timeout=20) as one:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
+            sent = 0
+            try:
+                while sent < 4 << 20:
+                    one.sendall(piece)
+                    sent += len(piece)
+                    time.sleep(0.001)
+            except (ConnectionError, TimeoutError):
+                pass
+            assert sent < 4 << 20
+    assert once(service).status_code == 200
+
+
+def test_one_port_is_one_service():
+    from veilkern.serving.server import bound
+
+    with bound("127.0.0.1", 0) as first, pytest.raises(OSError):
+        bound("127.0.0.1", first.getsockname()[1])
 
 
 def test_stopping_finishes_what_is_in_flight(tmp_path):
@@ -180,7 +218,7 @@ def test_stopping_finishes_what_is_in_flight(tmp_path):
 
 
 def test_ctrl_c_stops_one_process(tmp_path):
-    service = Service(tmp_path, saved(tmp_path, "blend"))
+    service = Service(tmp_path, saved(tmp_path, "blend"), "--open-protect")
     assert once(service).status_code == 200
     assert service.stop(signal.SIGINT) == 0
     assert "Traceback" not in service.log.read_text()
@@ -226,12 +264,18 @@ def test_what_is_wrong_is_told_before_anything_is_served(tmp_path):
             (["--audit", tmp_path], "no audit.json"),
             (["--role", "admin"], "roles must be some of"),
             (["--weight", "1"], "is for --model"),
+            (["--role", "protect", "--audit", tmp_path], "is for the role recover"),
+            (["--role", "recover", "--model", "net.py:load"], "is for the role veils"),
+            (["--memory-mib", "8"], "memory_mib"),
+            (["--open-protect", "--token-everywhere"], "exclude each other"),
             (["--model", tmp_path / "none.py:load"], "none.py"),
             (["--device", "cuda:7"], "device"),
         ]
         for options, message in cases:
             found = serve(bank_file, *options)
             assert found.exit_code and message in f"{found.output}{found.exception}", (options, found.output)
+    blended = saved_blend(tmp_path)
+    assert "--open-protect" in str(serve(blended, token=None).exception)
     found = serve(bank_file, "--role", "recover", token=None)
     assert found.exit_code and TOKEN in str(found.exception)
     key.rename(tmp_path / "elsewhere")
@@ -240,6 +284,11 @@ def test_what_is_wrong_is_told_before_anything_is_served(tmp_path):
     assert "key" in str(serve(bank_file, "--key-file", tmp_path / "elsewhere").exception)
     bank_file.write_bytes(bank_file.read_bytes()[:-5])
     assert "veils.safetensors" in str(serve(bank_file, "--key-file", tmp_path / "elsewhere").exception)
+
+
+def saved_blend(tmp_path):
+    bank_of("blend").save(tmp_path / "blend.safetensors")
+    return tmp_path / "blend.safetensors"
 
 
 def test_help_names_every_option():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -22,8 +23,9 @@ from serve_cases import (
 )
 
 import veilkern as vk
+from veilkern.serving import history
+from veilkern.serving.history import old_path
 from veilkern.serving.jobs import cancel_path, load, save
-from veilkern.serving.served import old_path
 from veilkern.veils.bank import update_bank
 
 pytest.importorskip("fastapi")
@@ -179,7 +181,7 @@ def test_jobs_wait_are_cancelled_and_die(client, bank_file, tmp_path):
     """One at a time; who is asked to end ends; one that is killed is told as failed, not as running for ever."""
     from filelock import FileLock
 
-    jobs = client.app.app.state.jobs
+    jobs = client.app.app.state.veilkern.jobs
     with FileLock(jobs._folder / "one.lock"):  # another worker's job
         first = client.post("/v1/veils", headers=ADMITTED, **sent("Eve"))
         problem(client.post("/v1/veils", headers=ADMITTED, **sent("Eve")), 409, "conflict")
@@ -253,3 +255,139 @@ def test_the_list_in_pages(client_of, tmp_path, token):
     for query in ({"limit": 0}, {"limit": "x"}, {"limit": 2000}, {"first": 1}):
         problem(client.get("/v1/veils", params=query, headers=ADMITTED), 400, "malformed")
     problem(client.get("/v1/veils", params={"after": "Nobody"}, headers=ADMITTED), 404, "unknown_person")
+
+
+@SEALED
+def test_who_comes_again_starts_from_elsewhere(client, bank_file):
+    """Added, removed, added: another generation, so another key; and what was removed is not in the old bank either."""
+    assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
+    assert vk.VeilBank.load(bank_file).record("Eve")["generation"] == 0
+    assert client.delete("/v1/veils/Eve?confirm=Eve", headers=ADMITTED).status_code == 200
+    assert history.generation_of(bank_file, vk.VeilBank.load(bank_file), "Eve") == 1
+    assert history.generation_of(bank_file, vk.VeilBank.load(bank_file), "Olga") == 0
+    noted = history.generations_path(bank_file)
+    assert "Eve" not in noted.read_text() and oct(noted.stat().st_mode)[-3:] == "600"
+    assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
+    assert vk.VeilBank.load(bank_file).record("Eve")["generation"] == 1
+
+
+def rotated(bank_file, name: str) -> None:
+    """As a job rotates, but for the craft: other random veils of the next generation."""
+    bank = vk.VeilBank.load(bank_file)
+    wanted = history.keyed_as(bank, name)
+    generation = history.generation_of(bank_file, bank, wanted)
+    record = bank.record(name) | {"generation": generation, "keyed_as": wanted}
+    top = 257 - bank.levels if bank.levels else 256
+    veils = torch.randint(0, top, (1, *bank.veils.shape[1:]), dtype=torch.uint8)
+    made = dataclasses.replace(bank.take([name]), veils=veils, records=[record])
+    history.keep(bank_file, bank, [name])
+    update_bank(bank_file, lambda now: now.join(made, replace=True))
+
+
+def test_no_earlier_veil_is_lost_however_people_are_renamed(client, bank_file):
+    """Each photo is recovered under the name that its person has now, and under no other."""
+    taken = {}
+
+    def take(person: str, name: str) -> None:
+        taken[f"{person} {len(taken)}"] = protected(client, name).content
+
+    def rename(names: dict) -> None:
+        update_bank(bank_file, lambda bank: bank.rename(names))
+        client.app.app.state.veilkern.source.refresh()
+
+    take("first", "person-0"), take("second", "person-1")
+    rotated(bank_file, "person-0")
+    client.app.app.state.veilkern.source.refresh()
+    take("first", "person-0")
+    rename({"person-0": "Ada"})
+    rename({"person-1": "person-0"})
+    rotated(bank_file, "person-0")  # the second person, under the first one's former name
+    rotated(bank_file, "Ada")
+    rotated(bank_file, "Ada")
+    client.app.app.state.veilkern.source.refresh()
+    take("first", "Ada"), take("second", "person-0")
+    names = {"first": "Ada", "second": "person-0"}
+    for person, data in taken.items():
+        own, other = names[person.split()[0]], names[{"first": "second", "second": "first"}[person.split()[0]]]
+        back = recovered(client, own, data)
+        assert back.status_code == 200, (person, back.text)
+        assert (pixels(back.content).int() - pixels(png(0, SIDE)).int()).abs().max() <= 4
+        problem(recovered(client, other, data), 422, "bad_photo")
+    old = vk.VeilBank.load(old_path(bank_file))
+    assert len(old) == 4 and len({tuple(veil.flatten().tolist()) for veil in old.veils}) == 4
+
+
+def test_long_names_find_a_place_beside_the_bank(bank_file):
+    name = "n" * 255
+    update_bank(bank_file, lambda bank: bank.rename({"person-0": name}))
+    keyed = [{"keyed_as": name}, {}]
+    update_bank(bank_file, lambda bank: dataclasses.replace(bank, records=keyed))
+    rotated(bank_file, name)
+    rotated(bank_file, name)
+    assert len(vk.VeilBank.load(old_path(bank_file))) == 2
+
+
+@SEALED
+def test_two_who_rotate_one_person_at_once(bank_file, net):
+    """The later one is told so, and nothing is lost: by a second service, or by a job that outlived its own."""
+    from veilkern.serving.crafting_job import Work
+    from veilkern.serving.jobs import Job
+
+    met = vk.VeilBank.load(bank_file)
+    settings = settings_of(bank_file, model=(net,), roles=("protect",))
+    work = Work(Job("0" * 16, "rotate", [{"name": "person-0", "status": ""}]), settings, lambda **_: None, lambda: None)
+    generations = work._generations(met, ["person-0"])
+    assert generations == {"person-0": 1}
+    made = met.take(["person-0"])
+    rotated(bank_file, "person-0")
+    before = bank_file.read_bytes(), old_path(bank_file).read_bytes()
+    with pytest.raises(ValueError, match="meanwhile"):
+        update_bank(bank_file, lambda now: work._changed(now, met, made, generations))
+    adds = Work(Job("0" * 16, "add", []), settings, lambda **_: None, lambda: None)
+    with pytest.raises(ValueError, match="meanwhile"):
+        update_bank(bank_file, lambda now: adds._changed(now, met, made, {"person-0": 0}))
+    assert (bank_file.read_bytes(), old_path(bank_file).read_bytes()) == before
+
+
+@SEALED
+def test_earlier_veils_of_another_bank_are_told_by_their_file(client_of, bank_file, token):
+    from serve_cases import bank_of
+
+    bank_of("blend", side=SIDE).save(old_path(bank_file))
+    with pytest.raises(vk.BankError, match="veils.old.safetensors: not of this bank"):
+        client_of(bank_file)
+
+
+@SEALED
+def test_a_folder_that_somebody_has_tidied_away_is_made_again(client, bank_file):
+    import shutil
+
+    shutil.rmtree(client.app.app.state.veilkern.jobs._folder)
+    assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
+
+
+@SEALED
+def test_the_application_in_other_servers(bank_file, token, monkeypatch, net):
+    """Without its lifespan; twice on and off; in a process whose parent is none of ours, which gets no signal."""
+    from starlette.testclient import TestClient
+
+    from veilkern.serving import create_app, state
+
+    monkeypatch.setattr(state.os, "kill", lambda *given: pytest.fail(f"a signal: {given}"))
+    app = create_app(settings_of(bank_file, workers=2, model=(net,), model_input={"size": SIDE}))
+    plain = TestClient(app)
+    assert plain.delete("/v1/veils/person-1?confirm=person-1", headers=ADMITTED).json()["veils"] == 1
+    assert names(plain) == ["person-0"] and plain.get("/v1/jobs", headers=ADMITTED).json() == {"jobs": []}
+    for _ in range(2):
+        with TestClient(app) as client:
+            assert client.get("/readyz").status_code == 200
+            assert protected(client, "person-0").status_code == 200
+    assert plain.get("/readyz").status_code == 503
+
+
+def test_the_key_of_a_bank_whose_last_person_goes_stays(client, bank_file, scheme):
+    for name in ("person-0", "person-1"):
+        assert client.delete(f"/v1/veils/{name}?confirm={name}", headers=ADMITTED).status_code == 200
+    bank = vk.VeilBank.load(bank_file)
+    assert len(bank) == 0 and bank.key_id
+    assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"

@@ -37,6 +37,13 @@ def serve(
     token_everywhere: Annotated[
         bool, typer.Option("--token-everywhere", help="Protect and metrics want the token, too.")
     ] = False,
+    open_protect: Annotated[
+        bool,
+        typer.Option(
+            "--open-protect",
+            help="Protect wants no token even where the bank blends, whose veils are then anybody's to compute.",
+        ),
+    ] = False,
     audit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder of `veilkern audit`, for the page.")
     ] = None,
@@ -64,7 +71,7 @@ def serve(
     body_mib: Annotated[int, _limit(32, "Of one request, MiB.", min=1, max=1024)] = 32,
     memory_mib: Annotated[int, _limit(1024, "Of all requests that a worker holds, MiB.", min=1)] = 1024,
     photos: Annotated[int, _limit(64, "Of one request.", min=1)] = 64,
-    pixels: Annotated[int, _limit(16 << 20, "Of the largest photo that is decoded.", min=1)] = 16 << 20,
+    pixels: Annotated[int, _limit(4 << 20, "Of the largest photo that is decoded.", min=1)] = 4 << 20,
     body_seconds: Annotated[float, _limit(20.0, "For a body to come, and for an answer to be taken.", min=0.01)] = 20.0,
     deadline: Annotated[float, _limit(30.0, "Seconds for a request to be served.", min=0.01)] = 30.0,
     stop_seconds: Annotated[int, _limit(30, "For what is in flight, when the service is told to stop.", min=0)] = 30,
@@ -83,11 +90,16 @@ def serve(
     if not model:
         refuse("is for --model", weight=weight, input_size=input_size != 112, input_mean=input_mean)
         refuse("is for --model", input_std=input_std, input_bgr=input_bgr, input_range=input_range)
+    if "recover" not in roles:
+        refuse("is for the role recover", audit=audit)
+    if "veils" not in roles:
+        refuse("is for the role veils", model=model)
     settings = Settings(
         bank=bank,
         key_files=tuple(_keys(bank, key_file, bool(model))),
         roles=roles,
         token_everywhere=token_everywhere,
+        open_protect=open_protect,
         model=tuple(model or ()),
         weights=tuple(weight or ()),
         model_input=input_of(input_size, input_mean, input_std, input_bgr, input_range) if model else {},
@@ -142,6 +154,7 @@ def _run(settings: Settings, host: str, port: int) -> None:
 def _check(settings: Settings) -> None:
     """Bank, keys, network and audit are looked at here, where errors are told in one line, and not by each worker."""
     from veilkern.serving.served import Source
+    from veilkern.serving.state import refuse_open_keys
 
     if settings.audit is not None and not (settings.audit / "audit.json").is_file():
         raise OutputError(f"{settings.audit}: no audit.json in it; `veilkern audit` writes one")
@@ -149,7 +162,7 @@ def _check(settings: Settings) -> None:
         from veilkern.serving.tracing import export
 
         export()
-    Source(settings)
+    refuse_open_keys(settings, Source(settings).now.bank)
     if settings.model:
         from veilkern.serving.crafting_job import check_network
 

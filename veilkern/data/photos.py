@@ -224,7 +224,7 @@ def _photo(
         raise PhotoError(f"an animation of {frames} frames, wanted one photo")
     if not resize:  # which way is up is known only after decoding
         _check_size(image, size, turned_too=True)
-    if data.count(b"\xff\xda") * image.height * image.width > MAX_SCANS * png.MAX_PIXELS:
+    if data.count(b"\xff\xda") * image.height * image.width > MAX_SCANS * pixels:
         raise PhotoError("far too many scans for a photo")
     return _upright_rgb(data, image, header, kind, size, resize)
 

@@ -114,7 +114,7 @@ def encode_stored(pixels: np.ndarray) -> bytes:
     rows = np.zeros((height, 1 + 3 * width * pixels.itemsize), dtype=np.uint8)  # each begins with its filter, 0: none
     rows[:, 1:] = values.reshape(height, -1)
     header = _IHDR.pack(width, height, depth, RGB, 0, 0, 0)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")
     return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 

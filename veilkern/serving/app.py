@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-import os
 import signal
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,7 +19,6 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from veilkern import __version__
 from veilkern.serving import explore, openapi, photos, tracing, veils
 from veilkern.serving.gate import Gate
-from veilkern.serving.jobs import Jobs
 from veilkern.serving.metrics import METRICS
 from veilkern.serving.problems import MEDIA_TYPE, Problem
 from veilkern.serving.settings import Settings, token
@@ -51,7 +48,8 @@ def create_app(settings: Settings) -> Any:
     """An ASGI application over the bank of `settings`; the token is that of the environment now.
 
     The bank is read here, so that what is wrong with it is raised here: BankError, OSError, ValueError. The
-    application's lifespan watches the file; SIGHUP, where the application runs in the main thread, reads it anew."""
+    application's lifespan, where the server runs it, watches the file; SIGHUP, where that is the main thread, reads it
+    anew. Metrics are those of the process: of two applications in one they are added up."""
     state = State(settings)
     app = FastAPI(
         title="veilkern",
@@ -60,6 +58,7 @@ def create_app(settings: Settings) -> Any:
         docs_url=None,  # their pages come from a CDN
         redoc_url=None,
         lifespan=_life,
+        redirect_slashes=False,  # to an address that the request itself has named
     )
     app.openapi = openapi.documented(app)  # type: ignore[method-assign]
     app.state.veilkern = state
@@ -70,12 +69,14 @@ def create_app(settings: Settings) -> Any:
     wanted += [(role, route) for role in settings.roles for route in ROUTES[role]]
     for role, (method, path, function) in wanted:
         if role in settings.roles:
-            app.add_api_route(path, function, methods=[method], **openapi.about(function, path, role, settings))
+            app.add_api_route(
+                path, function, methods=[method], **openapi.about(function, path, role, state.protect_wants_token)
+            )
     app.add_exception_handler(Problem, _answer)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _answer_http)  # type: ignore[arg-type]
     app.add_exception_handler(404, _answer_http)  # type: ignore[arg-type]
     app.add_exception_handler(405, _answer_http)  # type: ignore[arg-type]
-    app.add_exception_handler(500, _answer_fault)
+    app.add_exception_handler(Exception, _answer_fault)
     if settings.otel:
         tracing.trace(app)
     gate = Gate(app, settings)
@@ -96,29 +97,20 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     """Watches the bank's file while the worker serves; ends its jobs and threads afterwards."""
     state: State = app.state.veilkern
     loop = asyncio.get_running_loop()
+    if state.closed:
+        state.open()
 
     async def reload(force: bool = False) -> None:
         await loop.run_in_executor(None, lambda: state.source.refresh(force=force))
 
-    async def tell_workers() -> None:
-        """The bank is another: this worker reads it before it goes on, the others as soon as they are told."""
-        await reload()
-        if state.settings.workers > 1:
-            os.kill(os.getppid(), signal.SIGHUP)  # the supervisor's, which tells all of them
-
-    app.state.tell_workers = tell_workers
-    with contextlib.ExitStack() as stack:
-        folder = state.settings.run_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="veilkern-")))
-        app.state.jobs = jobs = Jobs(folder / "jobs", state.settings, tell_workers)
-        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(reload(True)))
-        watch = loop.create_task(_watch(reload))
-        try:
-            yield
-        finally:
-            watch.cancel()
-            await jobs.close()
-            await loop.run_in_executor(None, state.close)
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(reload(True)))
+    watch = loop.create_task(_watch(reload))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await state.close()
 
 
 async def _watch(reload: Callable[[], Awaitable[None]]) -> None:
@@ -139,7 +131,8 @@ async def _alive(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     """200 while photos are taken."""
-    ready = state_of(request).batcher.alive
+    state = state_of(request)
+    ready = state.batcher.alive and not state.closed
     return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 
@@ -166,7 +159,7 @@ async def _about(request: Request) -> Response:
             "blend": bank.blend,
             "error_bound": bank.error_bound,
             "roles": list(settings.roles),
-            "token": {"set": token() is not None, "everywhere": settings.token_everywhere},
+            "token": {"set": token() is not None, "everywhere": state.protect_wants_token},
             "limits": {"body_bytes": settings.body_bytes, "photos": settings.photos, "pixels": settings.pixels},
             "audit": settings.audit is not None and "recover" in settings.roles,
             "model": bank.model.get("name"),
@@ -208,12 +201,12 @@ async def _answer(request: Request, problem: Problem) -> Response:
     return Response(problem.body(), problem.status, {**problem.headers, "content-type": MEDIA_TYPE})
 
 
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """A fault of the service: the gate puts into the log where; the client is told that there was one."""
+    return await _answer(request, Problem("failed", "a fault of the service; its log says where"))
+
+
 async def _answer_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         return await _answer(request, Problem("method", "not this method here", None, **(error.headers or {})))
     return await _answer(request, Problem("not_found", "no such route, in this role"))
-
-
-async def _answer_fault(request: Request, error: Exception) -> Response:
-    """A fault of the service: the log has it (uvicorn's, with the traceback), the client only that there was one."""
-    return await _answer(request, Problem("failed", "a fault of the service; its log says more"))

@@ -17,14 +17,13 @@ from veilkern.data.people import People
 from veilkern.errors import BankError
 from veilkern.networks.ensemble import Ensemble
 from veilkern.networks.face_model import FaceModel
+from veilkern.serving import history
 from veilkern.serving.jobs import Job
-from veilkern.serving.served import old_path
 from veilkern.serving.settings import Settings
 from veilkern.veils import keyed
 from veilkern.veils.bank import VeilBank, update_bank
 from veilkern.veils.compatibility import begun_as, current, refuse_differences
 
-WAIT = 60.0  # seconds for whoever else changes the bank
 _TELL = 0.2  # seconds between two reports of progress
 
 
@@ -78,7 +77,9 @@ class Work:
         bank, network = VeilBank.load(self.settings.bank), network_of(self.settings)
         config, key = _how(self.settings, bank, network)
         people = list(dict.fromkeys(names))
-        options: dict[str, Any] = {"key": key, "generation": self._generations(bank, people)}
+        history.load_old(self.settings.bank, bank)  # before the work: what is wrong with it would stop its end
+        generations = self._generations(bank, people)
+        options: dict[str, Any] = {"key": key, "generation": generations}
         if "features" in tensors:
             options |= {"features": tensors["features"], "names": names}
         else:
@@ -86,7 +87,8 @@ class Work:
         made = craft(network, config=config, progress=self._progress, **options)
         self.job.people = [{"name": record["name"], "status": record["status"]} for record in made.report]
         if len(made.bank):
-            update_bank(self.settings.bank, lambda now: self._changed(now, made.bank), wait=WAIT)
+            path = self.settings.bank
+            update_bank(path, lambda now: self._changed(now, bank, made.bank, generations), wait=history.WAIT)
         failed = [record for record in made.report if record["status"].startswith("failed")]
         if failed:
             self.tell(status="failed", detail=f"{len(failed)} of {len(people)} have no veil; the others have")
@@ -94,27 +96,27 @@ class Work:
             self.tell(status="done")
 
     def _generations(self, bank: VeilBank, people: list[str]) -> dict[str, int]:
-        after = bank.next_generations()
-        kept = old_path(self.settings.bank)
-        for name, generation in (VeilBank.load(kept).next_generations() if kept.exists() else {}).items():
-            after[name] = max(after.get(name, 0), generation)
-        if self.job.kind == "add":
-            return {name: after.get(name, 0) for name in people}
-        return {name: max(bank.record(name)["generation"] + 1, after.get(name, 0)) for name in people}
+        """Of each person that of the new veil: one that there has not been, under the name that keys it."""
+        rotates = self.job.kind == "rotate"
+        return {
+            name: history.generation_of(self.settings.bank, bank, history.keyed_as(bank, name) if rotates else name)
+            for name in people
+        }
 
-    def _changed(self, now: VeilBank | None, made: VeilBank) -> VeilBank:
-        """The bank with the new veils; those that they take the place of are kept beside it first."""
+    def _changed(self, now: VeilBank | None, met: VeilBank, made: VeilBank, generations: dict[str, int]) -> VeilBank:
+        """The bank with the new veils, under its lock; those that they take the place of are kept beside it first.
+        ValueError where somebody else has changed these persons since the bank was met."""
+        path = self.settings.bank
         if now is None:
-            raise BankError(f"{self.settings.bank}: no such veil file any more")
-        if self.job.kind == "rotate":
-            old = now.take(made.names)
-            old = old.rename({name: f"{name}@{old.record(name)['generation']}" for name in made.names})
-            update_bank(
-                old_path(self.settings.bank),
-                lambda kept: old if kept is None else kept.join(old, replace=True),
-                wait=WAIT,
-            )
-        return now.join(made, replace=self.job.kind == "rotate")
+            raise BankError(f"{path}: no such veil file any more")
+        if self._generations(now, made.names) != {name: generations[name] for name in made.names}:
+            raise ValueError("somebody else has changed these persons' veils meanwhile: ask again")
+        if self.job.kind == "add":
+            return now.join(made)
+        if any(not torch.equal(now.veils[now.rows([n])], met.veils[met.rows([n])]) for n in made.names):
+            raise ValueError("somebody else has changed these persons' veils meanwhile: ask again")
+        history.keep(path, now, made.names)
+        return now.join(made, replace=True)
 
     def _progress(self, done: int, total: int) -> None:
         self.heed()

@@ -49,7 +49,7 @@ async def explore(request: Request) -> Response:
     decode = functools.partial(
         decode_photo, size=served.bank.size, resize=resize, convert=convert, pixels=state.settings.pixels
     )
-    return await state.aside(_explored, served, sent, how, decode)
+    return await state.aside(_explored, served, sent, how, functools.partial(intake.each, decode, sent, state.settings))
 
 
 def _how(request: Request, bank: VeilBank) -> How:
@@ -60,8 +60,8 @@ def _how(request: Request, bank: VeilBank) -> How:
     return How(scheme, alpha, int(levels))
 
 
-def _explored(served: Served, sent: Uploads, how: How, decode) -> Response:
-    images = torch.stack([image for image, _ in intake.each(decode, sent)])
+def _explored(served: Served, sent: Uploads, how: How, read) -> Response:
+    images = torch.stack([image for image, _ in read()])
     bank, key = _other_bank(served.bank, sent.people[0], how)
     hidden = protect(images, bank, 0 * torch.arange(len(images)), key=key)
     back = recover(hidden, bank, 0 * torch.arange(len(images)), key=key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from typing import Any
 
 import anyio
@@ -38,6 +39,7 @@ class Gate:
     def __init__(self, app: Any, settings: Settings):
         self._app, self._settings = app, settings
         self._held = 0  # bytes of bodies that came, of requests that are not answered
+        self._inside = 0  # requests that are not answered
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -45,12 +47,19 @@ class Gate:
             return
         passage = _Passage(self, scope, receive, send)
         METRICS.in_flight.inc()
+        self._inside += 1
         try:
             await passage.go()
         finally:
+            self._inside -= 1
             METRICS.in_flight.dec()
             self._held -= passage.held
             passage.tell()
+
+    def admit(self, path: str) -> None:
+        """Problem `busy` where too many requests are inside; those that ask for the service's health always come in."""
+        if self._inside > self._settings.connections and path not in _QUIET:
+            raise Problem("busy", "too many requests at a time", retry_after="1", connection="close")
 
     def hold(self, count: int) -> None:
         """Take in `count` more bytes; Problem `busy` where all bodies together are too many."""
@@ -75,21 +84,43 @@ class _Passage:
         self.clock.deadline = anyio.current_time() + (settings.deadline if self.whole else settings.body_seconds)
         with self.clock:
             try:
+                self.gate.admit(self.scope["path"])
                 self._check_length()
                 await self.gate._app(self.scope, self.receive, self.send)
             except Problem as problem:
                 await self.answer(problem)
             except ClientDisconnect:
                 self.code = "gone"
+            except Exception as error:
+                await self._failed(error)
         if self.clock.cancelled_caught:
-            if self.status:  # half an answer went: the server closes the connection on it
-                raise ConnectionAbortedError("the answer was not taken in time")
+            if self.status:  # half an answer went, and nobody takes the rest
+                self.code = "slow"
+                await self._abort()
+                return
             whole = self.whole
             detail = (
                 "not answered in time" if whole else f"the body did not come within {self.settings.body_seconds:g} s"
             )
             with anyio.move_on_after(self.settings.body_seconds):
                 await self.answer(Problem("deadline" if whole else "slow", detail, connection="close"))
+
+    async def _failed(self, error: Exception) -> None:
+        """A fault of the service: where it is goes to the log, not its text, which may have names; the connection stays
+        (the server would close it on an exception, whatever else is on its way)."""
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s in\n%s", type(error).__name__, where)
+        if not self.status:
+            await self.answer(Problem("failed", "a fault of the service; its log says where"))
+
+    async def _abort(self) -> None:
+        """End the connection at once, where the server lets us; another server is told by the exception."""
+        abort = self.scope.get("veilkern.abort")
+        if abort is None:
+            raise ConnectionAbortedError("the answer was not taken in time")
+        abort()
+        for _ in range(3):  # until the server has seen it
+            await anyio.sleep(0)
 
     async def receive(self) -> Any:
         message = await self._receive()

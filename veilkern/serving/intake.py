@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from veilkern.errors import PhotoError
 from veilkern.serving.problems import Problem
 from veilkern.serving.served import Served
 from veilkern.serving.settings import Settings
 
 MULTIPART, RAW = "multipart/form-data", "application/octet-stream"
+MAX_DETAIL = 500  # characters of what is said of a photo: its file may have named anything
 MAX_NAME_BYTES = 4096  # of the fields that are no files
 
 
@@ -48,7 +52,7 @@ async def uploads(request: Request, settings: Settings) -> Uploads:
         raise Problem("media_type", f"wanted {MULTIPART} (or, to protect and recover, {RAW})")
     limit = settings.photos
     parser = _InMemory(
-        request.headers, request.stream(), max_files=limit, max_fields=limit, max_part_size=MAX_NAME_BYTES
+        _with_utf8(request), request.stream(), max_files=limit, max_fields=limit, max_part_size=MAX_NAME_BYTES
     )
     try:
         form = await parser.parse()
@@ -58,6 +62,12 @@ async def uploads(request: Request, settings: Settings) -> Uploads:
     except (ValueError, UnicodeError, KeyError) as error:
         raise Problem("malformed", f"a multipart body that cannot be read: {error}") from error
     return _of_form(form.multi_items())
+
+
+def _with_utf8(request: Request) -> Headers:
+    """The headers without a charset of the client's: names are UTF-8, as browsers and curl write them."""
+    parts = [part for part in request.headers["content-type"].split(";") if not re.match(r"\s*charset\s*=", part, re.I)]
+    return Headers({"content-type": ";".join(parts)})
 
 
 def _of_form(items: list[tuple[str, Any]]) -> Uploads:
@@ -121,16 +131,17 @@ def rows_of(served: Served, people: list[str]) -> np.ndarray:
     return found
 
 
-def each(function: Callable[..., Any], uploads: Uploads) -> list[Any]:
-    """function(bytes, name) of each file. Problem bad_photo lists every photo at fault."""
-    from veilkern.errors import PhotoError
-
-    found, problems = [], []
+def each(function: Callable[..., Any], uploads: Uploads, settings: Settings) -> list[Any]:
+    """function(bytes, name) of each file. Problem bad_photo lists every photo at fault; Problem deadline as soon as
+    nobody waits for the rest any more, so that no request keeps a thread for longer than one photo takes."""
+    found, problems, end = [], [], time.monotonic() + settings.deadline
     for place, (name, data) in enumerate(zip(uploads.names, uploads.files, strict=True)):
+        if time.monotonic() > end:
+            raise Problem("deadline", "not read in time")
         try:
             found.append(function(data, name))
         except PhotoError as error:
-            problems.append({"index": place, "detail": str(error)})
+            problems.append({"index": place, "detail": str(error)[:MAX_DETAIL]})
     if problems:
         raise Problem("bad_photo", f"{len(problems)} of {len(uploads.files)} cannot be used", problems)
     return found
@@ -138,9 +149,12 @@ def each(function: Callable[..., Any], uploads: Uploads) -> list[Any]:
 
 def query(request: Request, name: str, kind: Callable[[str], Any], default: Any) -> Any:
     """One value of the query. Problem malformed where it is none of its kind."""
-    text = request.query_params.get(name)
-    if text is None:
+    given = request.query_params.getlist(name)
+    if not given:
         return default
+    if len(given) > 1:
+        raise Problem("malformed", f"{name}: given {len(given)} times")
+    text = given[0]
     try:
         return kind(text)
     except ValueError as error:
@@ -160,8 +174,17 @@ def truth(text: str) -> bool:
     return text == "true"
 
 
+def whole(text: str, least: int, most: int) -> int:
+    """A whole number in a range."""
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+        raise ValueError(f"must be a whole number in {least}..{most}, got {text!r:.80}")
+    return int(text)
+
+
 def number(text: str, least: float, most: float) -> float:
     """A number in a range."""
+    if not re.fullmatch(r"[-+]?[0-9.]{1,30}(e[-+]?[0-9]{1,3})?", text, re.ASCII):
+        raise ValueError(f"must be a number, got {text!r:.80}")
     found = float(text)
     if not least <= found <= most:  # false of NaN
         raise ValueError(f"must be in {least:g}..{most:g}, got {text!r:.80}")

@@ -30,7 +30,7 @@ class Process:
     """A job in this process, and its state's file."""
 
     def __init__(self, folder: Path, job: Job):
-        self.folder, self.job = folder, job
+        self.folder, self.job, self.parent = folder, job, os.getppid()
 
     def run(self, data: bytes) -> None:
         """Wait for the other jobs, then do it; its end is in its file, whatever it is."""
@@ -43,12 +43,18 @@ class Process:
         except KeyboardInterrupt:  # Cancelled, or craft's own about it
             self.tell(status="cancelled")
         except (VeilkernError, ValueError, TypeError, KeyError, OSError, MemoryError) as error:
-            self.tell(status="failed", detail=str(error) or type(error).__name__)
+            self.tell(status="failed", detail=self._told(error))
         except Exception as error:
             self.tell(status="failed", detail=f"{type(error).__name__}: {error}")
             raise
         finally:
             cancel_path(self.folder, self.job.job).unlink(missing_ok=True)
+
+    def _told(self, error: BaseException) -> str:
+        """An error's text, without the folders of this machine."""
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        bank = Settings.from_json(os.environ[SETTINGS]).bank
+        return text.replace(f"{bank.parent}{os.sep}", "") or type(error).__name__
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -65,8 +71,8 @@ class Process:
             lock.release()
 
     def heed(self) -> None:
-        """Cancelled where the job is asked to end."""
-        if cancel_path(self.folder, self.job.job).exists():
+        """Cancelled where the job is asked to end, or whoever asked for it is gone: nobody would be told of its end."""
+        if cancel_path(self.folder, self.job.job).exists() or os.getppid() != self.parent:
             raise Cancelled
 
     def tell(self, **changes: Any) -> None:

@@ -75,6 +75,7 @@ class Jobs:
     def begin(self, kind: str, people: list[str]) -> Job:
         """A job, queued; to be started. Problems busy, conflict (somebody is being crafted already). Whoever begins
         another at once, in another worker too, is seen after it."""
+        make_folder(self._folder)  # somebody may have tidied up
         with locked(self._folder / "beginning", wait=10.0):
             return self._begun(kind, people)
 

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI
 
 from veilkern.serving.problems import MEDIA_TYPE, STATUS
-from veilkern.serving.settings import Settings
 
 DESCRIPTION = "Protects photos of people with their veils, and recovers them. docs/serving.md tells all of it."
 _PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -115,20 +114,25 @@ _ANSWERS: dict[str, tuple[int, dict[str, Any]]] = {
     "cancel_job": (202, {"application/json": {"example": _JOB}}),
     "remove_veil": (200, {"application/json": {"example": {"removed": "Eve", "veils": 41}}}),
 }
+_OF_UPLOADS = ("malformed", "slow", "conflict", "too_large", "media_type", "bad_photo", "busy", "deadline")
 _PROBLEMS = {
-    "protect": ("malformed", "unknown_person", "slow", "too_large", "media_type", "bad_photo", "busy", "deadline"),
+    "protect": (*_OF_UPLOADS, "unknown_person"),
+    "recover": (*_OF_UPLOADS, "unknown_person"),
+    "explore": (*_OF_UPLOADS, "unknown_person"),
+    "add_veils": (*_OF_UPLOADS, "storage"),
+    "rotate_veil": (*_OF_UPLOADS, "unknown_person", "storage"),
     "list_veils": ("malformed", "unknown_person"),
     "list_jobs": (),
     "show_job": ("not_found",),
     "cancel_job": ("not_found", "conflict"),
-    "remove_veil": ("malformed", "unknown_person", "conflict"),
+    "remove_veil": ("malformed", "unknown_person", "storage"),
 }
 
 
-def about(function: Callable[..., Any], path: str, role: str, settings: Settings) -> dict[str, Any]:
+def about(function: Callable[..., Any], path: str, role: str, protect_wants_token: bool) -> dict[str, Any]:
     """Arguments of FastAPI's add_api_route for this route."""
     name = function.__name__
-    needs_token = role != "protect" or settings.token_everywhere
+    needs_token = role != "protect" or protect_wants_token
     codes = list(_PROBLEMS.get(name, _PROBLEMS["protect"])) + (["no_token"] if needs_token else [])
     status, content = _ANSWERS.get(name, (200, {"application/json": {}}))
     problems: dict[int | str, dict[str, Any]] = {}

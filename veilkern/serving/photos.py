@@ -19,13 +19,16 @@ from veilkern.serving.intake import Uploads, only, query, truth
 from veilkern.serving.metrics import METRICS
 from veilkern.serving.problems import Problem
 from veilkern.serving.served import Served
+from veilkern.serving.settings import Settings
 from veilkern.serving.state import State, state_of
+
+Groups = dict[tuple[Served, str], tuple[list[int], Any, Any]]
 
 
 async def protect(request: Request) -> Response:
     """Photos to protected photos: PNG with mark and tag, or raw as they came."""
     state = state_of(request)
-    if state.settings.token_everywhere:
+    if state.protect_wants_token:
         state.admit(request)
     lossless = query(request, "lossless", truth, False)
     if intake.media_type(request) == intake.RAW:
@@ -39,7 +42,7 @@ async def protect(request: Request) -> Response:
     decode = functools.partial(
         decode_photo, size=served.bank.size, resize=resize, convert=convert, pixels=state.settings.pixels
     )
-    photos = await state.aside(_stacked, decode, sent)
+    photos = await state.aside(_stacked, decode, sent, state.settings)
     hidden = await _batched(state, Work("protect", served, lossless, "uint8"), photos, rows)
     return await state.aside(_protected, served, sent, hidden)
 
@@ -58,7 +61,7 @@ async def recover(request: Request) -> Response:
     sent = await intake.uploads(request, state.settings)
     served = await state.with_everybody(sent.people)
     intake.rows_of(served, sent.people)
-    groups = await state.aside(_opened, served, sent, force)
+    groups = await state.aside(_opened, served, sent, force, state.settings)
     found: list[Any] = [None] * len(sent.files)
     for (owner, dtype), (places, photos, rows) in groups.items():
         work = Work("recover", owner, sigma, dtype)
@@ -83,9 +86,9 @@ async def _batched(state: State, work: Work, photos: np.ndarray, rows: np.ndarra
     return found
 
 
-def _stacked(decode: Any, sent: Uploads) -> np.ndarray:
+def _stacked(decode: Any, sent: Uploads, settings: Settings) -> np.ndarray:
     """Photos uint8 [n, H, W, 3]."""
-    return np.stack([image.permute(1, 2, 0).numpy() for image, _ in intake.each(decode, sent)])
+    return np.stack([image.permute(1, 2, 0).numpy() for image, _ in intake.each(decode, sent, settings)])
 
 
 def _protected(served: Served, sent: Uploads, hidden: np.ndarray) -> Response:
@@ -101,7 +104,9 @@ def _recovered(sent: Uploads, found: list[np.ndarray]) -> Response:
     return answers.photos([("photo", answers.png_name(name), encode_png(_channels_first(p))) for name, p in parts])
 
 
-def _opened(served: Served, sent: Uploads, force: bool) -> dict[tuple[Served, str], tuple[list[int], Any, Any]]:
+def _opened(
+    served: Served, sent: Uploads, force: bool, settings: Settings
+) -> dict[tuple[Served, str], tuple[list[int], Any, Any]]:
     """By bank and dtype: places in the request, photos [n, H, W, 3], rows. Every mark and tag is checked."""
     wanted = iter(sent.people)
 
@@ -111,7 +116,7 @@ def _opened(served: Served, sent: Uploads, force: bool) -> dict[tuple[Served, st
         return (*_whose(served, person, mark, hidden, name, force), hidden)
 
     groups: dict[tuple[Served, str], tuple[list[int], list[Any], list]] = {}
-    for place, (owner, person, hidden) in enumerate(intake.each(opened, sent)):
+    for place, (owner, person, hidden) in enumerate(intake.each(opened, sent, settings)):
         pixels = hidden.permute(1, 2, 0).numpy()
         places, photos, rows = groups.setdefault((owner, str(pixels.dtype)), ([], [], []))
         places.append(place)

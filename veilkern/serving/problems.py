@@ -20,6 +20,7 @@ STATUS = {
     "failed": 500,
     "busy": 503,
     "deadline": 504,
+    "storage": 507,
 }
 MEDIA_TYPE = "application/problem+json"
 

@@ -11,6 +11,7 @@ import torch
 
 from veilkern.data.marks import Mark
 from veilkern.errors import PhotoError, VeilkernError
+from veilkern.serving.history import earlier, load_old, old_path
 from veilkern.serving.metrics import METRICS
 from veilkern.serving.settings import Settings
 from veilkern.veils import keyed
@@ -49,11 +50,11 @@ class Served:
             if self.marking.keyring is not None:
                 raise PhotoError("no mark of veilkern's on it: not sealed, or saved again (force=true tries it)")
             return self, name
-        before = None if self.old is None else self.old._with_veil(name, mark.veil)
-        if before is not None:
-            assert self.old is not None
-            self.old.marking.check(mark, self.old._row(before), hidden)
-            return self.old, before
+        if self.old is not None and mark.veil != self.marking.id_of(self._row(name)):
+            before = earlier(self.bank, name, self.old.bank, mark.veil)
+            if before is not None:
+                self.old.marking.check(mark, self.old._row(before), hidden)
+                return self.old, before
         try:
             self.marking.check(mark, self._row(name), hidden)
         except PhotoError as error:
@@ -64,13 +65,6 @@ class Served:
         row = self.bank.row_of(name)
         assert row is not None  # looked up before
         return row
-
-    def _with_veil(self, name: str, veil: str) -> str | None:
-        """Under which name a person's earlier veil of this id is here."""
-        for found in self.bank.names:
-            if found.rpartition("@")[0] == name and self.marking.id_of(self._row(found)) == veil:
-                return found
-        return None
 
 
 class Source:
@@ -104,19 +98,14 @@ class Source:
         bank = VeilBank.load(s.bank)
         # Of a bank that blends, the key is for crafting alone.
         key = [keyed.read_key(file) for file in s.key_files] if bank.scheme == "sealed" else None
-        before = old_path(s.bank)
-        old = Served(VeilBank.load(before), key, s.device, s.max_batch) if before.exists() else None
+        before = load_old(s.bank, bank)
+        old = None if before is None else Served(before, key, s.device, s.max_batch)
         served = Served(bank, key, s.device, s.max_batch, old)
         METRICS.bank.set(len(bank))
         return served
 
     def _identities(self) -> tuple[object, ...]:
         return tuple(_identity(path) for path in (self._settings.bank, old_path(self._settings.bank)))
-
-
-def old_path(bank: Path) -> Path:
-    """Where the veils that were rotated away lie, each as NAME@GENERATION: photos that they took need them."""
-    return bank.with_name(f"{bank.stem}.old{bank.suffix}")
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

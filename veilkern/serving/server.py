@@ -10,55 +10,31 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
+from veilkern.errors import VeilkernError
 from veilkern.serving.jobs import SETTINGS
+from veilkern.serving.protocol import BoundedProtocol
 from veilkern.serving.settings import Settings
 from veilkern.threads import available_cores
 
-HEAD_SECONDS = 10.0  # for the head of a request to come; idle connections are uvicorn's, which closes them
+_BACKLOG = 2048
+_PAUSE = 10.0  # seconds between two starts of a worker that has died too often
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
-
-
-class HeadDeadline(HttpToolsProtocol):
-    """Closes a connection whose request does not begin, or whose head does not end, in time: uvicorn waits for ever."""
-
-    _timer: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._begin()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        self._begin()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._stop()
-        super().on_headers_complete()
-
-    def _begin(self) -> None:
-        self._stop()
-        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 class Supervisor(Multiprocess):
     """uvicorn's, which starts a worker anew that has died. On SIGHUP the workers read the bank again and go on."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]):
+        super().__init__(config, sockets)
+        self.deaths: list[float] = []
 
     def handle_hup(self) -> None:
         for process in self.processes:
@@ -68,9 +44,15 @@ class Supervisor(Multiprocess):
                     os.kill(process.pid, signal.SIGHUP)
 
     def keep_subprocess_alive(self) -> None:
+        """Start anew who has died, but not without pause whoever dies at once each time."""
+        now = time.monotonic()
+        self.deaths = [death for death in self.deaths if now - death < 60]
+        if len(self.deaths) >= 3 * self.processes_num and now - self.deaths[-1] < _PAUSE:
+            return
         before = [process.pid for process in self.processes]
         super().keep_subprocess_alive()
         for pid in set(before) - {process.pid for process in self.processes}:
+            self.deaths.append(time.monotonic())
             from prometheus_client import multiprocess
 
             multiprocess.mark_process_dead(pid)
@@ -85,11 +67,17 @@ def worker_app() -> Any:
 
     logging.getLogger("veilkern").setLevel(logging.INFO)
     settings = Settings.from_json(os.environ[SETTINGS])
+    # Requests are counted by the gate, which can say so; connections that ask nothing have some room beside them.
+    BoundedProtocol.most = 2 * settings.connections + 64
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_cores() // settings.workers))
     if settings.otel:
         tracing.export()
-    return create_app(settings)
+    try:
+        return create_app(settings)
+    except (VeilkernError, OSError, ValueError) as error:
+        logging.getLogger("veilkern.serving").error("cannot start: %s", error)
+        sys.exit(1)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -99,6 +87,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
+        found.listen(_BACKLOG)  # here, where a port that is taken is told
         found.set_inheritable(True)
     except OSError:
         found.close()
@@ -135,10 +124,9 @@ def _config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         "veilkern.serving.server:worker_app",
         factory=True,
-        http=HeadDeadline,
+        http=BoundedProtocol,
         ws="none",
         workers=settings.workers,
-        limit_concurrency=settings.connections,
         timeout_graceful_shutdown=settings.stop_seconds,
         timeout_keep_alive=30,
         timeout_worker_healthcheck=15,  # a worker that imports torch beside others answers late

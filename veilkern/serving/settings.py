@@ -19,7 +19,8 @@ class Settings:
     """Everything but the token, which stays in the environment, and the keys, which stay in their files.
 
     bank: the veil bank. key_files: of a sealed bank's master keys. roles: which routes there are. token_everywhere:
-    protect wants the token too. model, weights, model_input: the network to craft with, or several, as `FaceModel.load`
+    protect wants the token too. open_protect: protect wants none even where the bank blends, whose veils are then
+    anybody's. model, weights, model_input: the network to craft with, or several, as `FaceModel.load`
     takes them; none: the service crafts nobody. audit: a folder of `veilkern audit`, or None. device, max_batch: of
     `Protector`.
 
@@ -35,6 +36,7 @@ class Settings:
     key_files: tuple[Path, ...] = ()
     roles: tuple[str, ...] = ("protect",)
     token_everywhere: bool = False
+    open_protect: bool = False
     model: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     model_input: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Settings:
     body_mib: int = 32
     photos: int = 64
     memory_mib: int = 1024
-    pixels: int = 16 << 20
+    pixels: int = 4 << 20
     body_seconds: float = 20.0
     deadline: float = 30.0
     stop_seconds: int = 30
@@ -73,6 +75,12 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= largest:
                 raise ValueError(f"Settings: {name} must be in {least:g}..{largest:g}, got {value!r}")
+        if self.memory_mib < self.body_mib:
+            raise ValueError(
+                f"Settings: memory_mib must hold one body of body_mib, {self.body_mib}, got {self.memory_mib}"
+            )
+        if self.open_protect and self.token_everywhere:
+            raise ValueError("Settings: open_protect and token_everywhere exclude each other")
         if self.needs_token and token() is None:
             raise ValueError(
                 "Settings: the roles recover and veils, and token_everywhere, need a token in the environment variable "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,6 +20,8 @@ def trace(app: FastAPI) -> None:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     except ImportError as error:
         raise ValueError(_NEEDED) from error
+    # Where headers are asked for, the token is not among them.
+    os.environ.setdefault("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "authorization,cookie")
     FastAPIInstrumentor.instrument_app(app, server_request_hook=_without_names, exclude_spans=["receive", "send"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 
 import torch
 from starlette.requests import Request
@@ -13,15 +14,16 @@ from starlette.responses import JSONResponse, Response
 from veilkern.data.files import is_plain_name
 from veilkern.data.photos import decode_photo
 from veilkern.errors import BankError, OutputError
-from veilkern.serving import intake
+from veilkern.serving import history, intake
 from veilkern.serving.crafting_job import pack
-from veilkern.serving.intake import number, only, query
+from veilkern.serving.intake import only, query
 from veilkern.serving.jobs import Jobs
 from veilkern.serving.problems import Problem
 from veilkern.serving.served import Served
 from veilkern.serving.state import State, state_of
 from veilkern.veils.bank import VeilBank, update_bank
 
+log = logging.getLogger("veilkern.serving")
 WAIT = 10.0  # seconds for whoever else changes the bank
 PAGE = 1000  # persons of a list
 
@@ -30,7 +32,7 @@ async def list_veils(request: Request) -> Response:
     """A page of persons, in the bank's order."""
     state = _admitted(request)
     only(request, "after", "limit")
-    limit = int(query(request, "limit", functools.partial(number, least=1, most=PAGE), PAGE))
+    limit = query(request, "limit", functools.partial(intake.whole, least=1, most=PAGE), PAGE)
     bank = state.served.bank
     after = request.query_params.get("after")
     row = -1 if after is None else bank.row_of(after)
@@ -72,20 +74,29 @@ async def remove_veil(request: Request) -> Response:
             "malformed", "without the veil this person's photos are lost: ?confirm=NAME says that it is meant"
         )
     left = await state.aside(_removed, state, name)
-    await request.app.state.tell_workers()
+    await state.bank_changed()
     return JSONResponse({"removed": name, "veils": left})
 
 
 def _removed(state: State, name: str) -> int:
+    path = state.settings.bank
+    wanted = ""
+
     def without(bank: VeilBank | None) -> VeilBank:
+        nonlocal wanted
         if bank is None or name not in bank:
             raise Problem("unknown_person", "nobody of that name has a veil")
+        history.note(path, bank, [name])
+        wanted = history.keyed_as(bank, name)
         return bank.remove([name])
 
     try:
-        return len(update_bank(state.settings.bank, without, wait=WAIT))
+        left = update_bank(path, without, wait=min(WAIT, state.settings.deadline / 2))
+        history.forget(path, wanted)
+        return len(left)
     except (BankError, OutputError) as error:
-        raise Problem("conflict", str(error)) from error
+        log.error("the bank is not changed: %s", str(error).replace(name, "NAME"))
+        raise Problem("storage", "the bank's file cannot be changed now; the log says why") from error
 
 
 async def list_jobs(request: Request) -> Response:
@@ -117,8 +128,7 @@ def _admitted(request: Request) -> State:
 
 
 def _jobs(request: Request) -> Jobs:
-    jobs: Jobs = request.app.state.jobs
-    return jobs
+    return state_of(request).jobs
 
 
 async def _start(state: State, request: Request, kind: str, name: str | None) -> Response:
@@ -134,7 +144,11 @@ async def _start(state: State, request: Request, kind: str, name: str | None) ->
     people = list(dict.fromkeys(names))
     _check_people(served, kind, people, name)
     payload = await state.aside(pack, names, tensors)
-    job = await state.aside(_jobs(request).begin, kind, people)
+    try:
+        job = await state.aside(_jobs(request).begin, kind, people)
+    except OutputError as error:
+        log.error("a job cannot be begun: %s", error)
+        raise Problem("storage", "the state of a job cannot be written; the log says why") from error
     _jobs(request).start(job, payload)
     return JSONResponse(dataclasses.asdict(job), 202, headers={"location": f"/v1/jobs/{job.job}"})
 
@@ -144,7 +158,7 @@ async def _photos(state: State, request: Request, served: Served) -> tuple[list[
     sent = await intake.uploads(request, state.settings)
     size = served.bank.size
     decode = functools.partial(decode_photo, size=size, resize=resize, convert=convert, pixels=state.settings.pixels)
-    images = await state.aside(intake.each, decode, sent)
+    images = await state.aside(intake.each, decode, sent, state.settings)
     return sent.people, {"photos": torch.stack([image for image, _ in images])}
 
 
@@ -158,7 +172,13 @@ def _templates(body: bytes, served: Served, name: str | None) -> tuple[list[str]
         rows = given.pop("features")
         names = given.pop("names", None if name is None else [name] * len(rows))
         features = torch.tensor(rows, dtype=torch.float32)
-        if given or features.ndim != 2 or not 0 < len(features) == len(names) or not features.isfinite().all():
+        if (
+            given
+            or not isinstance(names, list)
+            or features.ndim != 2
+            or not 0 < len(features) == len(names)
+            or not features.isfinite().all()
+        ):
             raise ValueError("wanted features [n, d] and n names")
         if not all(isinstance(one, str) for one in names):
             raise ValueError("names must be text")

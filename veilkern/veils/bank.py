@@ -175,7 +175,9 @@ class VeilBank:
         somebody else of that name with another generation.
         """
         gone = set(self.rows(names).tolist())
-        return self._select([row for row in range(len(self)) if row not in gone])
+        left = self._select([row for row in range(len(self)) if row not in gone])
+        # Nobody left: whoever comes next is crafted under the same key.
+        return left if len(left) else dataclasses.replace(left, key_id=self.key_id, key=self.key)
 
     def next_generations(self) -> dict[str, int]:
         """By the names that keyed the starts of these veils (persons may have been renamed since): the first generation
