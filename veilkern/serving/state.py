@@ -32,8 +32,8 @@ class State:
         self.source = Source(settings)
         self._token = token()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self.open()
         refuse_open_keys(settings, self.served.bank)
+        self.open()
 
     def open(self) -> None:
         """Begin to take photos."""
