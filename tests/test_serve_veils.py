@@ -391,3 +391,18 @@ def test_the_key_of_a_bank_whose_last_person_goes_stays(client, bank_file, schem
     bank = vk.VeilBank.load(bank_file)
     assert len(bank) == 0 and bank.key_id
     assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
+
+
+@SEALED
+def test_earlier_veils_of_another_key(client_of, bank_file, caplog):
+    """An archive was brought under another key: what is there now is served, and what is not is told."""
+    rotated(bank_file, "person-0")
+    other = bank_file.with_name("other.key")
+    other.write_bytes(b"another key than that of before")
+    other.chmod(0o600)
+    update_bank(bank_file, lambda bank: bank.under_key(other.read_bytes()))
+    client = client_of(bank_file, key_files=(other,))
+    assert recovered(client, "person-0", protected(client, "person-0").content).status_code == 200
+    assert "veils.old.safetensors: its veils need another key" in caplog.text
+    both = client_of(bank_file, key_files=(other, f"{bank_file}.key"))
+    assert both.app.app.state.veilkern.served.old is not None

@@ -98,11 +98,20 @@ class Source:
         bank = VeilBank.load(s.bank)
         # Of a bank that blends, the key is for crafting alone.
         key = [keyed.read_key(file) for file in s.key_files] if bank.scheme == "sealed" else None
-        before = load_old(s.bank, bank)
-        old = None if before is None else Served(before, key, s.device, s.max_batch)
-        served = Served(bank, key, s.device, s.max_batch, old)
+        served = Served(bank, key, s.device, s.max_batch, self._earlier(bank, key))
         METRICS.bank.set(len(bank))
         return served
+
+    def _earlier(self, bank: VeilBank, key: list[bytes] | None) -> Served | None:
+        """The veils that were rotated away, where the keys for them are given."""
+        s = self._settings
+        before = load_old(s.bank, bank)
+        if before is None or not len(before):
+            return None
+        if key is not None and not {keyed.key_id(one) for one in key} & set(before.key_ids):
+            log.warning("%s: its veils need another key (--key-file), and are not used", old_path(s.bank).name)
+            return None
+        return Served(before, key, s.device, s.max_batch)
 
     def _identities(self) -> tuple[object, ...]:
         return tuple(_identity(path) for path in (self._settings.bank, old_path(self._settings.bank)))
