@@ -22,11 +22,11 @@ class Reply:
 
 @dataclass
 class Load:
-    """Of one run: seconds of each answer, answers by status, requests without an answer."""
+    """Of one run: seconds of each answer, answers by status, when (time.monotonic) requests were lost."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
-    lost: int = 0
+    lost: list[float] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
         """Milliseconds that this share of the answers took at most."""
@@ -77,7 +77,7 @@ async def drive(
             begun = time.perf_counter()
             reply = await ask(reader, writer, data)
             if reply is None:
-                load.lost += 1
+                load.lost.append(time.monotonic())
                 writer.close()
             else:
                 load.seconds.append(time.perf_counter() - begun)

@@ -98,19 +98,30 @@ def test_all_bodies_together(bank_file):
     assert statuses == [503, 200, 200]
 
 
-def test_many_requests_at_a_time(client_of, bank_file, monkeypatch):
+@pytest.fixture
+def hold(monkeypatch):
+    """A function of a module and a name in it: the calls of that function wait. Gives the events `begun` and `free`."""
+
+    def held(module, name: str):
+        begun, free, call = threading.Event(), threading.Event(), getattr(module, name)
+
+        def slow(*given):
+            begun.set()
+            assert free.wait(20)
+            return call(*given)
+
+        monkeypatch.setattr(module, name, slow)
+        return begun, free
+
+    return held
+
+
+def test_many_requests_at_a_time(client_of, bank_file, hold):
     """Those beyond `connections` are told to come again; who asks for the service's health never is."""
     from veilkern.serving import photos
 
     client = client_of(bank_file, connections=1)
-    free, begun, stacked = threading.Event(), threading.Event(), photos._stacked
-
-    def slow(*given):
-        begun.set()
-        assert free.wait(20)
-        return stacked(*given)
-
-    monkeypatch.setattr(photos, "_stacked", slow)
+    begun, free = hold(photos, "_stacked")
     answers = []
     thread = threading.Thread(target=lambda: answers.append(sent(client)))
     thread.start()
@@ -218,18 +229,11 @@ def test_a_deadline_for_the_work(client_of, bank_file, monkeypatch):
     assert sent(client).status_code == 200
 
 
-def test_a_queue_that_is_full(client_of, bank_file, monkeypatch):
+def test_a_queue_that_is_full(client_of, bank_file, hold):
     from veilkern.serving import batcher
 
     client = client_of(bank_file, queue=1)
-    free, begun, call = threading.Event(), threading.Event(), batcher._call
-
-    def slow(*given):
-        begun.set()
-        assert free.wait(20)
-        return call(*given)
-
-    monkeypatch.setattr(batcher, "_call", slow)
+    begun, free = hold(batcher, "_call")
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(sent(client))) for _ in range(2)]
     threads[0].start()

@@ -263,8 +263,8 @@ def test_who_comes_again_starts_from_elsewhere(client, bank_file):
     assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
     assert vk.VeilBank.load(bank_file).record("Eve")["generation"] == 0
     assert client.delete("/v1/veils/Eve?confirm=Eve", headers=ADMITTED).status_code == 200
-    assert history.generation_of(bank_file, vk.VeilBank.load(bank_file), "Eve") == 1
-    assert history.generation_of(bank_file, vk.VeilBank.load(bank_file), "Olga") == 0
+    after = history.next_generations(bank_file, vk.VeilBank.load(bank_file), ["Eve", "Olga"])
+    assert after == {"Eve": 1, "Olga": 0}
     noted = history.generations_path(bank_file)
     assert "Eve" not in noted.read_text() and oct(noted.stat().st_mode)[-3:] == "600"
     assert ended(client, client.post("/v1/veils", headers=ADMITTED, **sent("Eve")))["status"] == "done"
@@ -275,7 +275,7 @@ def rotated(bank_file, name: str) -> None:
     """As a job rotates, but for the craft: other random veils of the next generation."""
     bank = vk.VeilBank.load(bank_file)
     wanted = history.keyed_as(bank, name)
-    generation = history.generation_of(bank_file, bank, wanted)
+    generation = history.next_generations(bank_file, bank, [wanted])[wanted]
     record = bank.record(name) | {"generation": generation, "keyed_as": wanted}
     top = 257 - bank.levels if bank.levels else 256
     veils = torch.randint(0, top, (1, *bank.veils.shape[1:]), dtype=torch.uint8)

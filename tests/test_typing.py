@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import veilkern
+import veilkern as vk
+from veilkern import ops
 
 pytest.importorskip("mypy")
 ROOT = Path(__file__).parents[1]
@@ -103,9 +105,34 @@ def check(folder: Path, **programs: str) -> str:
 
 def test_a_typed_program_passes_and_wrong_calls_are_reported(tmp_path):
     """In one run: the types of torch take mypy seconds."""
-    assert (Path(veilkern.__file__).parent / "py.typed").is_file()
+    assert (Path(vk.__file__).parent / "py.typed").is_file()
     start = "import torch\nimport veilkern as vk\nfrom veilkern import ops\nphotos = torch.zeros(1)\n"
     text = check(tmp_path, right=RIGHT, wrong=start + "\n".join(WRONG) + "\n")
     told = {int(line): kind for line, kind in re.findall(r"^wrong\.py:(\d+): error: .*\[([a-z-]+)\]$", text, re.M)}
     assert told == dict(enumerate(WRONG.values(), start.count("\n") + 1)), text
     assert "right.py" not in text and "veilkern" not in re.sub(r"(?m)^wrong\.py.*$", "", text), text
+
+
+def everything_public():
+    """(name, function) of all that `veilkern` and `veilkern.ops` give away, and the public methods of their classes."""
+    for module in (vk, ops):
+        for name in module.__all__:
+            found = getattr(module, name)
+            if inspect.isclass(found):
+                own = [(f"{name}.{n}", f) for n, f in vars(found).items() if inspect.isfunction(f) and n[0] != "_"]
+                yield from own
+            elif inspect.isfunction(found):
+                yield name, found
+
+
+def test_all_that_is_public_says_its_types():
+    """mypy is told to let private functions of the ops be: none of the public ones may slip through with them."""
+    seen = 0
+    for name, function in everything_public():
+        signature = inspect.signature(function)
+        without = [
+            p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name not in ("self", "cls")
+        ]
+        assert not without and signature.return_annotation is not signature.empty, f"{name}: {without}"
+        seen += 1
+    assert seen > 60

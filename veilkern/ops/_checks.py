@@ -136,15 +136,7 @@ def check_bytes(op: str, name: str, value: object, count: int, size: int, like_n
     check_device(op, name, found, like_name, like)
 
 
-def check_input_of_network(
-    op: str,
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: object,
-    out: torch.Tensor | None,
-) -> None:
+def check_input_of_network(op: str, images, veils, mean, std, dtype: object, out: torch.Tensor | None) -> None:
     """mean, std, dtype and out of an op that writes a network's input [N, 3, H, W]."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3:

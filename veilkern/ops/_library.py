@@ -12,7 +12,7 @@ from veilkern.backends import choice, choosing
 LIBRARY = torch.library.Library("veilkern", "DEF")
 
 
-def register(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def register(schema: str, body: Callable, fake: Callable) -> None:
     """Define an op: its schema, what runs on any device, and what it returns without running (shapes and dtypes)."""
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
@@ -20,22 +20,20 @@ def register(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) ->
     torch.library.register_fake(f"veilkern::{name}", fake, lib=LIBRARY)
 
 
-def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
     """How an op's gradient is made, by the backend that was chosen for the op. It is made once: its own gradient raises
     RuntimeError."""
 
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def remember(ctx, inputs, output):
         _remember(ctx, setup_context, inputs, output)
 
     torch.library.register_autograd(f"veilkern::{name}", _once(name, backward), setup_context=remember, lib=LIBRARY)
 
 
-def recorded(
-    name: str, body: Callable[..., Any], backward: Callable[..., Any], setup_context: Callable[..., Any]
-) -> Callable[..., Any]:
+def recorded(name: str, body: Callable, backward: Callable, setup_context: Callable) -> Callable:
     """An op's body with the gradient of register_autograd, past the dispatcher: for calls that `records_now`."""
 
-    def forward(ctx: Any, *inputs: Any) -> Any:
+    def forward(ctx, *inputs):
         output = body(*inputs)
         _remember(ctx, setup_context, inputs, output)
         return output
@@ -45,13 +43,13 @@ def recorded(
     return function.apply
 
 
-def _remember(ctx: Any, setup_context: Callable[..., Any], inputs: tuple[Any, ...], output: object) -> None:
+def _remember(ctx, setup_context: Callable, inputs: tuple, output: object) -> None:
     ctx.chosen = choice()
     setup_context(ctx, inputs, output)
 
 
-def _once(name: str, backward: Callable[..., Any]) -> Callable[..., Any]:
-    def once(ctx: Any, *gradients: Any) -> Any:
+def _once(name: str, backward: Callable) -> Callable:
+    def once(ctx, *gradients):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 f"veilkern.ops.{name} is differentiable once: call backward without create_graph=True, or use "

@@ -41,9 +41,7 @@ def blend(
     return out
 
 
-def _check(
-    images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool, out: torch.Tensor | None
-) -> int:
+def _check(images, veils, rows, a, lossless, out) -> int:
     check_tensor("blend", "images", images, [torch.uint8], "[N, 3, H, W]")
     check_tensor("blend", "veils", veils, [torch.uint8], "[P, 3, H, W]")
     check_same_photo("blend", "veils", veils, "images", images)
@@ -57,39 +55,33 @@ def _check(
     return a
 
 
-def check_call(
-    images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool, out: torch.Tensor | None
-) -> None:
+def check_call(images, veils, rows, a, lossless, out) -> None:
     """All that `blend` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
     _check(images, veils, rows, a, lossless, out)
     _check_places(images, veils, rows, out)
     check_row_range("blend", rows, len(veils))
 
 
-def _check_places(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, out: torch.Tensor | None) -> None:
+def _check_places(images, veils, rows, out):
     check_output("blend", ("out", out), (("images", images), ("veils", veils), ("rows", rows)), same="images")
 
 
-def _fake(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool) -> torch.Tensor:
+def _fake(images, veils, rows, a, lossless):
     return torch.empty_like(images, dtype=torch.uint16 if lossless else torch.uint8)  # in the layout of the images
 
 
-def _blend(images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool) -> torch.Tensor:
+def _blend(images, veils, rows, a, lossless):
     out = _fake(images, veils, rows, a, lossless)
     _write(images, veils, rows, a, lossless, out)
     return out
 
 
-def _blend_out(
-    images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool, out: torch.Tensor
-) -> None:
+def _blend_out(images, veils, rows, a, lossless, out):
     _check_places(images, veils, rows, out)
     _write(images, veils, rows, a, lossless, out)
 
 
-def _write(
-    images: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool, out: torch.Tensor
-) -> None:
+def _write(images, veils, rows, a, lossless, out):
     check_row_range("blend", rows, len(veils))
     if out.numel():
         serve("blend", images, veils, rows, a, lossless, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -53,84 +52,41 @@ def blend_normalize(
     return out
 
 
-def _fake(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _fake(images, veils, rows, a, mean, std, bgr, dtype):
     return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _blend_normalize(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _blend_normalize(images, veils, rows, a, mean, std, bgr, dtype):
     out = _fake(images, veils, rows, a, mean, std, bgr, dtype)
     _write(images, veils, rows, a, mean, std, bgr, out)
     return out
 
 
-def _blend_normalize_out(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    out: torch.Tensor,
-) -> None:
+def _blend_normalize_out(images, veils, rows, a, mean, std, bgr, out):
     check_output("blend_normalize", ("out", out), (("images", images), ("veils", veils), ("rows", rows)))
     _write(images, veils, rows, a, mean, std, bgr, out)
 
 
-def _write(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    out: torch.Tensor,
-) -> None:
+def _write(images, veils, rows, a, mean, std, bgr, out):
     check_row_range("blend_normalize", rows, len(veils))
     if out.numel():
         serve("blend_normalize", images, veils.detach(), rows, a, mean, std, bgr, out)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx, inputs, output):
     _, veils, rows, ctx.a, _, ctx.std, ctx.bgr, _ = inputs
     ctx.save_for_backward(rows)
     ctx.like = veils.shape[0], veils.dtype
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx, gradient):
     """d / dv: the gradient of each photo, times (1 - alpha) / std, added to its veil's row in the order of photos."""
     (rows,) = ctx.saved_tensors
     slope = slope_of_veils(gradient, rows, ctx.like, 1 - ctx.a / 255, ctx.std, ctx.bgr)
     return None, slope, None, None, None, None, None, None
 
 
-def slope_of_veils(
-    gradient: torch.Tensor,
-    rows: torch.Tensor,
-    like: tuple[int, torch.dtype],
-    share: float,
-    std: Sequence[float],
-    bgr: bool,
-) -> torch.Tensor:
+def slope_of_veils(gradient, rows, like: tuple[int, torch.dtype], share: float, std, bgr: bool) -> torch.Tensor:
     """d / dv [people, 3, H, W] (like: people, dtype) of a gradient [N, 3, H, W] at a network's input, a pixel being
     share v + what does not depend on v: added in the order of photos, row by row."""
     people, dtype = like

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from veilkern.backends import serve
@@ -23,10 +21,10 @@ def block_variance(
     sum_c Var(S_c) + mean_i (S_i / (hw) - mean S)^2, mostly a penalty on brightness. Raises TypeError or
     ValueError naming the argument.
     """
-    images, boxes = _check("block_variance", images, block, stride, form)
+    images, block = _check("block_variance", images, block, stride, form)
     if runs_now(images):
-        return _loss(images, boxes, stride, form)
-    return (_recorded if records_now(images) else torch.ops.veilkern.block_variance)(images, boxes, stride, form)
+        return _loss(images, block, stride, form)
+    return (_recorded if records_now(images) else torch.ops.veilkern.block_variance)(images, block, stride, form)
 
 
 def block_variance_gradient(
@@ -44,7 +42,7 @@ def block_variance_gradient(
     write the gradient (shape and dtype of images; overlapping neither images nor scale).
     """
     op = "block_variance_gradient"
-    images, boxes = _check(op, images, block, stride, form)
+    images, block = _check(op, images, block, stride, form)
     if scale is not None:
         check_tensor(op, "scale", scale, [images.dtype], f"[{images.shape[0]}]")
         check_device(op, "scale", scale, "images", images)
@@ -52,52 +50,38 @@ def block_variance_gradient(
     images = images.detach()
     if out is None:
         return (_loss_and_gradient if runs_now(images) else torch.ops.veilkern.block_variance_gradient)(
-            images, boxes, stride, form, scale
+            images, block, stride, form, scale
         )
     check_tensor(op, "out", out, [images.dtype], "[N, C, H, W]")
     if out.shape != images.shape:
         raise ValueError(f"{op}: out must be {list(images.shape)}, got {list(out.shape)}")
     check_same_photo(op, "out", out, "images", images)
     run = _gradient_out if runs_now(images, out) else torch.ops.veilkern.block_variance_gradient_out
-    return run(images, boxes, stride, form, scale, out), out
+    return run(images, block, stride, form, scale, out), out
 
 
-def _check(
-    op: str, images: torch.Tensor, block: tuple[int, int], stride: int, form: str
-) -> tuple[torch.Tensor, list[int]]:
+def _check(op, images, block, stride, form):
     images = check_tensor(op, "images", images, FLOATS, "[N, C, H, W]")
     check_choice(op, "form", form, ("consistent", "literal"))
     check_block(op, block, stride, *images.shape[2:])
     return images, list(block)
 
 
-def _loss(images: torch.Tensor, block: list[int], stride: int, form: str) -> torch.Tensor:
+def _loss(images, block, stride, form):
     return _serve(images, block, stride, form, None, None)
 
 
-def _loss_and_gradient(
-    images: torch.Tensor, block: list[int], stride: int, form: str, scale: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss_and_gradient(images, block, stride, form, scale):
     gradient = torch.empty_like(images, memory_format=torch.contiguous_format)
     return _serve(images, block, stride, form, scale, gradient), gradient
 
 
-def _gradient_out(
-    images: torch.Tensor, block: list[int], stride: int, form: str, scale: torch.Tensor | None, out: torch.Tensor
-) -> torch.Tensor:
+def _gradient_out(images, block, stride, form, scale, out):
     check_output("block_variance_gradient", ("out", out), (("images", images), ("scale", scale)))
     return _serve(images, block, stride, form, scale, out)
 
 
-def _serve(
-    images: torch.Tensor,
-    block: list[int],
-    stride: int,
-    form: str,
-    scale: torch.Tensor | None,
-    gradient: torch.Tensor | None,
-    wanted: bool = True,
-) -> torch.Tensor:
+def _serve(images, block, stride, form, scale, gradient, wanted=True):
     """The loss, if it is wanted: without it a backend may leave it out."""
     if not images.numel():
         return images.new_zeros(len(images))
@@ -105,20 +89,20 @@ def _serve(
     return serve("block_variance", images.detach(), tuple(block), stride, form, scale, gradient, wanted)
 
 
-def _fake(images: torch.Tensor, *others: object) -> torch.Tensor:
+def _fake(images, *others):
     return images.new_empty(images.shape[0])
 
 
-def _fake_gradient(images: torch.Tensor, *others: object) -> tuple[torch.Tensor, ...]:
+def _fake_gradient(images, *others):
     return _fake(images), torch.empty_like(images, memory_format=torch.contiguous_format)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx, inputs, output):
     images, *ctx.others = inputs
     ctx.save_for_backward(images)
 
 
-def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx, upstream):
     """From the images again, not from a gradient kept by the forward pass: to read that, multiply and write moves as
     much as to read the images and write the gradient, and to make and keep it takes time and memory besides."""
     (images,) = ctx.saved_tensors

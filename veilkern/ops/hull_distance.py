@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -78,32 +76,14 @@ def _counts(offsets: torch.Tensor) -> np.ndarray:
     return marks[1:] - marks[:-1]
 
 
-def _hull_distance(
-    features: torch.Tensor,
-    clean: torch.Tensor,
-    offsets: torch.Tensor,
-    clean_offsets: torch.Tensor,
-    subspace: str,
-    weights: torch.Tensor | None,
-    own: torch.Tensor | None,
-    width: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _hull_distance(features, clean, offsets, clean_offsets, subspace, weights, own, width):
     _check_values(features, clean, offsets, clean_offsets, subspace, weights, own, width)
     if not len(features):
         return features.new_zeros(0), features.new_zeros((0, width)), features.new_zeros(features.shape)
     return serve("hull_distance", features.detach(), clean, offsets, clean_offsets, subspace, weights, own, width)
 
 
-def _check_values(
-    features: torch.Tensor,
-    clean: torch.Tensor,
-    offsets: torch.Tensor,
-    clean_offsets: torch.Tensor,
-    subspace: str,
-    weights: torch.Tensor | None,
-    own: torch.Tensor | None,
-    width: int,
-) -> None:
+def _check_values(features, clean, offsets, clean_offsets, subspace, weights, own, width) -> None:
     """What depends on values. On the CPU only: elsewhere it would make the host wait."""
     if features.device.type != "cpu":
         return
@@ -127,27 +107,18 @@ def _check_values(
         raise ValueError(f"{op}: own must say which clean feature belongs to which photo when the counts differ")
 
 
-def _fake(
-    features: torch.Tensor,
-    clean: torch.Tensor,
-    offsets: torch.Tensor,
-    clean_offsets: torch.Tensor,
-    subspace: str,
-    weights: torch.Tensor | None,
-    own: torch.Tensor | None,
-    width: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _fake(features, clean, offsets, clean_offsets, subspace, weights, own, width):
     count = features.shape[0]
     return features.new_empty(count), features.new_empty((count, width)), features.new_empty(features.shape)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx, inputs, output):
     _, weights, gradient = output
     ctx.save_for_backward(gradient)
     ctx.mark_non_differentiable(weights, gradient)
 
 
-def _backward(ctx: Any, upstream: torch.Tensor, *ignored: object) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx, upstream, *ignored):
     """Envelope theorem: the weights are at their optimum, so only f itself counts."""
     (gradient,) = ctx.saved_tensors
     return upstream[:, None] * gradient, None, None, None, None, None, None, None

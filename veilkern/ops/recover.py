@@ -45,14 +45,7 @@ def recover(
     return out
 
 
-def _check(
-    protected: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    gaussian_sigma: float | None,
-    out: torch.Tensor | None,
-) -> tuple[int, float | None]:
+def _check(protected, veils, rows, a, gaussian_sigma, out) -> tuple[int, float | None]:
     check_tensor("recover", "protected", protected, [torch.uint8, torch.uint16], "[N, 3, H, W]")
     check_tensor("recover", "veils", veils, [torch.uint8], "[P, 3, H, W]")
     check_same_photo("recover", "veils", veils, "protected", protected)
@@ -68,21 +61,14 @@ def _check(
     return a, gaussian_sigma
 
 
-def check_call(
-    protected: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    gaussian_sigma: float | None,
-    out: torch.Tensor | None,
-) -> None:
+def check_call(protected, veils, rows, a, gaussian_sigma, out) -> None:
     """All that `recover` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
     _check(protected, veils, rows, a, gaussian_sigma, out)
     _check_places(protected, veils, rows, out)
     check_row_range("recover", rows, len(veils))
 
 
-def _check_places(protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, out: torch.Tensor | None) -> None:
+def _check_places(protected, veils, rows, out):
     given = (("protected", protected), ("veils", veils), ("rows", rows))
     check_output("recover", ("out", out), given, same="protected")
 
@@ -101,40 +87,22 @@ def check_sigma(sigma: float, photos: torch.Tensor) -> float:
     return float(sigma)
 
 
-def _fake(
-    protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, gaussian_sigma: float | None
-) -> torch.Tensor:
+def _fake(protected, veils, rows, a, gaussian_sigma):
     return torch.empty_like(protected, dtype=torch.uint8)  # in the layout of the protected photos
 
 
-def _recover(
-    protected: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, gaussian_sigma: float | None
-) -> torch.Tensor:
+def _recover(protected, veils, rows, a, gaussian_sigma):
     out = _fake(protected, veils, rows, a, gaussian_sigma)
     _write(protected, veils, rows, a, gaussian_sigma, out)
     return out
 
 
-def _recover_out(
-    protected: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    gaussian_sigma: float | None,
-    out: torch.Tensor,
-) -> None:
+def _recover_out(protected, veils, rows, a, gaussian_sigma, out):
     _check_places(protected, veils, rows, out)
     _write(protected, veils, rows, a, gaussian_sigma, out)
 
 
-def _write(
-    protected: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    gaussian_sigma: float | None,
-    out: torch.Tensor,
-) -> None:
+def _write(protected, veils, rows, a, gaussian_sigma, out):
     check_row_range("recover", rows, len(veils))
     if out.numel():
         serve("recover", protected, veils, rows, a, gaussian_sigma, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ def rectify_(
             raise ValueError(f"{op}: top must be positive and finite, also as {str(exact)[6:]}, got {top}")
         if slope is not None:
             raise ValueError(f"{op}: top must be None where there is a slope, got {top}")
-    run: Callable[..., Any] = _rectify if runs_now(x, add, slope) else torch.ops.veilkern.rectify_
+    run: Callable = _rectify if runs_now(x, add, slope) else torch.ops.veilkern.rectify_
     with torch.no_grad():
         return run(x, add, slope, None if top is None else float(top))
 
@@ -62,7 +61,7 @@ def rectify_gradient_(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.T
         raise ValueError(f"{op}: bits must be {list(wanted)}, as rectify_ returns them, got {list(bits.shape)}")
     check_device(op, "bits", bits, "gradient", gradient)
     _check_slope(op, slope, "gradient", gradient, torch.float64 if gradient.dtype == torch.float64 else torch.float32)
-    run: Callable[..., Any] = _rectify_gradient if runs_now(gradient, slope) else torch.ops.veilkern.rectify_gradient_
+    run: Callable = _rectify_gradient if runs_now(gradient, slope) else torch.ops.veilkern.rectify_gradient_
     with torch.no_grad():
         run(gradient, bits, slope)
     return gradient
@@ -89,7 +88,7 @@ def _check_slope(op: str, slope: torch.Tensor | None, name: str, x: torch.Tensor
     check_device(op, "slope", slope, name, x)
 
 
-def _rectify(x: torch.Tensor, add: torch.Tensor | None, slope: torch.Tensor | None, top: float | None) -> torch.Tensor:
+def _rectify(x, add, slope, top):
     check_output("rectify_", ("x", x), [("add", add), ("slope", slope)])
     bits = torch.empty(_bits_of(x), dtype=torch.uint8, device=x.device)
     if x.numel():
@@ -97,13 +96,13 @@ def _rectify(x: torch.Tensor, add: torch.Tensor | None, slope: torch.Tensor | No
     return bits
 
 
-def _rectify_gradient(gradient: torch.Tensor, bits: torch.Tensor, slope: torch.Tensor | None) -> None:
+def _rectify_gradient(gradient, bits, slope):
     check_output("rectify_gradient_", ("gradient", gradient), [("bits", bits), ("slope", slope)])
     if gradient.numel():
         serve("rectify_", gradient, bits, None, slope, None, True)
 
 
-def _fake(x: torch.Tensor, add: torch.Tensor | None, slope: torch.Tensor | None, top: float | None) -> torch.Tensor:
+def _fake(x, add, slope, top):
     return x.new_empty(_bits_of(x), dtype=torch.uint8)
 
 

@@ -52,17 +52,7 @@ def seal(
     return out
 
 
-def _check(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-    out: torch.Tensor | None,
-) -> None:
+def _check(images, veils, rows, keys, nonces, levels, rounds, lossless, out) -> None:
     check_tensor("seal", "images", images, [torch.uint8], "[N, 3, H, W]")
     check_tensor("seal", "veils", veils, [torch.uint8], "[P, 3, H, W]")
     check_same_photo("seal", "veils", veils, "images", images)
@@ -77,89 +67,34 @@ def _check(
         check_same_photo("seal", "out", out, "images", images)
 
 
-def check_call(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-    out: torch.Tensor | None,
-) -> None:
+def check_call(images, veils, rows, keys, nonces, levels, rounds, lossless, out) -> None:
     """All that `seal` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
     _check(images, veils, rows, keys, nonces, levels, rounds, lossless, out)
     _check_places(images, veils, rows, keys, nonces, out)
     check_row_range("seal", rows, len(veils))
 
 
-def _check_places(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    out: torch.Tensor | None,
-) -> None:
+def _check_places(images, veils, rows, keys, nonces, out):
     given = (("images", images), ("veils", veils), ("rows", rows), ("keys", keys), ("nonces", nonces))
     check_output("seal", ("out", out), given, same="images")
 
 
-def _fake(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-) -> torch.Tensor:
+def _fake(images, veils, rows, keys, nonces, levels, rounds, lossless):
     return torch.empty_like(images, dtype=torch.uint16 if lossless else torch.uint8)  # in the layout of the images
 
 
-def _seal(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-) -> torch.Tensor:
+def _seal(images, veils, rows, keys, nonces, levels, rounds, lossless):
     out = _fake(images, veils, rows, keys, nonces, levels, rounds, lossless)
     _write(images, veils, rows, keys, nonces, levels, rounds, lossless, out)
     return out
 
 
-def _seal_out(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-    out: torch.Tensor,
-) -> None:
+def _seal_out(images, veils, rows, keys, nonces, levels, rounds, lossless, out):
     _check_places(images, veils, rows, keys, nonces, out)
     _write(images, veils, rows, keys, nonces, levels, rounds, lossless, out)
 
 
-def _write(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    lossless: bool,
-    out: torch.Tensor,
-) -> None:
+def _write(images, veils, rows, keys, nonces, levels, rounds, lossless, out):
     check_row_range("seal", rows, len(veils))
     if out.numel():
         serve("seal", images, veils, rows, keys, nonces, levels, rounds, lossless, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -63,83 +62,35 @@ def seal_normalize(
     return out
 
 
-def _fake(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _fake(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, dtype):
     return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _seal_normalize(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _seal_normalize(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, dtype):
     out = _fake(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, dtype)
     _write(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, out)
     return out
 
 
-def _seal_normalize_out(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    out: torch.Tensor,
-) -> None:
+def _seal_normalize_out(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, out):
     given = (("images", images), ("veils", veils), ("rows", rows), ("keys", keys), ("nonces", nonces))
     check_output("seal_normalize", ("out", out), given)
     _write(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, out)
 
 
-def _write(
-    images: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    nonces: torch.Tensor,
-    levels: int,
-    rounds: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    bgr: bool,
-    out: torch.Tensor,
-) -> None:
+def _write(images, veils, rows, keys, nonces, levels, rounds, mean, std, bgr, out):
     check_row_range("seal_normalize", rows, len(veils))
     if out.numel():
         serve("seal_normalize", images, veils.detach(), rows, keys, nonces, levels, rounds, mean, std, bgr, out)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx, inputs, output):
     _, veils, rows, _, _, levels, _, _, ctx.std, ctx.bgr, _ = inputs
     ctx.save_for_backward(rows)
     ctx.like, ctx.share = (veils.shape[0], veils.dtype), (256 - levels) / 255
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx, gradient):
     """d / dw: the gradient of each photo, times (256 - levels) / 255 / std, added to its veil's row."""
     (rows,) = ctx.saved_tensors
     slope = slope_of_veils(gradient, rows, ctx.like, ctx.share, ctx.std, ctx.bgr)

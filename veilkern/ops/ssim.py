@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from veilkern.backends import serve
@@ -61,9 +59,7 @@ def ssim_gradient(
     )
 
 
-def _check(
-    op: str, x: torch.Tensor, y: torch.Tensor, window: int, sigma: float, borders: str, data_range: float
-) -> None:
+def _check(op, x, y, window, sigma, borders, data_range):
     check_tensor(op, "x", x, [torch.float32, torch.float64], "[N, C, H, W]")
     check_tensor(op, "y", y, [x.dtype], "[N, C, H, W]")
     if x.shape != y.shape:
@@ -85,85 +81,47 @@ def _check_range(op: str, name: str, value: object, low: float, high: float) -> 
         raise ValueError(f"{op}: {name} must lie in {low:g}..{high:g}, got {value}")
 
 
-def _score(
-    x: torch.Tensor, y: torch.Tensor, window: int, sigma: float, borders: str, data_range: float
-) -> torch.Tensor:
+def _score(x, y, window, sigma, borders, data_range):
     return _serve(x, y, window, sigma, borders, data_range, None, None, None)
 
 
-def _score_and_gradients(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    window: int,
-    sigma: float,
-    borders: str,
-    data_range: float,
-    scale: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _score_and_gradients(x, y, window, sigma, borders, data_range, scale):
     gradients = _room(x), _room(x)
     return _serve(x, y, window, sigma, borders, data_range, scale, *gradients), *gradients
 
 
-def _score_and_wanted(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    window: int,
-    sigma: float,
-    borders: str,
-    data_range: float,
-    for_x: bool = True,
-    for_y: bool = True,
-) -> tuple[torch.Tensor, ...]:
+def _score_and_wanted(x, y, window, sigma, borders, data_range, for_x=True, for_y=True):
     """The score and the gradients that are wanted; in place of one that is not, a tensor without values."""
     gradients = [_room(x) if wanted else None for wanted in (for_x, for_y)]
     score = _serve(x, y, window, sigma, borders, data_range, None, *gradients)
     return score, *(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-def _room(x: torch.Tensor) -> torch.Tensor:
+def _room(x):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _serve(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    window: int,
-    sigma: float,
-    borders: str,
-    data_range: float,
-    scale: torch.Tensor | None,
-    gradient_x: torch.Tensor | None,
-    gradient_y: torch.Tensor | None,
-) -> torch.Tensor:
+def _serve(x, y, window, sigma, borders, data_range, scale, gradient_x, gradient_y):
     if not x.numel():
         return x.new_zeros(len(x))
     return serve("ssim", x.detach(), y.detach(), window, sigma, borders, data_range, scale, gradient_x, gradient_y)
 
 
-def _fake(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    window: int,
-    sigma: float,
-    borders: str,
-    data_range: float,
-    for_x: bool = True,
-    for_y: bool = True,
-) -> tuple[torch.Tensor, ...]:
+def _fake(x, y, window, sigma, borders, data_range, for_x=True, for_y=True):
     return x.new_empty(x.shape[0]), *(_room(x) if wanted else x.new_empty(0) for wanted in (for_x, for_y))
 
 
-def _fake_gradients(x: torch.Tensor, *others: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _fake_gradients(x, *others):
     return x.new_empty(x.shape[0]), _room(x), _room(x)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx, inputs, output):
     _, *gradients = output
     ctx.save_for_backward(*gradients)
     ctx.mark_non_differentiable(*gradients)
 
 
-def _backward(ctx: Any, upstream: torch.Tensor, *ignored: object) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx, upstream, *ignored):
     """The score's gradients are there already, for an upstream of 1; they stay as they are for the next backward."""
     found = (
         upstream[:, None, None, None] * gradient if needed else None

@@ -44,15 +44,7 @@ def unseal(
     return out
 
 
-def _check(
-    sealed: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    levels: int,
-    rounds: int,
-    out: torch.Tensor | None,
-) -> None:
+def _check(sealed, veils, rows, keys, levels, rounds, out) -> None:
     check_tensor("unseal", "sealed", sealed, [torch.uint8, torch.uint16], "[N, 3, H, W]")
     check_tensor("unseal", "veils", veils, [torch.uint8], "[P, 3, H, W]")
     check_same_photo("unseal", "veils", veils, "sealed", sealed)
@@ -66,64 +58,34 @@ def _check(
         check_same_photo("unseal", "out", out, "sealed", sealed)
 
 
-def check_call(
-    sealed: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    levels: int,
-    rounds: int,
-    out: torch.Tensor | None,
-) -> None:
+def check_call(sealed, veils, rows, keys, levels, rounds, out) -> None:
     """All that `unseal` checks, of a call that is served elsewhere than where its tensors are (veils/staging.py)."""
     _check(sealed, veils, rows, keys, levels, rounds, out)
     _check_places(sealed, veils, rows, keys, out)
     check_row_range("unseal", rows, len(veils))
 
 
-def _check_places(
-    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, out: torch.Tensor | None
-) -> None:
+def _check_places(sealed, veils, rows, keys, out):
     given = (("sealed", sealed), ("veils", veils), ("rows", rows), ("keys", keys))
     check_output("unseal", ("out", out), given, same="sealed")
 
 
-def _fake(
-    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, levels: int, rounds: int
-) -> torch.Tensor:
+def _fake(sealed, veils, rows, keys, levels, rounds):
     return torch.empty_like(sealed, dtype=torch.uint8)  # in the layout of the sealed photos
 
 
-def _unseal(
-    sealed: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, levels: int, rounds: int
-) -> torch.Tensor:
+def _unseal(sealed, veils, rows, keys, levels, rounds):
     out = _fake(sealed, veils, rows, keys, levels, rounds)
     _write(sealed, veils, rows, keys, levels, rounds, out)
     return out
 
 
-def _unseal_out(
-    sealed: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    levels: int,
-    rounds: int,
-    out: torch.Tensor,
-) -> None:
+def _unseal_out(sealed, veils, rows, keys, levels, rounds, out):
     _check_places(sealed, veils, rows, keys, out)
     _write(sealed, veils, rows, keys, levels, rounds, out)
 
 
-def _write(
-    sealed: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    keys: torch.Tensor,
-    levels: int,
-    rounds: int,
-    out: torch.Tensor,
-) -> None:
+def _write(sealed, veils, rows, keys, levels, rounds, out):
     check_row_range("unseal", rows, len(veils))
     if out.numel():
         serve("unseal", sealed, veils, rows, keys, levels, rounds, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -92,7 +91,7 @@ def veil_step_(
     check_block(op, block, stride, *veils.shape[2:])
     check_blend(op, a, 0)
     with torch.no_grad():
-        run: Callable[..., Any] = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
+        run: Callable = _veil_step if runs_now(veils, gradients) else torch.ops.veilkern.veil_step_
         return run(
             veils,
             momentum,
@@ -130,11 +129,9 @@ def _per_person(op: str, name: str, value: float | torch.Tensor, veils: torch.Te
 
 
 def _veil_step(
-    veils: torch.Tensor, momentum: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, offsets: torch.Tensor,
-    gradient_offsets: torch.Tensor, a: int, lam: torch.Tensor | None, mu: torch.Tensor | None,
-    step: torch.Tensor | None, decay: torch.Tensor | None, numbers: list[float], active: torch.Tensor | None,
-    mean_images: torch.Tensor | None, visual: str, block: list[int], stride: int, form: str,
-) -> torch.Tensor:  # fmt: skip
+    veils, momentum, gradients, images, offsets, gradient_offsets, a, lam, mu, step, decay, numbers, active,
+    mean_images, visual, block, stride, form,
+):  # fmt: skip
     tensors = {"lam": lam, "mu": mu, "step": step, "decay": decay}
     given = [
         ("gradients", gradients), ("images", images), ("offsets", offsets), ("gradient_offsets", gradient_offsets),
@@ -153,7 +150,7 @@ def _veil_step(
     )  # fmt: skip
 
 
-def _fake(veils: torch.Tensor, *others: object) -> torch.Tensor:
+def _fake(veils, *others):
     return veils.new_empty((veils.shape[0], 3))
 
 

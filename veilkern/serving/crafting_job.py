@@ -97,11 +97,9 @@ class Work:
 
     def _generations(self, bank: VeilBank, people: list[str]) -> dict[str, int]:
         """Of each person that of the new veil: one that there has not been, under the name that keys it."""
-        rotates = self.job.kind == "rotate"
-        return {
-            name: history.generation_of(self.settings.bank, bank, history.keyed_as(bank, name) if rotates else name)
-            for name in people
-        }
+        keyed = {name: history.keyed_as(bank, name) if self.job.kind == "rotate" else name for name in people}
+        found = history.next_generations(self.settings.bank, bank, keyed.values())
+        return {name: found[own] for name, own in keyed.items()}
 
     def _changed(self, now: VeilBank | None, met: VeilBank, made: VeilBank, generations: dict[str, int]) -> VeilBank:
         """The bank with the new veils, under its lock; those that they take the place of are kept beside it first.

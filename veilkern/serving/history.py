@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from veilkern.data.files import atomic_write, is_plain_name
-from veilkern.data.marks import veil_id
 from veilkern.errors import BankError
 from veilkern.veils.bank import VeilBank, update_bank
 
@@ -46,15 +48,12 @@ def load_old(path: Path, bank: VeilBank) -> VeilBank | None:
     return old
 
 
-def earlier(bank: VeilBank, name: str, old: VeilBank | None, veil: str) -> str | None:
-    """Under which name of the old bank a person's earlier veil of this id is."""
-    if old is None:
-        return None
-    wanted = keyed_as(bank, name)
-    for found in old.names:
-        if keyed_as(old, found) == wanted and veil_id(old.veils[old.row_of(found)]) == veil:
-            return found
-    return None
+def by_person(old: VeilBank) -> dict[str, list[str]]:
+    """The names in the old bank of each person's earlier veils, by the name that keys the person."""
+    found: dict[str, list[str]] = {}
+    for name in old.names:
+        found.setdefault(keyed_as(old, name), []).append(name)
+    return found
 
 
 def keep(path: Path, bank: VeilBank, names: list[str]) -> None:
@@ -63,9 +62,10 @@ def keep(path: Path, bank: VeilBank, names: list[str]) -> None:
     def with_them(old: VeilBank | None) -> VeilBank:
         for name in names:
             one = bank.take([name])
+            there = [] if old is None else by_person(old).get(keyed_as(bank, name), [])
             if old is None:
                 old = one.rename({name: _free_name(one, name, None)})
-            elif earlier(bank, name, old, veil_id(one.veils[0])) is None:
+            elif not any(torch.equal(old.take([found]).veils, one.veils) for found in there):
                 old = old.join(one.rename({name: _free_name(one, name, old)}))
         assert old is not None
         return old
@@ -84,26 +84,18 @@ def forget(path: Path, wanted: str) -> None:
         update_bank(old_path(path), without, wait=WAIT)
 
 
-def next_generations(path: Path, bank: VeilBank) -> dict[str, int]:
-    """By the names that keyed veils: the first generation that there has not been, in the bank or before it."""
-    found = bank.next_generations()
-    if old_path(path).exists():
-        for name, generation in VeilBank.load(old_path(path)).next_generations().items():
-            found[name] = max(found.get(name, 0), generation)
-    return found
+def next_generations(path: Path, bank: VeilBank, keyed: Iterable[str]) -> dict[str, int]:
+    """Of these names that key veils: the first generation that there has not been, in the bank, in the old one, or of
+    persons who were removed."""
+    banks = [bank] if not old_path(path).exists() else [bank, VeilBank.load(old_path(path))]
+    used, there = _used(path), [one.next_generations() for one in banks]
+    return {name: max(used.get(_hash(name), 0), *(one.get(name, 0) for one in there)) for name in keyed}
 
 
-def generation_of(path: Path, bank: VeilBank, name: str) -> int:
-    """The generation of the next veil that is keyed as `name`."""
-    return max(next_generations(path, bank).get(name, 0), _used(path).get(_hash(name), 0))
-
-
-def note(path: Path, bank: VeilBank, names: list[str]) -> None:
-    """Write down the generations of these persons, who may be gone in a moment; under the bank's lock."""
-    used = _used(path)
-    for name in names:
-        wanted = keyed_as(bank, name)
-        used[_hash(wanted)] = max(used.get(_hash(wanted), 0), next_generations(path, bank).get(wanted, 0))
+def note(path: Path, bank: VeilBank, name: str) -> None:
+    """Write down the generations of a person, who may be gone in a moment; under the bank's lock."""
+    wanted = keyed_as(bank, name)
+    used = _used(path) | {_hash(wanted): next_generations(path, bank, [wanted])[wanted]}
     atomic_write(generations_path(path), json.dumps(used).encode(), mode=0o600)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from veilkern.data.marks import Mark
 from veilkern.errors import PhotoError, VeilkernError
-from veilkern.serving.history import earlier, load_old, old_path
+from veilkern.serving.history import by_person, keyed_as, load_old, old_path
 from veilkern.serving.metrics import METRICS
 from veilkern.serving.settings import Settings
 from veilkern.veils import keyed
@@ -50,16 +51,28 @@ class Served:
             if self.marking.keyring is not None:
                 raise PhotoError("no mark of veilkern's on it: not sealed, or saved again (force=true tries it)")
             return self, name
-        if self.old is not None and mark.veil != self.marking.id_of(self._row(name)):
-            before = earlier(self.bank, name, self.old.bank, mark.veil)
-            if before is not None:
-                self.old.marking.check(mark, self.old._row(before), hidden)
-                return self.old, before
+        before = None if self.old is None else self._before(name, mark.veil)
+        if before is not None:
+            assert self.old is not None
+            self.old.marking.check(mark, self.old._row(before), hidden)
+            return self.old, before
         try:
             self.marking.check(mark, self._row(name), hidden)
         except PhotoError as error:
             raise PhotoError(str(error).replace("--force", "force=true")) from error
         return self, name
+
+    def _before(self, name: str, veil: str) -> str | None:
+        """Under which name of the old bank a person's earlier veil of this id is."""
+        assert self.old is not None
+        if veil == self.marking.id_of(self._row(name)):
+            return None
+        own = self._earlier.get(keyed_as(self.bank, name), [])
+        return next((found for found in own if self.old.marking.id_of(self.old._row(found)) == veil), None)
+
+    @functools.cached_property
+    def _earlier(self) -> dict[str, list[str]]:
+        return {} if self.old is None else by_person(self.old.bank)
 
     def _row(self, name: str) -> int:
         row = self.bank.row_of(name)

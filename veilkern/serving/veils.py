@@ -86,7 +86,7 @@ def _removed(state: State, name: str) -> int:
         nonlocal wanted
         if bank is None or name not in bank:
             raise Problem("unknown_person", "nobody of that name has a veil")
-        history.note(path, bank, [name])
+        history.note(path, bank, name)
         wanted = history.keyed_as(bank, name)
         return bank.remove([name])
 

@@ -31,44 +31,21 @@ class Task(NamedTuple):
     plain: dict[Any, torch.dtype]
 
 
-def _blend(
-    photos: torch.Tensor, veils: torch.Tensor, rows: torch.Tensor, a: int, lossless: bool, out: torch.Tensor | None
-) -> torch.Tensor:
+def _blend(photos, veils, rows, a: int, lossless, out):
     return ops.blend(photos, veils, rows, a, lossless=lossless, out=out)
 
 
-def _recover(
-    photos: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    a: int,
-    gaussian_sigma: float | None,
-    out: torch.Tensor | None,
-) -> torch.Tensor:
+def _recover(photos, veils, rows, a: int, gaussian_sigma, out):
     return ops.recover(photos, veils, rows, a, gaussian_sigma=gaussian_sigma, out=out)
 
 
-def _seal(
-    photos: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    how: Sealing,
-    lossless: bool,
-    out: torch.Tensor | None,
-) -> torch.Tensor:
+def _seal(photos, veils, rows, how: Sealing, lossless, out):
     nonces = fresh_nonces(len(photos), photos.device)
-    options: dict[str, Any] = {"levels": how.levels, "rounds": how.rounds, "lossless": lossless, "out": out}
+    options = {"levels": how.levels, "rounds": how.rounds, "lossless": lossless, "out": out}
     return ops.seal(photos, veils, rows, how.keys, nonces, **options)
 
 
-def _unseal(
-    photos: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    how: Sealing,
-    gaussian_sigma: float | None,
-    out: torch.Tensor | None,
-) -> torch.Tensor:
+def _unseal(photos, veils, rows, how: Sealing, gaussian_sigma, out):
     if gaussian_sigma is not None:
         gaussian_sigma = check_sigma(gaussian_sigma, photos)  # before anything is written
     found = ops.unseal(photos, veils, rows, how.keys, levels=how.levels, rounds=how.rounds, out=out)
@@ -78,26 +55,12 @@ def _unseal(
     return ops.recover(found, veils, rows, 255, gaussian_sigma=gaussian_sigma, out=found)
 
 
-def _check_seal(
-    photos: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    how: Sealing,
-    lossless: bool,
-    out: torch.Tensor | None,
-) -> None:
+def _check_seal(photos, veils, rows, how: Sealing, lossless, out):
     keys, nonces = (_stand_in(photos, *shape) for shape in ((len(veils), KEY_BYTES), (len(photos), NONCE_BYTES)))
     check_seal_call(photos, veils, rows, keys, nonces, how.levels, how.rounds, lossless, out)
 
 
-def _check_unseal(
-    photos: torch.Tensor,
-    veils: torch.Tensor,
-    rows: torch.Tensor,
-    how: Sealing,
-    gaussian_sigma: float | None,
-    out: torch.Tensor | None,
-) -> None:
+def _check_unseal(photos, veils, rows, how: Sealing, gaussian_sigma, out):
     check_unseal_call(photos, veils, rows, _stand_in(photos, len(veils), KEY_BYTES), how.levels, how.rounds, out)
     if gaussian_sigma is not None:
         check_recover_call(photos, veils, rows, 255, gaussian_sigma, out)
